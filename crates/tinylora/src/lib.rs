@@ -1,0 +1,34 @@
+//! The engine of tinylora: everything from recipe to checkpoint.
+//!
+//! Modules stand in the order in which data flows; a module imports only from modules listed
+//! before it (`cargo xtask tidy` checks this).
+
+pub mod recipe;
+
+pub mod hub;
+
+pub mod tokenizer;
+
+pub mod data;
+
+pub mod model;
+
+pub mod adapter;
+
+pub mod inference;
+
+pub mod rollout;
+
+pub mod reward;
+
+pub mod advantage;
+
+pub mod gradient;
+
+pub mod optimizer;
+
+pub mod checkpoint;
+
+pub mod evaluate;
+
+pub mod train;

@@ -1,0 +1,4 @@
+//! Families, weights, and each layer's forward and backward.
+
+pub mod config;
+pub mod weights;

