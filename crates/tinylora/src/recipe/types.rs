@@ -426,7 +426,14 @@ pub struct TrainSection {
 
 impl Default for TrainSection {
     fn default() -> Self {
-        Self { steps: 0, epochs: 3, checkpoint_every: 10, keep_checkpoints: 3, eval_every: 0, sample_every: 5 }
+        Self {
+            steps: 0,
+            epochs: 3,
+            checkpoint_every: 10,
+            keep_checkpoints: 3,
+            eval_every: 0,
+            sample_every: 5,
+        }
     }
 }
 
