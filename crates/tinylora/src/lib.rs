@@ -9,6 +9,8 @@ pub mod recipe;
 
 pub mod hub;
 
+pub mod gguf;
+
 pub mod tokenizer;
 
 pub mod data;
