@@ -1,1 +1,33 @@
-//! placeholder
+//! Buffers and kernels of tinylora. Plain slices and packed weights enter, slices leave; this crate knows
+//! no model, no file and no tokenizer, and is the only one with unsafe code.
+//!
+//! # The numerics contract
+//!
+//! Every operation fixes the order of its sums, so that a result depends on the operands alone: not on the
+//! batch a row stands in, not on the number of threads, and (scalar, AVX2, AVX-512 and NEON) not on the
+//! instruction set.
+//!
+//! - **Products**: each output element is one chain of fused multiply-adds over the inner index, ascending,
+//!   starting from the bias or 0; a low-rank side path continues the chain. Operands are f32 or bf16
+//!   (widened exactly), the accumulator is f32.
+//! - **Reductions over a row** (norms, softmax): sixteen partial results, lane `i mod 16`, joined by a fixed
+//!   tree (`i` with `i + 8`, then 4, 2, 1).
+//! - **Transcendental functions** are polynomials in fused multiply-adds, see [`lanes`].
+
+pub mod activation;
+//ATT pub mod attention;
+pub mod buffer;
+//HEAD pub mod head;
+pub mod kernel;
+pub mod lanes;
+pub mod norm;
+pub mod packed;
+pub mod pool;
+pub mod product;
+pub mod rope;
+pub mod rows;
+mod tile;
+
+pub use buffer::Buffer;
+pub use kernel::{Cpu, Kernel, KernelError};
+pub use packed::{PackedMatrix, Precision};

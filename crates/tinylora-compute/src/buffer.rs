@@ -1,0 +1,74 @@
+//! A fixed-size array on a 64-byte boundary (a cache line, and what AMX tile rows want).
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::ops::{Deref, DerefMut};
+
+/// Plain numbers for which all-zero bytes are a valid value.
+pub trait Zeroable: Copy + Send + Sync + 'static {}
+impl Zeroable for f32 {}
+impl Zeroable for u16 {}
+impl Zeroable for u32 {}
+
+/// `len` elements, zeroed, aligned to 64 bytes.
+pub struct Buffer<T: Zeroable> {
+    pointer: *mut T,
+    len: usize,
+}
+
+// SAFETY: the buffer owns its memory, and its elements are Send + Sync.
+unsafe impl<T: Zeroable> Send for Buffer<T> {}
+// SAFETY: as above; shared access only reads.
+unsafe impl<T: Zeroable> Sync for Buffer<T> {}
+
+impl<T: Zeroable> Buffer<T> {
+    /// Allocates `len` zeros.
+    pub fn zeroed(len: usize) -> Self {
+        if len == 0 {
+            return Self { pointer: std::ptr::NonNull::<T>::dangling().as_ptr(), len };
+        }
+        let layout = Self::layout(len);
+        // SAFETY: the layout's size is not 0.
+        let pointer = unsafe { alloc_zeroed(layout) }.cast::<T>();
+        if pointer.is_null() {
+            handle_alloc_error(layout);
+        }
+        Self { pointer, len }
+    }
+
+    fn layout(len: usize) -> Layout {
+        let size = len.checked_mul(size_of::<T>()).expect("buffer size overflows");
+        Layout::from_size_align(size, 64).expect("buffer size overflows")
+    }
+}
+
+impl<T: Zeroable> Drop for Buffer<T> {
+    fn drop(&mut self) {
+        if self.len > 0 {
+            // SAFETY: allocated in `zeroed` with this very layout.
+            unsafe { dealloc(self.pointer.cast(), Self::layout(self.len)) }
+        }
+    }
+}
+
+impl<T: Zeroable> Deref for Buffer<T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        // SAFETY: `len` initialised elements live at `pointer`.
+        unsafe { std::slice::from_raw_parts(self.pointer, self.len) }
+    }
+}
+
+impl<T: Zeroable> DerefMut for Buffer<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as above, and `self` is borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.pointer, self.len) }
+    }
+}
+
+impl<T: Zeroable> Clone for Buffer<T> {
+    fn clone(&self) -> Self {
+        let mut copy = Self::zeroed(self.len);
+        copy.copy_from_slice(self);
+        copy
+    }
+}

@@ -1,0 +1,181 @@
+//! Which instruction set runs, chosen once at run time, and the handle that every operation takes.
+
+use crate::lanes::{Lanes, Scalar};
+use crate::pool::Pool;
+
+/// An instruction set for which kernels are compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kernel {
+    /// Portable Rust.
+    Scalar,
+    /// x86-64 AVX2 and FMA.
+    Avx2,
+    /// x86-64 AVX-512 F, BW and VL.
+    Avx512,
+    /// AArch64 NEON.
+    Neon,
+}
+
+/// Why a kernel can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// The name is not one of ours.
+    #[error("unknown kernel {0:?}: use scalar, avx2, avx512 or neon")]
+    Unknown(String),
+    /// The processor lacks it.
+    #[error("kernel {wanted:?} was asked for, but this processor can run only {available:?}")]
+    Absent {
+        /// The name.
+        wanted: &'static str,
+        /// Names of those that run here.
+        available: Vec<&'static str>,
+    },
+    /// A number of threads that makes no sense.
+    #[error("number of threads {0:?}: use a whole number from 1 to 1024")]
+    Threads(String),
+}
+
+impl Kernel {
+    /// All kernels, slowest first.
+    pub const ALL: [Self; 4] = [Self::Scalar, Self::Avx2, Self::Avx512, Self::Neon];
+
+    /// The name used in `TINYLORA_KERNEL` and in results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+            Self::Neon => "neon",
+        }
+    }
+
+    /// Whether this processor can run it.
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::Scalar => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => {
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("fma")
+            }
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => true,
+            #[allow(unreachable_patterns)] // which names are reachable depends on the architecture
+            _ => false,
+        }
+    }
+
+    /// Those that this processor can run.
+    pub fn available() -> Vec<Self> {
+        Self::ALL.into_iter().filter(|kernel| kernel.is_available()).collect()
+    }
+
+    /// The fastest that this processor can run.
+    pub fn best() -> Self {
+        *Self::available().last().expect("scalar is always available")
+    }
+
+    /// The kernel of that name, if this processor can run it.
+    pub fn by_name(name: &str) -> Result<Self, KernelError> {
+        let kernel = Self::ALL
+            .into_iter()
+            .find(|kernel| kernel.name() == name)
+            .ok_or_else(|| KernelError::Unknown(name.to_owned()))?;
+        if kernel.is_available() {
+            Ok(kernel)
+        } else {
+            let available = Self::available().into_iter().map(Self::name).collect();
+            Err(KernelError::Absent { wanted: kernel.name(), available })
+        }
+    }
+}
+
+/// The CPU as a device: an instruction set and a steady pool of threads.
+pub struct Cpu {
+    kernel: Kernel,
+    pool: Pool,
+}
+
+impl Cpu {
+    /// A device with so many threads (the calling thread is one of them).
+    ///
+    /// # Panics
+    /// If the processor can't run the kernel: ask [`Kernel::is_available`] first.
+    pub fn new(kernel: Kernel, threads: usize) -> Self {
+        assert!(kernel.is_available(), "kernel {} is not available here", kernel.name());
+        Self { kernel, pool: Pool::new(threads.max(1)) }
+    }
+
+    /// The device that `TINYLORA_KERNEL` and `TINYLORA_THREADS` ask for: by default the fastest
+    /// instruction set and one thread a core.
+    pub fn from_env() -> Result<Self, KernelError> {
+        let kernel = match std::env::var("TINYLORA_KERNEL") {
+            Ok(name) if !name.is_empty() => Kernel::by_name(&name)?,
+            _ => Kernel::best(),
+        };
+        let threads = match std::env::var("TINYLORA_THREADS") {
+            Ok(text) if !text.is_empty() => match text.parse() {
+                Ok(n @ 1..=1024) => n,
+                _ => return Err(KernelError::Threads(text)),
+            },
+            _ => std::thread::available_parallelism().map_or(1, usize::from),
+        };
+        Ok(Self::new(kernel, threads))
+    }
+
+    /// The instruction set.
+    pub fn kernel(&self) -> Kernel {
+        self.kernel
+    }
+
+    /// Number of threads.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// Runs `task(0) … task(tasks - 1)` on all threads and waits for them.
+    pub fn parallel(&self, tasks: usize, task: impl Fn(usize) + Sync) {
+        self.pool.run(tasks, &task);
+    }
+}
+
+/// A piece of work that is compiled once for each instruction set.
+pub(crate) trait Simd {
+    type Output;
+    /// The work. Must be `#[inline(always)]`, so that it is compiled with the caller's features.
+    fn run<L: Lanes>(self) -> Self::Output;
+}
+
+/// Runs a piece of work with the lanes of `kernel`, which must be available.
+#[inline]
+pub(crate) fn dispatch<S: Simd>(kernel: Kernel, work: S) -> S::Output {
+    match kernel {
+        Kernel::Scalar => work.run::<Scalar>(),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `Cpu::new` has checked that the processor has AVX2 and FMA.
+        Kernel::Avx2 => unsafe { with_avx2(work) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `Cpu::new` has checked that the processor has these AVX-512 parts.
+        Kernel::Avx512 => unsafe { with_avx512(work) },
+        #[cfg(target_arch = "aarch64")]
+        Kernel::Neon => work.run::<crate::lanes::Neon>(),
+        #[allow(unreachable_patterns)] // which names are reachable depends on the architecture
+        _ => unreachable!("kernel {} is not available here", kernel.name()),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn with_avx2<S: Simd>(work: S) -> S::Output {
+    work.run::<crate::lanes::Avx2>()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
+fn with_avx512<S: Simd>(work: S) -> S::Output {
+    work.run::<crate::lanes::Avx512>()
+}

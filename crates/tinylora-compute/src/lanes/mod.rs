@@ -1,0 +1,113 @@
+//! Sixteen f32 lanes, the one vector type in which every kernel is written. Each instruction set implements
+//! about fifteen primitives; all of them give the same bits, because each lane does the same IEEE operations.
+
+mod scalar;
+pub use scalar::Scalar;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub use avx2::Avx2;
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+pub use avx512::Avx512;
+
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+pub use neon::Neon;
+
+/// Number of lanes.
+pub const LANES: usize = 16;
+
+/// Sixteen f32 numbers.
+///
+/// # Safety
+/// Every method needs a processor with the instruction set of the type; the pointers given must be valid
+/// for sixteen elements.
+pub trait Lanes: Copy {
+    /// Rows of the register tile of a product over one panel (16 columns).
+    const TILE_ROWS: usize;
+    /// Panels that such a tile spans.
+    const TILE_PANELS: usize;
+
+    /// All lanes `x`.
+    unsafe fn splat(x: f32) -> Self;
+    /// Sixteen numbers from memory, any alignment.
+    unsafe fn load(from: *const f32) -> Self;
+    /// Sixteen numbers to memory, any alignment.
+    unsafe fn store(self, to: *mut f32);
+    /// The low halves of sixteen pairs of bf16, widened.
+    unsafe fn load_bf16_low(from: *const u32) -> Self;
+    /// The high halves of sixteen pairs of bf16, widened.
+    unsafe fn load_bf16_high(from: *const u32) -> Self;
+    /// self + other
+    unsafe fn add(self, other: Self) -> Self;
+    /// self − other
+    unsafe fn sub(self, other: Self) -> Self;
+    /// self · other
+    unsafe fn mul(self, other: Self) -> Self;
+    /// self / other
+    unsafe fn div(self, other: Self) -> Self;
+    /// self · factor + addend, rounded once
+    unsafe fn fma(self, factor: Self, addend: Self) -> Self;
+    /// The larger of each pair (no NaN expected).
+    unsafe fn max(self, other: Self) -> Self;
+    /// The smaller of each pair (no NaN expected).
+    unsafe fn min(self, other: Self) -> Self;
+    /// The nearest whole number, ties to even.
+    unsafe fn round(self) -> Self;
+    /// 2ⁿ for whole n in −126 ..= 127.
+    unsafe fn exp2_whole(self) -> Self;
+    /// The sum by the fixed tree.
+    unsafe fn sum(self) -> f32;
+    /// The largest lane.
+    unsafe fn largest(self) -> f32;
+}
+
+/// eˣ to about 1 ulp; x below −87 gives the value at −87 (about 1.6e-38), x above 88 the value at 88.
+///
+/// # Safety
+/// As for [`Lanes`].
+#[inline(always)]
+pub(crate) unsafe fn exp<L: Lanes>(x: L) -> L {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        let x = x.max(L::splat(-87.0)).min(L::splat(88.0));
+        // x = n ln 2 + r with |r| ≤ ln 2 / 2, ln 2 in two parts (Cody and Waite).
+        let n = x.mul(L::splat(std::f32::consts::LOG2_E)).round();
+        let r = n.fma(L::splat(-0.693_359_4), x);
+        let r = n.fma(L::splat(2.121_944_4e-4), r);
+        let mut p = L::splat(1.987_569_1e-4);
+        for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1] {
+            p = p.fma(r, L::splat(c));
+        }
+        let p = p.fma(r.mul(r), r).add(L::splat(1.0));
+        p.mul(n.exp2_whole())
+    }
+}
+
+/// 1 / (1 + e⁻ˣ)
+///
+/// # Safety
+/// As for [`Lanes`].
+#[inline(always)]
+pub(crate) unsafe fn sigmoid<L: Lanes>(x: L) -> L {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        let one = L::splat(1.0);
+        one.div(one.add(exp(L::splat(0.0).sub(x))))
+    }
+}
+
+/// tanh x = 2 sigmoid(2x) − 1
+///
+/// # Safety
+/// As for [`Lanes`].
+#[inline(always)]
+pub(crate) unsafe fn tanh<L: Lanes>(x: L) -> L {
+    // SAFETY: passed on to the caller.
+    unsafe { L::splat(2.0).fma(sigmoid(x.add(x)), L::splat(-1.0)) }
+}

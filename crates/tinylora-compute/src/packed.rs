@@ -1,0 +1,216 @@
+//! Matrices in the one layout that every product reads, forward and backward.
+//!
+//! A matrix W (n rows = outputs, k columns = inputs) is cut into panels of sixteen rows. In f32 a panel is
+//! `[k][16]`; in bf16 it is `[⌈k/2⌉][16][2]`: two neighbouring inner indices of the same output make one
+//! 32-bit unit. A tile of sixteen units by sixteen pairs is also exactly what AMX and AVX-512-BF16 read.
+
+use crate::buffer::Buffer;
+use crate::kernel::Cpu;
+use crate::lanes::LANES;
+use half::bf16;
+use std::sync::Mutex;
+
+/// How the numbers are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// bfloat16, rounded to nearest even.
+    Bf16,
+    /// IEEE single.
+    F32,
+}
+
+pub(crate) enum Data {
+    Bf16(Buffer<u32>),
+    F32(Buffer<f32>),
+}
+
+/// A frozen matrix W (n, k).
+pub struct PackedMatrix {
+    n: usize,
+    k: usize,
+    pub(crate) data: Data,
+}
+
+impl PackedMatrix {
+    /// Packs a matrix whose rows `read(first_row, out)` gives; `out` is a whole number of rows. The reader is
+    /// called from all threads of the device; the first error ends the packing.
+    pub fn pack<E: Send>(
+        cpu: &Cpu,
+        (n, k): (usize, usize),
+        precision: Precision,
+        read: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,
+    ) -> Result<Self, E> {
+        let panels = n.div_ceil(LANES);
+        let units = if precision == Precision::Bf16 { k.div_ceil(2) } else { k } * LANES;
+        let mut matrix = Self {
+            n,
+            k,
+            data: match precision {
+                Precision::Bf16 => Data::Bf16(Buffer::zeroed(panels * units)),
+                Precision::F32 => Data::F32(Buffer::zeroed(panels * units)),
+            },
+        };
+        let failure = Mutex::new(None);
+        let base = match &mut matrix.data {
+            Data::Bf16(buffer) => SendPointer(buffer.as_mut_ptr().cast::<u8>()),
+            Data::F32(buffer) => SendPointer(buffer.as_mut_ptr().cast::<u8>()),
+        };
+        cpu.parallel(panels, |panel| {
+            let first = panel * LANES;
+            let count = LANES.min(n - first);
+            let mut rows = vec![0f32; count * k];
+            if let Err(error) = read(first, &mut rows) {
+                failure.lock().expect("no panic while held").get_or_insert(error);
+                return;
+            }
+            // SAFETY: each task writes its own panel of the buffer, which is `panels * units` units long;
+            // both unit types have four bytes.
+            let to =
+                unsafe { std::slice::from_raw_parts_mut(base.get().cast::<u32>().add(panel * units), units) };
+            for (row, values) in rows.chunks_exact(k.max(1)).enumerate() {
+                match precision {
+                    Precision::F32 => {
+                        for (i, &value) in values.iter().enumerate() {
+                            to[i * LANES + row] = value.to_bits();
+                        }
+                    }
+                    Precision::Bf16 => {
+                        for (i, pair) in values.chunks(2).enumerate() {
+                            let low = u32::from(bf16::from_f32(pair[0]).to_bits());
+                            let high = pair.get(1).map_or(0, |&x| u32::from(bf16::from_f32(x).to_bits()));
+                            to[i * LANES + row] = low | high << 16;
+                        }
+                    }
+                }
+            }
+        });
+        match failure.into_inner().expect("no panic while held") {
+            Some(error) => Err(error),
+            None => Ok(matrix),
+        }
+    }
+
+    /// Packs a matrix (n, k) that lies in memory row by row.
+    ///
+    /// # Panics
+    /// If `values` is not n · k long.
+    pub fn from_slice(cpu: &Cpu, (n, k): (usize, usize), precision: Precision, values: &[f32]) -> Self {
+        assert_eq!(values.len(), n * k, "a {n} × {k} matrix");
+        let packed: Result<Self, std::convert::Infallible> =
+            Self::pack(cpu, (n, k), precision, |row, out| {
+                out.copy_from_slice(&values[row * k..][..out.len()]);
+                Ok(())
+            });
+        match packed {
+            Ok(matrix) => matrix,
+        }
+    }
+
+    /// n: rows, outputs.
+    pub fn rows(&self) -> usize {
+        self.n
+    }
+
+    /// k: columns, inputs.
+    pub fn columns(&self) -> usize {
+        self.k
+    }
+
+    /// How the numbers are held.
+    pub fn precision(&self) -> Precision {
+        match self.data {
+            Data::Bf16(_) => Precision::Bf16,
+            Data::F32(_) => Precision::F32,
+        }
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        match &self.data {
+            Data::Bf16(buffer) => size_of_val(&**buffer),
+            Data::F32(buffer) => size_of_val(&**buffer),
+        }
+    }
+
+    /// Element (row, column), widened.
+    #[inline]
+    pub fn get(&self, row: usize, column: usize) -> f32 {
+        let (panel, lane) = (row / LANES, row % LANES);
+        match &self.data {
+            Data::F32(data) => data[(panel * self.k + column) * LANES + lane],
+            Data::Bf16(data) => {
+                let unit = data[(panel * self.k.div_ceil(2) + column / 2) * LANES + lane];
+                f32::from_bits(if column % 2 == 0 { unit << 16 } else { unit & 0xFFFF_0000 })
+            }
+        }
+    }
+
+    /// Copies one row, times a factor, to `out` (k).
+    pub fn copy_row(&self, row: usize, factor: f32, out: &mut [f32]) {
+        for (column, value) in out.iter_mut().enumerate() {
+            *value = self.get(row, column) * factor;
+        }
+    }
+
+    /// One output for one input row: the very chain, bit for bit, that a product gives.
+    pub fn dot_row(&self, row: usize, x: &[f32]) -> f32 {
+        x.iter().enumerate().fold(0.0, |sum, (column, &value)| value.mul_add(self.get(row, column), sum))
+    }
+
+    /// Rows `16 · panel ..` as `[row][16]` f32 for the inner index running over rows: element (i, j) is
+    /// `W[first_row + i][16 · column_panel + j]`. Columns past the end are 0.
+    pub(crate) fn unpack_transposed(
+        &self,
+        first_row: usize,
+        rows: usize,
+        column_panel: usize,
+        out: &mut [f32],
+    ) {
+        debug_assert_eq!(first_row % LANES, 0);
+        let first_column = column_panel * LANES;
+        let columns = LANES.min(self.k - first_column);
+        for start in (0..rows).step_by(LANES) {
+            let panel = (first_row + start) / LANES;
+            let count = LANES.min(rows - start);
+            let out = &mut out[start * LANES..][..count * LANES];
+            match &self.data {
+                Data::F32(data) => {
+                    let from = &data[(panel * self.k + first_column) * LANES..];
+                    for column in 0..LANES {
+                        for row in 0..count {
+                            out[row * LANES + column] =
+                                if column < columns { from[column * LANES + row] } else { 0.0 };
+                        }
+                    }
+                }
+                Data::Bf16(data) => {
+                    let from = &data[(panel * self.k.div_ceil(2) + first_column / 2) * LANES..];
+                    for pair in 0..LANES / 2 {
+                        if 2 * pair >= columns {
+                            out.chunks_exact_mut(LANES).for_each(|row| row[2 * pair..2 * pair + 2].fill(0.0));
+                            continue;
+                        }
+                        let units = &from[pair * LANES..][..LANES];
+                        for (row, &unit) in units[..count].iter().enumerate() {
+                            out[row * LANES + 2 * pair] = f32::from_bits(unit << 16);
+                            out[row * LANES + 2 * pair + 1] = f32::from_bits(unit & 0xFFFF_0000);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A pointer that tasks on several threads may use for disjoint places.
+#[derive(Clone, Copy)]
+pub(crate) struct SendPointer<T>(pub *mut T);
+// SAFETY: whoever uses the pointer vouches for disjoint places.
+unsafe impl<T> Send for SendPointer<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for SendPointer<T> {}
+impl<T> SendPointer<T> {
+    pub(crate) fn get(self) -> *mut T {
+        self.0
+    }
+}

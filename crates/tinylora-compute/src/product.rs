@@ -1,0 +1,337 @@
+//! Products with frozen matrices: `y = x Wᵀ + bias + z Sᵀ` (forward) and `dx = dy W + dz Sᵀ` (backward),
+//! both from the same packed copy of W.
+//!
+//! M rows (tokens), K inputs, N outputs, r rank of the side path. Each element is one chain over the inner
+//! index, ascending, then over the rank; blocking and threads never change it.
+
+use crate::kernel::{Cpu, Simd, dispatch};
+use crate::lanes::{LANES, Lanes};
+use crate::packed::{Data, PackedMatrix, SendPointer};
+use crate::tile::{Block, Element, SideTerms, Start};
+use std::cell::RefCell;
+
+/// Inner indices handled at once: a panel of so many stays in the first-level cache.
+const INNER_BLOCK: usize = 640;
+/// Rows handled at once: so many rows of an inner block stay in the second-level cache.
+const ROW_BLOCK: usize = 96;
+
+/// A thin matrix S (columns, r) for the side path, in panels `[column / 16][r][16]`.
+pub struct SideMatrix {
+    columns: usize,
+    rank: usize,
+    panels: Vec<f32>,
+}
+
+impl SideMatrix {
+    /// From r rows of `columns` numbers each (row s holds `S[·][s]`).
+    ///
+    /// # Panics
+    /// If `rows` is not `rank · columns` long.
+    pub fn new(columns: usize, rank: usize, rows: &[f32]) -> Self {
+        assert_eq!(rows.len(), columns * rank, "{rank} rows of {columns}");
+        let mut panels = vec![0.0; columns.div_ceil(LANES) * rank * LANES];
+        for s in 0..rank {
+            for (column, &value) in rows[s * columns..][..columns].iter().enumerate() {
+                panels[(column / LANES * rank + s) * LANES + column % LANES] = value;
+            }
+        }
+        Self { columns, rank, panels }
+    }
+
+    /// r
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// Element (column, s).
+    pub fn get(&self, column: usize, s: usize) -> f32 {
+        self.panels[(column / LANES * self.rank + s) * LANES + column % LANES]
+    }
+}
+
+/// The side path of one product: `+ z Sᵀ`.
+#[derive(Clone, Copy)]
+pub struct Side<'a> {
+    /// (M, stride), of which columns `offset .. offset + r` are used.
+    pub z: &'a [f32],
+    /// Row length of `z`.
+    pub stride: usize,
+    /// First column used.
+    pub offset: usize,
+    /// S
+    pub matrix: &'a SideMatrix,
+}
+
+/// One of several products that share x.
+pub struct Product<'a> {
+    /// W (N, K)
+    pub weight: &'a PackedMatrix,
+    /// (N), padded with at least 0 to a multiple of 16; see [`padded_bias`].
+    pub bias: Option<&'a [f32]>,
+    /// Low-rank side path.
+    pub side: Option<Side<'a>>,
+    /// y (M, N)
+    pub out: &'a mut [f32],
+}
+
+/// A bias with zeros appended up to a multiple of sixteen.
+pub fn padded_bias(bias: &[f32]) -> Vec<f32> {
+    let mut padded = bias.to_vec();
+    padded.resize(bias.len().next_multiple_of(LANES), 0.0);
+    padded
+}
+
+struct Job<'a> {
+    weight: &'a PackedMatrix,
+    bias: Option<&'a [f32]>,
+    side: Option<Side<'a>>,
+    out: SendPointer<f32>,
+    first_task: usize,
+    panels_a_task: usize,
+}
+
+/// `y = x Wᵀ + bias + z Sᵀ` for several W that share x (M, K).
+///
+/// # Panics
+/// If a length does not fit.
+pub fn product(cpu: &Cpu, x: &[f32], rows: usize, outputs: &mut [Product<'_>]) {
+    let Some(first) = outputs.first() else { return };
+    let inner = first.weight.columns();
+    assert_eq!(x.len(), rows * inner, "x is (M = {rows}, K = {inner})");
+    if rows == 0 {
+        return;
+    }
+    let row_blocks = rows.div_ceil(ROW_BLOCK);
+    let all_panels: usize = outputs.iter().map(|o| o.weight.rows().div_ceil(LANES)).sum();
+    let panels_a_task = (all_panels * row_blocks / (cpu.threads() * 8)).clamp(1, 64);
+    let mut tasks = 0;
+    let jobs: Vec<Job> = outputs
+        .iter_mut()
+        .map(|o| {
+            let n = o.weight.rows();
+            assert_eq!(o.weight.columns(), inner, "all products of a group share x");
+            assert_eq!(o.out.len(), rows * n, "y is (M = {rows}, N = {n})");
+            assert!(o.bias.is_none_or(|b| b.len() >= n.next_multiple_of(LANES)), "the bias is padded");
+            check_side(o.side, rows, n);
+            let first_task = tasks;
+            tasks += n.div_ceil(LANES).div_ceil(panels_a_task) * row_blocks;
+            Job {
+                weight: o.weight,
+                bias: o.bias,
+                side: o.side,
+                out: SendPointer(o.out.as_mut_ptr()),
+                first_task,
+                panels_a_task,
+            }
+        })
+        .collect();
+    cpu.parallel(tasks, |task| {
+        let job = &jobs[jobs.partition_point(|job| job.first_task <= task) - 1];
+        let chunks = job.weight.rows().div_ceil(LANES).div_ceil(panels_a_task);
+        let (row_block, chunk) = ((task - job.first_task) / chunks, (task - job.first_task) % chunks);
+        let first_row = row_block * ROW_BLOCK;
+        let work = Forward { job, x, first_row, rows: ROW_BLOCK.min(rows - first_row), chunk };
+        dispatch(cpu.kernel(), work);
+    });
+}
+
+fn check_side(side: Option<Side<'_>>, rows: usize, columns: usize) {
+    if let Some(side) = side {
+        assert_eq!(side.matrix.columns, columns, "the side matrix fits the output");
+        assert!(
+            side.z.len() >= rows * side.stride && side.offset + side.matrix.rank <= side.stride,
+            "z fits"
+        );
+    }
+}
+
+/// Inner blocks of near-equal, even length.
+fn inner_block(inner: usize) -> usize {
+    let blocks = inner.div_ceil(INNER_BLOCK).max(1);
+    inner.div_ceil(blocks).next_multiple_of(2)
+}
+
+struct Forward<'a> {
+    job: &'a Job<'a>,
+    x: &'a [f32],
+    first_row: usize,
+    rows: usize,
+    chunk: usize,
+}
+
+impl Simd for Forward<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let inner = self.job.weight.columns();
+        match &self.job.weight.data {
+            Data::Bf16(data) => self.blocks::<L, u32>(data, inner.div_ceil(2)),
+            Data::F32(data) => self.blocks::<L, f32>(data, inner),
+        }
+    }
+}
+
+impl Forward<'_> {
+    #[inline(always)]
+    fn blocks<L: Lanes, E: Element>(&self, data: &[E], units_a_panel: usize) {
+        let job = self.job;
+        let (n, inner) = (job.weight.rows(), job.weight.columns());
+        let first_panel = self.chunk * job.panels_a_task;
+        let last_panel = (first_panel + job.panels_a_task).min(n.div_ceil(LANES));
+        let step = inner_block(inner);
+        for start in (0..inner.max(1)).step_by(step) {
+            let last = start + step >= inner;
+            // SAFETY: extents were checked in `product`; a task writes only its rows and panels of `out`.
+            unsafe {
+                Block {
+                    inner: step.min(inner - start),
+                    a: self.x.as_ptr().add(self.first_row * inner + start),
+                    a_row: inner,
+                    a_inner: 1,
+                    b: data.as_ptr().add(
+                        (first_panel * units_a_panel + if E::PAIRED { start / 2 } else { start }) * LANES,
+                    ),
+                    b_panel: units_a_panel * LANES,
+                    b_inner: LANES,
+                    c: job.out.get().add(self.first_row * n + first_panel * LANES),
+                    c_row: n,
+                    rows: self.rows,
+                    columns: (last_panel * LANES).min(n) - first_panel * LANES,
+                    start: match (start, job.bias) {
+                        (0, None) => Start::Zero,
+                        (0, Some(bias)) => Start::Bias(bias.as_ptr().add(first_panel * LANES)),
+                        _ => Start::Output,
+                    },
+                    side: job.side.filter(|_| last).map(|side| side_terms(side, self.first_row, first_panel)),
+                }
+                .run::<L>();
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn side_terms(side: Side<'_>, row: usize, panel: usize) -> SideTerms {
+    let rank = side.matrix.rank;
+    // SAFETY: `check_side` has checked the extents.
+    unsafe {
+        SideTerms {
+            z: side.z.as_ptr().add(row * side.stride + side.offset),
+            z_row: side.stride,
+            rank,
+            panels: side.matrix.panels.as_ptr().add(panel * rank * LANES),
+        }
+    }
+}
+
+/// One of several terms of an activation gradient: `dy W + dz Sᵀ`.
+pub struct BackwardTerm<'a> {
+    /// W (N, K)
+    pub weight: &'a PackedMatrix,
+    /// dy (M, N)
+    pub gradient: &'a [f32],
+    /// Low-rank side path, over K columns.
+    pub side: Option<Side<'a>>,
+}
+
+/// `dx = Σ (dy W + dz Sᵀ)` over terms, in order; dx is (M, K).
+///
+/// # Panics
+/// If a length does not fit.
+pub fn product_backward(cpu: &Cpu, terms: &[BackwardTerm<'_>], rows: usize, dx: &mut [f32]) {
+    let Some(first) = terms.first() else { return };
+    let columns = first.weight.columns();
+    assert_eq!(dx.len(), rows * columns, "dx is (M = {rows}, K = {columns})");
+    for term in terms {
+        let n = term.weight.rows();
+        assert_eq!(term.weight.columns(), columns, "all terms give the same dx");
+        assert_eq!(term.gradient.len(), rows * n, "dy is (M = {rows}, N = {n})");
+        check_side(term.side, rows, columns);
+    }
+    if rows == 0 {
+        return;
+    }
+    let panels = columns.div_ceil(LANES);
+    let panels_a_task = (panels / (cpu.threads() * 6)).clamp(1, 4);
+    let out = SendPointer(dx.as_mut_ptr());
+    cpu.parallel(panels.div_ceil(panels_a_task), |task| {
+        let first_panel = task * panels_a_task;
+        let last_panel = (first_panel + panels_a_task).min(panels);
+        dispatch(cpu.kernel(), Backward { terms, out, rows, columns, first_panel, last_panel });
+    });
+}
+
+struct Backward<'a> {
+    terms: &'a [BackwardTerm<'a>],
+    out: SendPointer<f32>,
+    rows: usize,
+    columns: usize,
+    first_panel: usize,
+    last_panel: usize,
+}
+
+thread_local! {
+    /// Unpacked panels of the thread's current task.
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Gives `len` numbers of scratch memory that belongs to the thread; their values are arbitrary.
+pub(crate) fn with_scratch<T>(len: usize, work: impl FnOnce(&mut [f32]) -> T) -> T {
+    SCRATCH.with_borrow_mut(|scratch| {
+        if scratch.len() < len {
+            scratch.resize(len, 0.0);
+        }
+        work(&mut scratch[..len])
+    })
+}
+
+impl Simd for Backward<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        const OUTER_BLOCK: usize = 512;
+        const ROWS: usize = 48;
+        let panels = self.last_panel - self.first_panel;
+        with_scratch(panels * OUTER_BLOCK * LANES, |scratch| {
+            for (index, term) in self.terms.iter().enumerate() {
+                let n = term.weight.rows();
+                for start in (0..n.max(1)).step_by(OUTER_BLOCK) {
+                    let inner = OUTER_BLOCK.min(n - start);
+                    let last = start + OUTER_BLOCK >= n;
+                    for panel in 0..panels {
+                        let to = &mut scratch[panel * inner * LANES..][..inner * LANES];
+                        term.weight.unpack_transposed(start, inner, self.first_panel + panel, to);
+                    }
+                    for row in (0..self.rows).step_by(ROWS) {
+                        // SAFETY: extents were checked in `product_backward`; a task writes only its panels.
+                        unsafe {
+                            Block::<f32> {
+                                inner,
+                                a: term.gradient.as_ptr().add(row * n + start),
+                                a_row: n,
+                                a_inner: 1,
+                                b: scratch.as_ptr(),
+                                b_panel: inner * LANES,
+                                b_inner: LANES,
+                                c: self.out.get().add(row * self.columns + self.first_panel * LANES),
+                                c_row: self.columns,
+                                rows: ROWS.min(self.rows - row),
+                                columns: (self.last_panel * LANES).min(self.columns)
+                                    - self.first_panel * LANES,
+                                start: if index == 0 && start == 0 { Start::Zero } else { Start::Output },
+                                side: term
+                                    .side
+                                    .filter(|_| last)
+                                    .map(|side| side_terms(side, row, self.first_panel)),
+                            }
+                            .run::<L>();
+                        }
+                    }
+                }
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,183 @@
+use super::*;
+use crate::kernel::Kernel;
+use crate::packed::Precision;
+use half::bf16;
+
+fn numbers(seed: u32, len: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12345);
+    (0..len)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+/// The contract, written out: one chain a element.
+struct Reference {
+    y: Vec<f32>,
+    dx: Vec<f32>,
+}
+
+struct Case {
+    rows: usize,
+    k: usize,
+    n: usize,
+    rank: usize,
+    x: Vec<f32>,
+    w: Vec<f32>,
+    bias: Vec<f32>,
+    z: Vec<f32>,
+    s: Vec<f32>,
+    dy: Vec<f32>,
+    dz: Vec<f32>,
+    sk: Vec<f32>,
+}
+
+impl Case {
+    fn new(seed: u32, (rows, k, n, rank): (usize, usize, usize, usize), precision: Precision) -> Self {
+        let mut w = numbers(seed + 1, n * k);
+        if precision == Precision::Bf16 {
+            w.iter_mut().for_each(|w| *w = bf16::from_f32(*w).to_f32());
+        }
+        Self {
+            rows,
+            k,
+            n,
+            rank,
+            x: numbers(seed, rows * k),
+            w,
+            bias: numbers(seed + 2, n),
+            z: numbers(seed + 3, rows * (rank + 3)),
+            s: numbers(seed + 4, rank * n),
+            dy: numbers(seed + 5, rows * n),
+            dz: numbers(seed + 6, rows * (rank + 3)),
+            sk: numbers(seed + 7, rank * k),
+        }
+    }
+
+    fn reference(&self) -> Reference {
+        let Self { rows, k, n, rank, .. } = *self;
+        let mut y = vec![0.0; rows * n];
+        let mut dx = vec![0.0; rows * k];
+        for row in 0..rows {
+            for column in 0..n {
+                let mut sum = self.bias[column];
+                for i in 0..k {
+                    sum = self.x[row * k + i].mul_add(self.w[column * k + i], sum);
+                }
+                for s in 0..rank {
+                    sum = self.z[row * (rank + 3) + 1 + s].mul_add(self.s[s * n + column], sum);
+                }
+                y[row * n + column] = sum;
+            }
+            for column in 0..k {
+                let mut sum = 0.0;
+                for i in 0..n {
+                    sum = self.dy[row * n + i].mul_add(self.w[i * k + column], sum);
+                }
+                for s in 0..rank {
+                    sum = self.dz[row * (rank + 3) + 1 + s].mul_add(self.sk[s * k + column], sum);
+                }
+                dx[row * k + column] = sum;
+            }
+        }
+        Reference { y, dx }
+    }
+
+    fn run(&self, cpu: &Cpu, precision: Precision) -> Reference {
+        let Self { rows, k, n, rank, .. } = *self;
+        let weight = PackedMatrix::from_slice(cpu, (n, k), precision, &self.w);
+        let (side, back) = (SideMatrix::new(n, rank, &self.s), SideMatrix::new(k, rank, &self.sk));
+        let mut y = vec![f32::NAN; rows * n];
+        let mut dx = vec![f32::NAN; rows * k];
+        let side = Side { z: &self.z, stride: rank + 3, offset: 1, matrix: &side };
+        let bias = padded_bias(&self.bias);
+        product(
+            cpu,
+            &self.x,
+            rows,
+            &mut [Product { weight: &weight, bias: Some(&bias), side: Some(side), out: &mut y }],
+        );
+        let side = Side { z: &self.dz, stride: rank + 3, offset: 1, matrix: &back };
+        let term = BackwardTerm { weight: &weight, gradient: &self.dy, side: Some(side) };
+        product_backward(cpu, &[term], rows, &mut dx);
+        Reference { y, dx }
+    }
+}
+
+fn same_bits(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
+}
+
+/// Odd and even shapes around every blocking boundary, all kernels, one to three threads, both precisions:
+/// bit for bit the chain of the contract.
+#[test]
+fn every_kernel_is_the_chain() {
+    let shapes = [
+        (1, 1, 1, 0),
+        (1, 7, 130, 2),
+        (2, 33, 47, 1),
+        (3, 64, 96, 2),
+        (5, 641, 17, 2),
+        (6, 576, 32, 2),
+        (7, 30, 16, 3),
+        (49, 129, 545, 2),
+        (97, 700, 40, 2),
+        (100, 20, 1030, 5),
+    ];
+    for (seed, shape) in shapes.into_iter().enumerate() {
+        for precision in [Precision::F32, Precision::Bf16] {
+            let case = Case::new(seed as u32 * 100, shape, precision);
+            let wanted = case.reference();
+            for kernel in Kernel::available() {
+                for threads in [1, 3] {
+                    let got = case.run(&Cpu::new(kernel, threads), precision);
+                    let what = format!("{shape:?} {precision:?} {} {threads} threads", kernel.name());
+                    assert!(same_bits(&got.y, &wanted.y), "forward {what}");
+                    assert!(same_bits(&got.dx, &wanted.dx), "backward {what}");
+                }
+            }
+        }
+    }
+}
+
+/// A row's result does not depend on the batch that it stands in.
+#[test]
+fn rows_do_not_see_each_other() {
+    let cpu = Cpu::new(Kernel::best(), 2);
+    let (k, n) = (200, 77);
+    let w = numbers(1, n * k);
+    let weight = PackedMatrix::from_slice(&cpu, (n, k), Precision::Bf16, &w);
+    let x = numbers(2, 103 * k);
+    let run = |x: &[f32]| {
+        let rows = x.len() / k;
+        let mut y = vec![0.0; rows * n];
+        product(&cpu, x, rows, &mut [Product { weight: &weight, bias: None, side: None, out: &mut y }]);
+        y
+    };
+    let all = run(&x);
+    for row in [0, 5, 50, 102] {
+        let alone = run(&x[row * k..][..k]);
+        assert!(same_bits(&alone, &all[row * n..][..n]));
+        let dots: Vec<f32> = (0..n).map(|i| weight.dot_row(i, &x[row * k..][..k])).collect();
+        assert!(same_bits(&dots, &alone));
+    }
+}
+
+#[test]
+fn two_terms_continue_one_chain() {
+    let cpu = Cpu::new(Kernel::best(), 2);
+    let (rows, k) = (9, 50);
+    let (w1, w2) = (numbers(1, 20 * k), numbers(2, 35 * k));
+    let (g1, g2) = (numbers(3, rows * 20), numbers(4, rows * 35));
+    let pack = |n, w: &[f32]| PackedMatrix::from_slice(&cpu, (n, k), Precision::F32, w);
+    let (p1, p2, both) = (pack(20, &w1), pack(35, &w2), pack(55, &[w1, w2].concat()));
+    let joined: Vec<f32> =
+        (0..rows).flat_map(|r| [&g1[r * 20..][..20], &g2[r * 35..][..35]].concat()).collect();
+    let term = |weight, gradient| BackwardTerm { weight, gradient, side: None };
+    let (mut a, mut b) = (vec![0.0; rows * k], vec![0.0; rows * k]);
+    product_backward(&cpu, &[term(&p1, &g1), term(&p2, &g2)], rows, &mut a);
+    product_backward(&cpu, &[term(&both, &joined)], rows, &mut b);
+    assert!(same_bits(&a, &b));
+}
