@@ -3,6 +3,8 @@
 //! Modules stand in the order in which data flows; a module imports only from modules listed
 //! before it (`cargo xtask tidy` checks this).
 
+pub mod atomic_file;
+
 pub mod random;
 
 pub mod recipe;

@@ -1,1 +1,18 @@
-//! placeholder
+//! TinyLoRA: `W' = W + scale · U Σ (Σ_i v_i P_i) Vᵀ` (paper, section 4). The recipe's `[adapter]` table and
+//! a model's sizes enter; groups, projections, adapter files and factors leave. Nothing here runs a model.
+//!
+//! Legend: r rank, u numbers a group, M adapted modules, G groups; v is (G, u), P is (M, u, r, r),
+//! R and dL/dR are (M, r, r), all row-major.
+
+mod file;
+mod fingerprint;
+mod layout;
+mod projections;
+mod spec;
+
+pub use file::{
+    AdapterFile, AdapterFileError, BaseIdentity, FORMAT_VERSION, MAGIC, RunMetadata, TEXT_PREFIX, load,
+};
+pub use fingerprint::{FactorSketch, FactorSketches, SketchMismatch, sketch_factors};
+pub use projections::Projections;
+pub use spec::{AdapterError, Module, Target, TinyLoraSpec, round_to};
