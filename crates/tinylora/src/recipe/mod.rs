@@ -1,27 +1,153 @@
-//! TOML text enters, a validated [`Recipe`] leaves; nothing here opens a model or data.
+//! TOML text and `--set` overrides enter, a validated [`Recipe`] leaves; nothing here opens a model or
+//! data, or fills anything in later: a recipe that left this module can be run as it stands.
+//!
+//! Text → table ([`raw`]: unknown keys, wrong types, each with its place) → [`Recipe`] (defaults
+//! resolved) → [`validate`] (ranges and combinations).
 
+mod forms;
+mod raw;
 mod types;
+mod validate;
 
 pub use types::*;
 
-/// Serde of a byte count.
-mod bytes {
-    use serde::{Deserialize, Deserializer, Serializer};
-    pub fn serialize<S: Serializer>(value: &u64, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_u64(*value)
+use std::path::Path;
+
+/// What is wrong with a recipe or an override: wrong usage, to be mended in the file or the command.
+#[derive(Debug, thiserror::Error)]
+pub enum RecipeError {
+    /// The file cannot be read.
+    #[error("cannot read the recipe {file}: {source}")]
+    Read {
+        /// The file.
+        file: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The text is not TOML.
+    #[error("{place}: not valid TOML: {message}")]
+    Syntax {
+        /// File, line and column.
+        place: String,
+        /// What the parser found.
+        message: String,
+    },
+    /// An override that is not `KEY=VALUE`, or whose key is no setting.
+    #[error("--set {text}: {message}")]
+    Override {
+        /// The override as it was given.
+        text: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// A key that no recipe has.
+    #[error("{place}: unknown key `{key}` {table}; {hint}")]
+    UnknownKey {
+        /// File, line and column, or the override.
+        place: String,
+        /// Where the key stands, such as "in [rollout]".
+        table: String,
+        /// The key.
+        key: String,
+        /// The nearest known key, or all known keys.
+        hint: String,
+    },
+    /// A value of the wrong type.
+    #[error("{place}: `{key}`: {message}")]
+    WrongType {
+        /// File, line and column, or the override.
+        place: String,
+        /// The dotted key.
+        key: String,
+        /// What was found and what is expected.
+        message: String,
+    },
+    /// A key without a default is absent.
+    #[error("{file}: `{key}` is missing: {meaning}")]
+    Missing {
+        /// The file.
+        file: String,
+        /// The dotted key.
+        key: &'static str,
+        /// What to write there.
+        meaning: &'static str,
+    },
+    /// A value of the right type outside of what is allowed.
+    #[error("{key} = {value} is not possible: {allowed}")]
+    Invalid {
+        /// The dotted key.
+        key: &'static str,
+        /// The value.
+        value: String,
+        /// What is allowed.
+        allowed: String,
+    },
+    /// The reason above, in a named file.
+    #[error("{file}: {reason}")]
+    InFile {
+        /// The file.
+        file: String,
+        /// What is wrong in it.
+        reason: Box<RecipeError>,
+    },
+}
+
+impl Recipe {
+    /// Reads a recipe file. Overrides are `KEY=VALUE` with a dotted key and a TOML value; a value that is
+    /// not TOML is taken as text (`model.ref=smollm2-135m`). They are applied before anything is checked.
+    pub fn load(path: &Path, overrides: &[String]) -> Result<Self, RecipeError> {
+        let file = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| RecipeError::Read { file: file.clone(), source })?;
+        Self::parse(&file, &text, overrides)
     }
-    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
-        u64::deserialize(d)
+
+    /// As [`Recipe::load`], from text. Messages call it "recipe".
+    pub fn from_toml(text: &str, overrides: &[String]) -> Result<Self, RecipeError> {
+        Self::parse("recipe", text, overrides)
+    }
+
+    /// The complete, resolved recipe; reading it back gives an equal one.
+    ///
+    /// # Panics
+    /// Where a recipe that was put together by hand has a seed above `i64::MAX`, which TOML cannot hold;
+    /// [`Recipe::validate`] refuses it.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a validated recipe fits into TOML")
+    }
+
+    /// Checks every range and combination, as loading does; for recipes that were changed in memory.
+    pub fn validate(&self) -> Result<(), RecipeError> {
+        validate::validate(self)
+    }
+
+    fn parse(file: &str, text: &str, overrides: &[String]) -> Result<Self, RecipeError> {
+        let table = raw::read(file, text, overrides)?;
+        let mut recipe: Recipe = table.clone().try_into().map_err(|e: toml::de::Error| {
+            RecipeError::Syntax { place: file.into(), message: e.message().into() }
+        })?;
+        resolve(&mut recipe, &table);
+        recipe
+            .validate()
+            .map_err(|reason| RecipeError::InFile { file: file.into(), reason: Box::new(reason) })?;
+        Ok(recipe)
     }
 }
 
-/// Serde of n_tie.
-mod n_tie {
-    use serde::{Deserialize, Deserializer, Serializer};
-    pub fn serialize<S: Serializer>(value: &usize, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_u64(*value as u64)
+/// Fills in the defaults that depend on other fields.
+fn resolve(recipe: &mut Recipe, given: &toml::Table) {
+    if recipe.adapter.tying == Tying::None {
+        recipe.adapter.n_tie = 1;
     }
-    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<usize, D::Error> {
-        usize::deserialize(d)
+    let scorer_given = given.get("reward").and_then(|r| r.get("scorer")).is_some();
+    if !scorer_given {
+        recipe.reward.scorer = match recipe.task.answer_format() {
+            AnswerFormat::Hashes => Scorer::Gsm8kStrict,
+            AnswerFormat::Boxed => Scorer::Boxed,
+            AnswerFormat::Plain => Scorer::Plain,
+        };
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -51,7 +51,7 @@ pub struct ModelSection {
     pub dtype: WeightDtype,
     /// Memory that weights, KV cache and kept activations may take together, in bytes.
     /// Written as a number or as text such as `"8 GiB"`. 0 means three quarters of the machine's memory.
-    #[serde(default, with = "super::bytes")]
+    #[serde(default, with = "super::forms::bytes")]
     pub memory: u64,
     /// Use the model's chat template for prompts. Off: the prompt is plain text.
     #[serde(default = "yes")]
@@ -80,8 +80,8 @@ pub struct AdapterSection {
     pub rank: usize,
     /// u: how many numbers each v holds.
     pub u: usize,
-    /// How many modules share one v; `"all"` ties every module (written as 0 in files).
-    #[serde(with = "super::n_tie")]
+    /// How many modules share one v; 0 (written `"all"`): every module. 1 where `tying` is none.
+    #[serde(with = "super::forms::n_tie")]
     pub n_tie: usize,
     /// Which modules share.
     pub tying: Tying,
@@ -168,21 +168,39 @@ pub enum TaskSection {
 pub struct ArithmeticTask {
     /// Which problems.
     pub problems: ArithmeticKind,
-    /// Number of terms of sums, differences and products; number of operations of chains.
+    /// How many numbers a sum, difference, product or chain has; word problems have their own.
     #[serde(default = "two")]
     pub terms: usize,
-    /// Smallest operand.
+    /// Smallest operand. (The first number of a difference is drawn so that the *result* lies between
+    /// `min` and `max`; word problems use no number below 2.)
     #[serde(default = "one_i64")]
     pub min: i64,
     /// Largest operand.
     #[serde(default = "twenty")]
     pub max: i64,
-    /// Worked examples put before the question.
+    /// Worked examples put before the question; the same ones for every prompt.
     #[serde(default = "one")]
     pub examples: usize,
+    /// What a worked example shows before its answer.
+    #[serde(default)]
+    pub worked: WorkedForm,
     /// How the answer is asked for and shown in the worked examples.
     #[serde(default)]
     pub answer_format: AnswerFormat,
+    /// Share of the problem space that is kept for the held-out set.
+    #[serde(default = "one_fifth")]
+    pub held_out_share: f64,
+}
+
+/// What a worked example shows before its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkedForm {
+    /// Nothing: only the answer.
+    #[default]
+    Direct,
+    /// Each operation with its result.
+    Steps,
 }
 
 /// Kinds of procedural problems.
@@ -191,11 +209,11 @@ pub struct ArithmeticTask {
 pub enum ArithmeticKind {
     /// a + b + …
     Sum,
-    /// a − b − …
+    /// a - b - …
     Difference,
-    /// a × b × …
+    /// a * b * …
     Product,
-    /// Several operations from left to right, + − × mixed.
+    /// +, - and * mixed, from left to right; parentheses show the order: `(3 + 4) * 2`.
     Chain,
     /// One-step word problems.
     WordOneStep,
@@ -223,6 +241,7 @@ pub struct JsonlTask {
     /// The training file.
     pub train: String,
     /// The held-out file; empty: the last `[eval] problems` rows of the training file are held out.
+    /// Training rows whose question is also held out are left out of training.
     #[serde(default)]
     pub test: String,
     /// Field with the question.
@@ -234,13 +253,26 @@ pub struct JsonlTask {
     /// The prompt, with `{question}` in it.
     #[serde(default = "question_template")]
     pub template: String,
+    /// The form in which the template asks for the answer; the strict score looks for it.
+    #[serde(default)]
+    pub answer_format: AnswerFormat,
+}
+
+impl TaskSection {
+    /// The form in which answers are asked for.
+    pub fn answer_format(&self) -> AnswerFormat {
+        match self {
+            Self::Arithmetic(task) => task.answer_format,
+            Self::Jsonl(task) => task.answer_format,
+        }
+    }
 }
 
 /// `[reward]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RewardSection {
-    /// Which score is the reward.
+    /// Which score is the reward. Left out, it follows the task's answer format.
     pub scorer: Scorer,
     /// External command (program and arguments), for `scorer = "command"`.
     pub command: Vec<String>,
@@ -256,6 +288,10 @@ pub enum Scorer {
     Gsm8kStrict,
     /// The last number of the completion must equal the gold.
     Gsm8kFlexible,
+    /// The last `\boxed{n}` must equal the gold.
+    Boxed,
+    /// The last line must be the gold.
+    Plain,
     /// The external command's number.
     Command,
 }
@@ -410,7 +446,7 @@ impl Default for OptimizerSection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainSection {
-    /// Optimizer batches in the run; 0: from `epochs`.
+    /// Steps of the run (a step: one batch of rollouts and its updates); 0: from `epochs`.
     pub steps: usize,
     /// Passes over the training file, where the task has an end.
     pub epochs: usize,
@@ -475,6 +511,9 @@ fn one_i64() -> i64 {
 }
 fn twenty() -> i64 {
     20
+}
+fn one_fifth() -> f64 {
+    0.2
 }
 fn question() -> String {
     "question".into()
