@@ -15,9 +15,9 @@
 //! - **Transcendental functions** are polynomials in fused multiply-adds, see [`lanes`].
 
 pub mod activation;
-//ATT pub mod attention;
+pub mod attention;
 pub mod buffer;
-//HEAD pub mod head;
+pub mod head;
 pub mod kernel;
 pub mod lanes;
 pub mod norm;

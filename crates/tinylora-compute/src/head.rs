@@ -1,0 +1,610 @@
+//! The language-model head: log-probs, entropies, sampling and gradients over the vocabulary in chunks, so
+//! that a [tokens, vocabulary] array never exists.
+//!
+//! M rows, D width, V vocabulary. Every row's logits are seen chunk by chunk (256 tokens); each chunk leaves
+//! its maximum m, `Σ e^(l−m)` and `Σ l·e^(l−m)`, and these are joined in order. Sampling picks a chunk by its
+//! share and computes that chunk's logits again, bit for bit. Logits are `x Eᵀ` times 1/temperature.
+
+use crate::kernel::{Cpu, Kernel, Simd, dispatch};
+use crate::lanes::{LANES, Lanes, exp};
+use crate::packed::{Data, PackedMatrix, SendPointer};
+use crate::product::with_scratch;
+use crate::tile::{Block, Element, Start};
+
+/// Vocabulary entries a chunk.
+pub const VOCABULARY_CHUNK: usize = 256;
+/// Rows a task of the statistics pass.
+const ROWS: usize = 96;
+/// Chunks a task of the statistics pass.
+const RUN: usize = 8;
+/// Rows a task of the gradient pass.
+const GRADIENT_ROWS: usize = 64;
+/// Inner indices handled at once (as in products; a block boundary does not change the chain).
+const INNER: usize = 640;
+
+/// What a row's softmax needs besides a logit: `log p = logit − log_normalizer`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Distribution {
+    /// ln Σ eˡ
+    pub log_normalizer: f32,
+    /// −Σ p ln p, in nats.
+    pub entropy: f32,
+}
+
+/// A token and its logit (times 1/temperature).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Choice {
+    /// Token id.
+    pub token: u32,
+    /// Its logit.
+    pub logit: f32,
+}
+
+/// Statistics of M rows.
+pub struct HeadStatistics {
+    inverse_temperature: f32,
+    chunks: usize,
+    /// (M, chunks): maximum, Σ e^(l−m), Σ l·e^(l−m)
+    sums: Vec<[f32; 3]>,
+    /// (M)
+    pub rows: Vec<Distribution>,
+}
+
+/// Passes over the vocabulary once for all rows of x (M, D).
+///
+/// # Panics
+/// If a length does not fit.
+pub fn head_statistics(
+    cpu: &Cpu,
+    head: &PackedMatrix,
+    x: &[f32],
+    inverse_temperature: f32,
+) -> HeadStatistics {
+    let rows = row_count(head, x);
+    let chunks = head.rows().div_ceil(VOCABULARY_CHUNK);
+    let mut sums = vec![[0f32; 3]; rows * chunks];
+    let to = SendPointer(sums.as_mut_ptr());
+    let runs = chunks.div_ceil(RUN);
+    cpu.parallel(rows.div_ceil(ROWS) * runs, |task| {
+        let (first_row, run) = (task / runs * ROWS, task % runs);
+        let rows = ROWS.min(rows - first_row);
+        with_scratch(rows * VOCABULARY_CHUNK, |logits| {
+            for chunk in run * RUN..(run * RUN + RUN).min(chunks) {
+                let x = &x[first_row * head.columns()..][..rows * head.columns()];
+                let count = chunk_logits(cpu.kernel(), head, x, chunk, inverse_temperature, logits);
+                for (row, logits) in logits.chunks_exact(VOCABULARY_CHUNK).enumerate() {
+                    let sums = dispatch(cpu.kernel(), Summarise { logits: &logits[..count] });
+                    // SAFETY: each (row, chunk) is written by one task.
+                    unsafe { *to.get().add((first_row + row) * chunks + chunk) = sums }
+                }
+            }
+        });
+    });
+    finish(cpu, inverse_temperature, chunks, sums)
+}
+
+fn row_count(head: &PackedMatrix, x: &[f32]) -> usize {
+    let width = head.columns();
+    assert_eq!(x.len() % width, 0, "whole rows of {width}");
+    x.len() / width
+}
+
+fn finish(cpu: &Cpu, inverse_temperature: f32, chunks: usize, sums: Vec<[f32; 3]>) -> HeadStatistics {
+    let rows = sums
+        .chunks_exact(chunks)
+        .map(|sums| {
+            let largest = sums.iter().fold(f32::NEG_INFINITY, |a, s| a.max(s[0]));
+            let (mut normalizer, mut weighted) = (0f32, 0f32);
+            for [m, sum, product] in sums {
+                let share = dispatch(cpu.kernel(), Exp(m - largest));
+                normalizer += sum * share;
+                weighted += product * share;
+            }
+            let log_normalizer = largest + normalizer.ln();
+            Distribution { log_normalizer, entropy: log_normalizer - weighted / normalizer }
+        })
+        .collect();
+    HeadStatistics { inverse_temperature, chunks, sums, rows }
+}
+
+/// Draws one token a row by inverting the distribution function at `uniforms` (each in [0, 1)).
+///
+/// # Panics
+/// If a length does not fit.
+pub fn sample(
+    cpu: &Cpu,
+    head: &PackedMatrix,
+    x: &[f32],
+    statistics: &HeadStatistics,
+    uniforms: &[f64],
+) -> Vec<Choice> {
+    choose(cpu, head, x, statistics, |row, sums| {
+        let largest = sums.iter().fold(f32::NEG_INFINITY, |a, s| a.max(s[0]));
+        let share = |s: &[f32; 3]| f64::from(s[1]) * f64::from(dispatch(cpu.kernel(), Exp(s[0] - largest)));
+        let mut left = uniforms[row] * sums.iter().map(share).sum::<f64>();
+        let mut last = 0;
+        for (chunk, s) in sums.iter().enumerate() {
+            let share = share(s);
+            if share > 0.0 {
+                last = chunk;
+                if left < share {
+                    // What is left, in units of this chunk's own sum.
+                    return (chunk, Pick::Within(left / share * f64::from(s[1])));
+                }
+            }
+            left -= share;
+        }
+        // Only rounding leads here.
+        (last, Pick::Within(f64::INFINITY))
+    })
+}
+
+/// The most probable token of each row; of equals the first.
+///
+/// # Panics
+/// If a length does not fit.
+pub fn greedy(cpu: &Cpu, head: &PackedMatrix, x: &[f32], statistics: &HeadStatistics) -> Vec<Choice> {
+    choose(cpu, head, x, statistics, |_, sums| {
+        let mut best = 0;
+        for (chunk, s) in sums.iter().enumerate() {
+            if s[0] > sums[best][0] {
+                best = chunk;
+            }
+        }
+        (best, Pick::Largest)
+    })
+}
+
+enum Pick {
+    /// The token at which the running sum of e^(l−m) passes this.
+    Within(f64),
+    Largest,
+}
+
+fn choose(
+    cpu: &Cpu,
+    head: &PackedMatrix,
+    x: &[f32],
+    statistics: &HeadStatistics,
+    pick: impl Fn(usize, &[[f32; 3]]) -> (usize, Pick) + Sync,
+) -> Vec<Choice> {
+    let (rows, width) = (row_count(head, x), head.columns());
+    assert_eq!(statistics.rows.len(), rows);
+    let mut choices = vec![Choice { token: 0, logit: 0.0 }; rows];
+    let to = SendPointer(choices.as_mut_ptr());
+    cpu.parallel(rows, |row| {
+        let sums = &statistics.sums[row * statistics.chunks..][..statistics.chunks];
+        let (chunk, pick) = pick(row, sums);
+        let mut logits = [0f32; VOCABULARY_CHUNK];
+        let x = &x[row * width..][..width];
+        let count = chunk_logits(cpu.kernel(), head, x, chunk, statistics.inverse_temperature, &mut logits);
+        let logits = &logits[..count];
+        let at = match pick {
+            Pick::Largest => {
+                let better = |best: usize, i: usize| if logits[i] > logits[best] { i } else { best };
+                (0..count).fold(0, better)
+            }
+            Pick::Within(target) => {
+                let mut sum = 0.0;
+                let mut last = 0;
+                for (i, &logit) in logits.iter().enumerate() {
+                    sum += f64::from(dispatch(cpu.kernel(), Exp(logit - sums[chunk][0])));
+                    last = i;
+                    if sum > target {
+                        break;
+                    }
+                }
+                last
+            }
+        };
+        // SAFETY: each row is written by one task.
+        unsafe {
+            *to.get().add(row) = Choice { token: (chunk * VOCABULARY_CHUNK + at) as u32, logit: logits[at] };
+        }
+    });
+    choices
+}
+
+/// The logit (times 1/temperature) of one given token for each row.
+///
+/// # Panics
+/// If a length does not fit or a token is outside the vocabulary.
+pub fn logits_at(
+    cpu: &Cpu,
+    head: &PackedMatrix,
+    x: &[f32],
+    tokens: &[u32],
+    inverse_temperature: f32,
+) -> Vec<f32> {
+    let (rows, width) = (row_count(head, x), head.columns());
+    assert_eq!(tokens.len(), rows);
+    let mut logits = vec![0f32; rows];
+    crate::rows::for_chunks(cpu, &mut logits, 8, |start, out| {
+        for (i, out) in out.iter_mut().enumerate() {
+            let row = start + i;
+            *out = head.dot_row(tokens[row] as usize, &x[row * width..][..width]) * inverse_temperature;
+        }
+    });
+    logits
+}
+
+/// The gradient of a row's log-prob of its target token: `directions = ∂ ln p(target) / ∂x =
+/// (E_target − Σ_v p_v E_v) / temperature`, (M, D), and the statistics and target logits of the same pass.
+///
+/// # Panics
+/// If a length does not fit or a token is outside the vocabulary.
+pub fn head_directions(
+    cpu: &Cpu,
+    head: &PackedMatrix,
+    x: &[f32],
+    targets: &[u32],
+    inverse_temperature: f32,
+    directions: &mut [f32],
+) -> (HeadStatistics, Vec<f32>) {
+    let (rows, width) = (row_count(head, x), head.columns());
+    assert!(targets.len() == rows && directions.len() == x.len());
+    let chunks = head.rows().div_ceil(VOCABULARY_CHUNK);
+    let mut sums = vec![[0f32; 3]; rows * chunks];
+    let to_sums = SendPointer(sums.as_mut_ptr());
+    let to = SendPointer(directions.as_mut_ptr());
+    cpu.parallel(rows.div_ceil(GRADIENT_ROWS), |task| {
+        let first = task * GRADIENT_ROWS;
+        let rows = GRADIENT_ROWS.min(rows - first);
+        // SAFETY: each task has its own rows.
+        let (sums, out) = unsafe {
+            (
+                std::slice::from_raw_parts_mut(to_sums.get().add(first * chunks), rows * chunks),
+                std::slice::from_raw_parts_mut(to.get().add(first * width), rows * width),
+            )
+        };
+        let x = &x[first * width..][..rows * width];
+        expected_embeddings(cpu.kernel(), head, x, inverse_temperature, sums, out);
+    });
+    let statistics = finish(cpu, inverse_temperature, chunks, sums);
+    // The running sums are relative to each row's largest logit: normalise, then subtract from the target.
+    let normalizers: Vec<f32> = statistics
+        .rows
+        .iter()
+        .zip(statistics.sums.chunks_exact(chunks))
+        .map(|(row, sums)| {
+            let largest = sums.iter().fold(f32::NEG_INFINITY, |a, s| a.max(s[0]));
+            (largest - row.log_normalizer).exp()
+        })
+        .collect();
+    crate::rows::for_chunks(cpu, directions, width, |start, out| {
+        let row = start / width;
+        for (column, value) in out.iter_mut().enumerate() {
+            let target = head.get(targets[row] as usize, column);
+            *value = (target - *value * normalizers[row]) * inverse_temperature;
+        }
+    });
+    let logits = logits_at(cpu, head, x, targets, inverse_temperature);
+    (statistics, logits)
+}
+
+/// For each row Σ_v e^(l_v − largest) E_v, in one pass: the running sum is scaled down whenever a chunk brings
+/// a larger logit.
+fn expected_embeddings(
+    kernel: Kernel,
+    head: &PackedMatrix,
+    x: &[f32],
+    inverse_temperature: f32,
+    sums: &mut [[f32; 3]],
+    out: &mut [f32],
+) {
+    let width = head.columns();
+    let rows = x.len() / width;
+    let chunks = sums.len() / rows;
+    out.fill(0.0);
+    let mut running = vec![f32::NEG_INFINITY; rows];
+    let mut weights = vec![0f32; rows * VOCABULARY_CHUNK];
+    let mut embeddings = vec![0f32; VOCABULARY_CHUNK * LANES];
+    for chunk in 0..chunks {
+        let count = chunk_logits(kernel, head, x, chunk, inverse_temperature, &mut weights);
+        for row in 0..rows {
+            let logits = &mut weights[row * VOCABULARY_CHUNK..][..count];
+            let summary = dispatch(kernel, Summarise { logits });
+            sums[row * chunks + chunk] = summary;
+            if summary[0] > running[row] {
+                let factor = dispatch(kernel, Exp(running[row] - summary[0]));
+                if chunk > 0 {
+                    out[row * width..][..width].iter_mut().for_each(|x| *x *= factor);
+                }
+                running[row] = summary[0];
+            }
+            dispatch(kernel, Exponentials { logits, top: running[row] });
+        }
+        for panel in 0..width.div_ceil(LANES) {
+            head.unpack_transposed(chunk * VOCABULARY_CHUNK, count, panel, &mut embeddings);
+            let columns = LANES.min(width - panel * LANES);
+            let work = Accumulate { weights: &weights, embeddings: &embeddings, count, rows, width, columns };
+            let to = out[panel * LANES..].as_mut_ptr();
+            dispatch(kernel, AccumulateInto { work, to });
+        }
+    }
+}
+
+struct Accumulate<'a> {
+    weights: &'a [f32],
+    embeddings: &'a [f32],
+    count: usize,
+    rows: usize,
+    width: usize,
+    columns: usize,
+}
+
+struct AccumulateInto<'a> {
+    work: Accumulate<'a>,
+    to: *mut f32,
+}
+
+impl Simd for AccumulateInto<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let work = self.work;
+        // SAFETY: `expected_embeddings` gives whole rows and panels.
+        unsafe {
+            Block::<f32> {
+                inner: work.count,
+                a: work.weights.as_ptr(),
+                a_row: VOCABULARY_CHUNK,
+                a_inner: 1,
+                b: work.embeddings.as_ptr(),
+                b_panel: 0,
+                b_inner: LANES,
+                c: self.to,
+                c_row: work.width,
+                rows: work.rows,
+                columns: work.columns,
+                start: Start::Output,
+                side: None,
+            }
+            .run::<L>();
+        }
+    }
+}
+
+/// Logits of one chunk for the rows of x, at a row length of [`VOCABULARY_CHUNK`]; gives the chunk's size.
+fn chunk_logits(
+    kernel: Kernel,
+    head: &PackedMatrix,
+    x: &[f32],
+    chunk: usize,
+    inverse_temperature: f32,
+    out: &mut [f32],
+) -> usize {
+    let first = chunk * VOCABULARY_CHUNK;
+    let count = VOCABULARY_CHUNK.min(head.rows() - first);
+    dispatch(kernel, ChunkLogits { head, x, first, count, inverse_temperature, out });
+    count
+}
+
+struct ChunkLogits<'a> {
+    head: &'a PackedMatrix,
+    x: &'a [f32],
+    first: usize,
+    count: usize,
+    inverse_temperature: f32,
+    out: &'a mut [f32],
+}
+
+impl ChunkLogits<'_> {
+    #[inline(always)]
+    fn product<L: Lanes, E: Element>(&mut self, data: &[E], units_a_panel: usize) {
+        let width = self.head.columns();
+        let rows = self.x.len() / width;
+        assert!(self.out.len() >= rows * VOCABULARY_CHUNK);
+        for start in (0..width.max(1)).step_by(INNER) {
+            let unit = if E::PAIRED { start / 2 } else { start };
+            // SAFETY: the chunk lies in the matrix, and `out` holds a whole chunk a row.
+            unsafe {
+                Block {
+                    inner: INNER.min(width - start),
+                    a: self.x.as_ptr().add(start),
+                    a_row: width,
+                    a_inner: 1,
+                    b: data.as_ptr().add((self.first / LANES * units_a_panel + unit) * LANES),
+                    b_panel: units_a_panel * LANES,
+                    b_inner: LANES,
+                    c: self.out.as_mut_ptr(),
+                    c_row: VOCABULARY_CHUNK,
+                    rows,
+                    columns: self.count,
+                    start: if start == 0 { Start::Zero } else { Start::Output },
+                    side: None,
+                }
+                .run::<L>();
+            }
+        }
+        if self.inverse_temperature != 1.0 {
+            for row in self.out.chunks_exact_mut(VOCABULARY_CHUNK).take(rows) {
+                row[..self.count].iter_mut().for_each(|x| *x *= self.inverse_temperature);
+            }
+        }
+    }
+}
+
+impl Simd for ChunkLogits<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<L: Lanes>(mut self) {
+        match &self.head.data {
+            Data::Bf16(data) => self.product::<L, u32>(data, self.head.columns().div_ceil(2)),
+            Data::F32(data) => self.product::<L, f32>(data, self.head.columns()),
+        }
+    }
+}
+
+struct Summarise<'a> {
+    logits: &'a [f32],
+}
+
+impl Simd for Summarise<'_> {
+    type Output = [f32; 3];
+    #[inline(always)]
+    fn run<L: Lanes>(self) -> [f32; 3] {
+        let whole = self.logits.len() / LANES * LANES;
+        let rest = self.logits.len() - whole;
+        // SAFETY: whole chunks in place, the tail through a copy.
+        unsafe {
+            let mut tail = [f32::NEG_INFINITY; LANES];
+            tail[..rest].copy_from_slice(&self.logits[whole..]);
+            let mut largest = L::load(tail.as_ptr());
+            for i in (0..whole).step_by(LANES) {
+                largest = largest.max(L::load(self.logits.as_ptr().add(i)));
+            }
+            let largest = largest.largest();
+            let top = L::splat(largest);
+            let (mut sum, mut product) = (L::splat(0.0), L::splat(0.0));
+            for i in (0..whole).step_by(LANES) {
+                let x = L::load(self.logits.as_ptr().add(i));
+                let e = exp(x.sub(top));
+                sum = sum.add(e);
+                product = e.fma(x, product);
+            }
+            if rest > 0 {
+                let mut e = [0f32; LANES];
+                exp(L::load(tail.as_ptr()).sub(top)).store(e.as_mut_ptr());
+                e[rest..].fill(0.0);
+                tail[rest..].fill(0.0);
+                let e = L::load(e.as_ptr());
+                sum = sum.add(e);
+                product = e.fma(L::load(tail.as_ptr()), product);
+            }
+            [largest, sum.sum(), product.sum()]
+        }
+    }
+}
+
+/// `logits = e^(logits − top)` in place.
+struct Exponentials<'a> {
+    logits: &'a mut [f32],
+    top: f32,
+}
+
+impl Simd for Exponentials<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        for chunk in self.logits.chunks_mut(LANES) {
+            let mut lanes = [0f32; LANES];
+            lanes[..chunk.len()].copy_from_slice(chunk);
+            // SAFETY: sixteen elements each.
+            unsafe { exp(L::load(lanes.as_ptr()).sub(L::splat(self.top))).store(lanes.as_mut_ptr()) };
+            chunk.copy_from_slice(&lanes[..chunk.len()]);
+        }
+    }
+}
+
+/// eˣ of one number, with the lanes' polynomial.
+struct Exp(f32);
+
+impl Simd for Exp {
+    type Output = f32;
+    #[inline(always)]
+    fn run<L: Lanes>(self) -> f32 {
+        let mut lanes = [0f32; LANES];
+        // SAFETY: sixteen elements.
+        unsafe { exp(L::splat(self.0)).store(lanes.as_mut_ptr()) };
+        lanes[0]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packed::Precision;
+
+    fn numbers(seed: u32, len: usize) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(99);
+        (0..len)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+            })
+            .collect()
+    }
+
+    struct Exact {
+        log_p: Vec<f64>,
+        entropy: f64,
+    }
+
+    fn exact(head: &PackedMatrix, x: &[f32], inverse_temperature: f64) -> Exact {
+        let logit = |v: usize| -> f64 {
+            let dot: f64 = x.iter().enumerate().map(|(i, &x)| f64::from(x) * f64::from(head.get(v, i))).sum();
+            dot * inverse_temperature
+        };
+        let logits: Vec<f64> = (0..head.rows()).map(logit).collect();
+        let top = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let normalizer = top + logits.iter().map(|l| (l - top).exp()).sum::<f64>().ln();
+        let log_p: Vec<f64> = logits.iter().map(|l| l - normalizer).collect();
+        Exact { entropy: -log_p.iter().map(|l| l.exp() * l).sum::<f64>(), log_p }
+    }
+
+    #[test]
+    fn statistics_and_directions_match_f64() {
+        for (vocabulary, width, rows, precision) in [
+            (1000, 40, 70, Precision::F32),
+            (700, 33, 3, Precision::Bf16),
+            (256, 700, 5, Precision::F32),
+            (5, 8, 1, Precision::F32),
+        ] {
+            for kernel in Kernel::available() {
+                let cpu = Cpu::new(kernel, 2);
+                let e: Vec<f32> = numbers(1, vocabulary * width).iter().map(|x| x * 2.0).collect();
+                let head = PackedMatrix::from_slice(&cpu, (vocabulary, width), precision, &e);
+                let x = numbers(2, rows * width);
+                let targets: Vec<u32> = (0..rows).map(|r| (r * 131 % vocabulary) as u32).collect();
+                let statistics = head_statistics(&cpu, &head, &x, 1.0 / 0.7);
+                let mut directions = vec![0.0; rows * width];
+                let (again, logits) = head_directions(&cpu, &head, &x, &targets, 1.0 / 0.7, &mut directions);
+                assert_eq!(statistics.rows, again.rows, "both passes give the same bits");
+                for row in 0..rows {
+                    let exact = exact(&head, &x[row * width..][..width], 1.0 / f64::from(0.7f32));
+                    let got = logits[row] - statistics.rows[row].log_normalizer;
+                    let wanted = exact.log_p[targets[row] as usize];
+                    // A chain of `width` terms in f32, then a sum of about the same size.
+                    assert!((f64::from(got) - wanted).abs() < 2e-6 * (10.0 + wanted.abs()), "{got} {wanted}");
+                    assert!((f64::from(statistics.rows[row].entropy) - exact.entropy).abs() < 1e-4);
+                    for i in 0..width {
+                        let mean: f64 =
+                            (0..vocabulary).map(|v| exact.log_p[v].exp() * f64::from(head.get(v, i))).sum();
+                        let wanted =
+                            (f64::from(head.get(targets[row] as usize, i)) - mean) / f64::from(0.7f32);
+                        let got = f64::from(directions[row * width + i]);
+                        assert!((got - wanted).abs() < 1e-4, "{got} {wanted}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sampling_follows_the_distribution() {
+        let cpu = Cpu::new(Kernel::best(), 2);
+        let (vocabulary, width) = (600, 16);
+        let e: Vec<f32> = numbers(5, vocabulary * width).iter().map(|x| x * 1.5).collect();
+        let head = PackedMatrix::from_slice(&cpu, (vocabulary, width), Precision::F32, &e);
+        let row = numbers(6, width);
+        let p: Vec<f64> = exact(&head, &row, 1.0).log_p.iter().map(|l| l.exp()).collect();
+        let draws = 20_000;
+        let x = row.repeat(draws);
+        let statistics = head_statistics(&cpu, &head, &x, 1.0);
+        let uniforms: Vec<f64> = (0..draws).map(|i| (i as f64 + 0.5) / draws as f64).collect();
+        let mut counts = vec![0f64; vocabulary];
+        for (choice, &u) in sample(&cpu, &head, &x, &statistics, &uniforms).iter().zip(&uniforms) {
+            counts[choice.token as usize] += 1.0 / draws as f64;
+            // Inversion of the distribution function: u lies in the token's interval.
+            let below: f64 = p[..choice.token as usize].iter().sum();
+            assert!(u > below - 1e-4 && u < below + p[choice.token as usize] + 1e-4);
+        }
+        let distance: f64 = counts.iter().zip(&p).map(|(a, b)| (a - b).abs()).sum();
+        assert!(distance < 0.03, "{distance}");
+        let best = greedy(&cpu, &head, &row, &head_statistics(&cpu, &head, &row, 1.0))[0];
+        let top = (0..vocabulary).max_by(|&a, &b| p[a].total_cmp(&p[b])).expect("not empty");
+        assert_eq!(best.token as usize, top);
+        assert_eq!(best.logit, logits_at(&cpu, &head, &row, &[best.token], 1.0)[0]);
+    }
+}
