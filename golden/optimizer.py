@@ -22,7 +22,7 @@ def run(make):
             group["lr"] = 0.05 * (step + 1) / STEPS
         # The gradient of 1/2 * scale * (p - target)^2.
         p.grad = losses * (p.detach() - torch.tensor(TARGETS))
-        norms.append(torch.nn.utils.clip_grad_norm_([p], 1.5).item())
+        norms.append(torch.nn.utils.clip_grad_norm_([p], 0.75).item())
         optimizer.step()
         trace.append(p.detach().tolist())
     return {"parameters": trace, "norms": norms}
