@@ -1,1 +1,11 @@
-//! placeholder
+//! Prompts enter, completions with their log-probs leave: KV blocks, scheduling, sampling. Nothing here knows
+//! rewards or training.
+
+mod blocks;
+mod engine;
+pub mod prefix;
+mod sampling;
+
+pub use blocks::{BlockPool, spans_of};
+pub use engine::{Completion, Engine, EngineError, Finish, GenerateOptions, Progress, Request, Stop};
+pub use sampling::{Sampled, Sampling, sample_rows, support_normalizer};

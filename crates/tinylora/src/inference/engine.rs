@@ -1,0 +1,590 @@
+//! The scheduler: requests enter, completions leave. A step packs the prompts that start now and one token of
+//! every running sequence into one batch; whenever a sequence ends, the next one takes its place.
+//!
+//! Common beginnings of prompts, and the prompt of a request's samples, are computed once and attended to
+//! once (see [`super::prefix`]). What a sequence samples depends on its prompt, adapter and stream alone.
+
+use super::blocks::{BlockPool, spans_of};
+use super::prefix::PrefixTree;
+use super::sampling::{Sampled, Sampling, sample_rows};
+use crate::model::{Adapters, Batch, KeptActivations, KvCache, Model, forward};
+use crate::random::{Purpose, Stream};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use tinylora_compute::Cpu;
+use tinylora_compute::attention::{BLOCK_TOKENS, Group, Member, Span};
+
+/// A prompt and how to continue it.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// At least one token.
+    pub prompt: Vec<u32>,
+    /// How many completions.
+    pub samples: usize,
+    /// Which adapter of those given applies.
+    pub adapter: u32,
+    /// Number of the first sample's random stream; the others follow.
+    pub stream: u64,
+    /// Largest number of tokens of a completion.
+    pub max_tokens: usize,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+}
+
+/// Settings of a whole call.
+pub struct GenerateOptions<'a> {
+    /// Seed of all sampling.
+    pub seed: u64,
+    /// Sequences that run at once at most.
+    pub max_batch: usize,
+    /// What ends a completion.
+    pub stop: &'a dyn Stop,
+    /// Set from outside to give up.
+    pub interrupt: &'a AtomicBool,
+}
+
+/// What ends a completion.
+pub trait Stop: Sync {
+    /// Whether the completion is at its end; called after every token.
+    fn is_end(&self, tokens: &[u32]) -> bool;
+}
+
+/// Why a completion ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// By an end token or a stop text.
+    Stop,
+    /// At its largest length.
+    Length,
+}
+
+/// One completion.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Completion {
+    /// Its tokens, an end token included.
+    pub tokens: Vec<Sampled>,
+    /// Why it ended.
+    pub finish: Finish,
+}
+
+/// What an observer is told.
+#[derive(Debug)]
+pub enum Progress<'a> {
+    /// One more token of a completion.
+    Token {
+        /// Index of the request.
+        request: usize,
+        /// Which of its samples.
+        sample: usize,
+        /// The token.
+        token: &'a Sampled,
+    },
+    /// A completion ended.
+    Finished {
+        /// Index of the request.
+        request: usize,
+        /// Which of its samples.
+        sample: usize,
+    },
+}
+
+/// Why nothing was generated.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// A prompt without tokens.
+    #[error("request {request} has an empty prompt; give it at least one token")]
+    EmptyPrompt {
+        /// Index.
+        request: usize,
+    },
+    /// Longer than the rope tables or the model allows.
+    #[error(
+        "request {request} may reach {wanted} tokens ({prompt} in the prompt, {new} new), but the model is set up \
+         for {positions}; shorten the prompt or lower max_tokens"
+    )]
+    TooLong {
+        /// Index.
+        request: usize,
+        /// Sum.
+        wanted: usize,
+        /// Prompt.
+        prompt: usize,
+        /// New tokens.
+        new: usize,
+        /// The limit.
+        positions: usize,
+    },
+    /// One request alone does not fit the KV cache.
+    #[error(
+        "request {request} needs {wanted} KV blocks of 16 tokens ({samples} samples of up to {new} tokens after \
+         {prompt}), but the cache has {blocks}; raise the memory limit, or lower max_tokens or the samples"
+    )]
+    CacheTooSmall {
+        /// Index.
+        request: usize,
+        /// Blocks.
+        wanted: usize,
+        /// Samples.
+        samples: usize,
+        /// New tokens.
+        new: usize,
+        /// Prompt.
+        prompt: usize,
+        /// Blocks there are.
+        blocks: usize,
+    },
+    /// The prompt has an id outside the vocabulary.
+    #[error("request {request} has token {token}, but the vocabulary has {vocabulary}")]
+    UnknownToken {
+        /// Index.
+        request: usize,
+        /// Id.
+        token: u32,
+        /// Size.
+        vocabulary: usize,
+    },
+    /// The hidden states are not numbers any more.
+    #[error(
+        "log-prob of token {token} of request {request} is {value}: the model's numbers overflowed; \
+         check the adapter (v may be far too large) and the weights"
+    )]
+    NotFinite {
+        /// Index.
+        request: usize,
+        /// Id.
+        token: u32,
+        /// What came out.
+        value: f32,
+    },
+    /// The caller asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// The inference engine over one model: KV cache and buffers that are used from call to call.
+pub struct Engine<'a> {
+    cpu: &'a Cpu,
+    model: &'a Model,
+    cache: KvCache,
+    pool: BlockPool,
+    buffers: KeptActivations,
+}
+
+/// Prompt tokens that one step takes in at most, unless a single prompt is longer.
+const PREFILL_TOKENS: usize = 1024;
+
+impl<'a> Engine<'a> {
+    /// An engine with room for `blocks` KV blocks of sixteen tokens.
+    pub fn new(cpu: &'a Cpu, model: &'a Model, blocks: usize) -> Self {
+        Self {
+            cpu,
+            model,
+            cache: KvCache::new(model, blocks),
+            pool: BlockPool::new(blocks),
+            buffers: KeptActivations::default(),
+        }
+    }
+
+    /// The largest number of KV blocks that were in use at once.
+    pub fn most_blocks_used(&self) -> usize {
+        self.pool.most_used()
+    }
+
+    /// Completes all requests: for each, its samples in order.
+    pub fn generate(
+        &mut self,
+        adapters: Adapters<'_>,
+        requests: &[Request],
+        options: &GenerateOptions<'_>,
+        observe: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Vec<Vec<Completion>>, EngineError> {
+        self.check(requests)?;
+        let mut run = Run::new(requests, options, self.pool.free());
+        let result = run.finish_all(self, adapters, observe);
+        // An interrupted run still holds blocks.
+        for block in run.held_blocks() {
+            self.pool.release(block);
+        }
+        result?;
+        Ok(run.results.into_iter().map(|samples| samples.into_iter().map(Option::unwrap).collect()).collect())
+    }
+
+    fn check(&self, requests: &[Request]) -> Result<(), EngineError> {
+        let vocabulary = self.model.config.vocab_size;
+        for (index, request) in requests.iter().enumerate() {
+            let (prompt, new, positions) = (request.prompt.len(), request.max_tokens, self.model.positions());
+            if prompt == 0 {
+                return Err(EngineError::EmptyPrompt { request: index });
+            }
+            if let Some(&token) = request.prompt.iter().find(|&&token| token as usize >= vocabulary) {
+                return Err(EngineError::UnknownToken { request: index, token, vocabulary });
+            }
+            if prompt + new > positions {
+                let wanted = prompt + new;
+                return Err(EngineError::TooLong { request: index, wanted, prompt, new, positions });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A node of the prompts' trees.
+struct NodeState {
+    blocks: Vec<u32>,
+    computed: bool,
+    /// Samples that are not finished and need the node.
+    users: usize,
+    /// The last token's hidden state (D), where a prompt ends here.
+    hidden: Vec<f32>,
+    is_end: bool,
+    /// The same for all requests through the node.
+    adapter: u32,
+}
+
+/// A running sequence.
+struct Sequence {
+    request: usize,
+    sample: usize,
+    blocks: Vec<u32>,
+    tokens: Vec<Sampled>,
+    ids: Vec<u32>,
+}
+
+struct Run<'a> {
+    requests: &'a [Request],
+    options: &'a GenerateOptions<'a>,
+    tree: PrefixTree,
+    nodes: Vec<NodeState>,
+    /// Next request to take in.
+    next: usize,
+    /// Samples whose prompt is computed, waiting for a place: (request, sample).
+    ready: VecDeque<(usize, usize)>,
+    active: Vec<Sequence>,
+    /// Blocks promised to samples but not yet taken.
+    reserved: usize,
+    blocks: usize,
+    results: Vec<Vec<Option<Completion>>>,
+}
+
+/// Where a step's rows come from.
+struct Step {
+    batch: Batch,
+    outputs: Vec<u32>,
+    /// Nodes whose last row is among the outputs, in order; the running sequences follow.
+    ends: Vec<usize>,
+}
+
+impl<'a> Run<'a> {
+    fn new(requests: &'a [Request], options: &'a GenerateOptions<'a>, blocks: usize) -> Self {
+        let tree = forest(requests);
+        let mut nodes: Vec<NodeState> = tree
+            .nodes
+            .iter()
+            .map(|_| NodeState {
+                blocks: vec![],
+                computed: false,
+                users: 0,
+                hidden: vec![],
+                is_end: false,
+                adapter: 0,
+            })
+            .collect();
+        for (request, &end) in requests.iter().zip(&tree.ends) {
+            nodes[end].is_end = true;
+            for node in tree.path(end) {
+                nodes[node].users += request.samples;
+                nodes[node].adapter = request.adapter;
+            }
+        }
+        let results = requests.iter().map(|request| vec![None; request.samples]).collect();
+        Self {
+            requests,
+            options,
+            tree,
+            nodes,
+            next: 0,
+            ready: VecDeque::new(),
+            active: Vec::new(),
+            reserved: 0,
+            blocks,
+            results,
+        }
+    }
+
+    fn held_blocks(&self) -> Vec<u32> {
+        let prompts = self.nodes.iter().flat_map(|node| &node.blocks);
+        prompts.chain(self.active.iter().flat_map(|sequence| &sequence.blocks)).copied().collect()
+    }
+
+    fn finish_all(
+        &mut self,
+        engine: &mut Engine<'_>,
+        adapters: Adapters<'_>,
+        observe: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<(), EngineError> {
+        loop {
+            if self.options.interrupt.load(Ordering::Relaxed) {
+                return Err(EngineError::Interrupted);
+            }
+            let admitted = self.admit(&mut engine.pool)?;
+            if admitted.is_empty() && self.active.is_empty() && self.ready.is_empty() {
+                if self.next < self.requests.len() {
+                    continue;
+                }
+                return Ok(());
+            }
+            let step = self.pack(&mut engine.pool, &admitted);
+            let hidden = if step.batch.rows() == 0 {
+                Vec::new()
+            } else {
+                forward(
+                    engine.cpu,
+                    engine.model,
+                    adapters,
+                    &step.batch,
+                    &step.outputs,
+                    &mut engine.cache,
+                    &mut engine.buffers,
+                    false,
+                )
+            };
+            self.advance(engine, &step, hidden, observe)?;
+        }
+    }
+
+    /// Takes in requests while there is room; gives the nodes to compute, parents first.
+    fn admit(&mut self, pool: &mut BlockPool) -> Result<Vec<usize>, EngineError> {
+        let mut admitted = Vec::new();
+        let mut tokens = 0;
+        while self.next < self.requests.len() && self.active.len() + self.ready.len() < self.options.max_batch
+        {
+            let (index, request) = (self.next, &self.requests[self.next]);
+            let path = self.tree.path(self.tree.ends[index]);
+            let new: Vec<usize> = path.into_iter().filter(|&node| !self.nodes[node].computed).collect();
+            let count: usize = new.iter().map(|&node| self.tree.nodes[node].tokens.len()).sum();
+            if !admitted.is_empty() && tokens + count > PREFILL_TOKENS {
+                break;
+            }
+            let blocks = |node: &usize| self.tree.nodes[*node].tokens.len().div_ceil(BLOCK_TOKENS);
+            let prompt: usize = new.iter().map(blocks).sum();
+            let samples = request.samples * request.max_tokens.div_ceil(BLOCK_TOKENS);
+            if prompt + samples + self.reserved > pool.free() {
+                if self.active.is_empty() && self.ready.is_empty() {
+                    return Err(EngineError::CacheTooSmall {
+                        request: index,
+                        wanted: prompt + samples,
+                        samples: request.samples,
+                        new: request.max_tokens,
+                        prompt: request.prompt.len(),
+                        blocks: self.blocks,
+                    });
+                }
+                break;
+            }
+            self.reserved += samples;
+            tokens += count;
+            for node in new {
+                let blocks = self.tree.nodes[node].tokens.len().div_ceil(BLOCK_TOKENS);
+                self.nodes[node].blocks = (0..blocks).map(|_| pool.take().expect("counted above")).collect();
+                self.nodes[node].computed = true;
+                admitted.push(node);
+            }
+            self.ready.extend((0..request.samples).map(|sample| (index, sample)));
+            self.next += 1;
+            if request.samples == 0 || request.max_tokens == 0 {
+                self.finish_empty(index, pool);
+            }
+        }
+        Ok(admitted)
+    }
+
+    /// A request for no tokens is done when its prompt is.
+    fn finish_empty(&mut self, index: usize, pool: &mut BlockPool) {
+        self.ready.retain(|&(request, _)| request != index);
+        for sample in 0..self.requests[index].samples {
+            self.results[index][sample] = Some(Completion { tokens: vec![], finish: Finish::Length });
+            self.leave(index, pool);
+        }
+    }
+
+    fn pack(&mut self, pool: &mut BlockPool, admitted: &[usize]) -> Step {
+        let mut step = Step { batch: Batch::default(), outputs: Vec::new(), ends: Vec::new() };
+        let mut groups: BTreeMap<(Option<usize>, bool), usize> = BTreeMap::new();
+        for &node in admitted {
+            if self.nodes[node].blocks.is_empty() {
+                continue;
+            }
+            let (first_row, state) = (step.batch.rows(), &self.nodes[node]);
+            let tokens = &self.tree.nodes[node].tokens;
+            let adapter = state.adapter;
+            for (i, &token) in tokens.iter().enumerate() {
+                let place = (state.blocks[i / BLOCK_TOKENS], (i % BLOCK_TOKENS) as u32);
+                step.batch.push(token, self.tree.nodes[node].start + i, place, adapter);
+            }
+            let own = spans_of(&state.blocks, tokens.len());
+            let parent = self.tree.nodes[node].parent;
+            let group = self.group(&mut step.batch.groups, &mut groups, parent, false);
+            step.batch.groups[group].members.push(Member { first_row, rows: tokens.len(), own });
+            if state.is_end {
+                step.outputs.push((first_row + tokens.len() - 1) as u32);
+                step.ends.push(node);
+            }
+        }
+        for index in 0..self.active.len() {
+            let sequence = &mut self.active[index];
+            let (request, done) = (&self.requests[sequence.request], sequence.ids.len());
+            let at = done - 1;
+            if at.is_multiple_of(BLOCK_TOKENS) {
+                sequence.blocks.push(pool.take().expect("reserved when the request was taken in"));
+                self.reserved -= 1;
+            }
+            let place = (sequence.blocks[at / BLOCK_TOKENS], (at % BLOCK_TOKENS) as u32);
+            let (first_row, own) = (step.batch.rows(), spans_of(&sequence.blocks, done));
+            step.batch.push(sequence.ids[at], request.prompt.len() + at, place, request.adapter);
+            step.outputs.push(first_row as u32);
+            let end = self.tree.ends[sequence.request];
+            let group = self.group(&mut step.batch.groups, &mut groups, Some(end), true);
+            step.batch.groups[group].members.push(Member { first_row, rows: 1, own });
+        }
+        step
+    }
+
+    /// The group of everything that directly follows `parent`.
+    fn group(
+        &self,
+        groups: &mut Vec<Group>,
+        known: &mut BTreeMap<(Option<usize>, bool), usize>,
+        parent: Option<usize>,
+        decode: bool,
+    ) -> usize {
+        *known.entry((parent, decode)).or_insert_with(|| {
+            groups.push(Group { shared: self.shared_spans(parent), members: Vec::new() });
+            groups.len() - 1
+        })
+    }
+
+    fn shared_spans(&self, node: Option<usize>) -> Vec<Span> {
+        let path = node.map_or(Vec::new(), |node| self.tree.path(node));
+        path.into_iter()
+            .flat_map(|node| spans_of(&self.nodes[node].blocks, self.tree.nodes[node].tokens.len()))
+            .collect()
+    }
+
+    /// Samples a token for every running sequence and for as many waiting ones as there are places.
+    fn advance(
+        &mut self,
+        engine: &mut Engine<'_>,
+        step: &Step,
+        mut hidden: Vec<f32>,
+        observe: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<(), EngineError> {
+        let width = engine.model.config.hidden_size;
+        for (i, &node) in step.ends.iter().enumerate() {
+            self.nodes[node].hidden = hidden[i * width..][..width].to_vec();
+        }
+        hidden.drain(..step.ends.len() * width);
+        while self.active.len() < self.options.max_batch {
+            let Some((request, sample)) = self.ready.pop_front() else { break };
+            hidden.extend_from_slice(&self.nodes[self.tree.ends[request]].hidden);
+            self.active.push(Sequence { request, sample, blocks: vec![], tokens: vec![], ids: vec![] });
+        }
+        let sampled = self.sample(engine, &hidden);
+        for (sequence, token) in self.active.iter_mut().zip(sampled) {
+            if !token.logprob.is_finite() {
+                let (request, value) = (sequence.request, token.logprob);
+                return Err(EngineError::NotFinite { request, token: token.token, value });
+            }
+            observe(Progress::Token { request: sequence.request, sample: sequence.sample, token: &token });
+            sequence.ids.push(token.token);
+            sequence.tokens.push(token);
+        }
+        self.retire(&mut engine.pool, observe);
+        Ok(())
+    }
+
+    /// One token for every running sequence; those with the same settings in one pass over the head.
+    fn sample(&self, engine: &Engine<'_>, hidden: &[f32]) -> Vec<Sampled> {
+        let width = engine.model.config.hidden_size;
+        let mut sampled: Vec<Option<Sampled>> = vec![None; self.active.len()];
+        while let Some(first) = sampled.iter().position(Option::is_none) {
+            let sampling = self.requests[self.active[first].request].sampling;
+            let same = |&i: &usize| {
+                sampled[i].is_none() && self.requests[self.active[i].request].sampling == sampling
+            };
+            let rows: Vec<usize> = (first..self.active.len()).filter(same).collect();
+            let uniforms: Vec<f64> = rows
+                .iter()
+                .map(|&i| {
+                    let sequence = &self.active[i];
+                    let number = self.requests[sequence.request].stream + sequence.sample as u64;
+                    let stream = Stream::new(self.options.seed, Purpose::Sampling, number);
+                    stream.uniform(sequence.ids.len() as u64)
+                })
+                .collect();
+            let picked: Vec<f32> =
+                rows.iter().flat_map(|&i| &hidden[i * width..][..width]).copied().collect();
+            let tokens = sample_rows(engine.cpu, engine.model.head(), &picked, sampling, &uniforms);
+            for (row, token) in rows.into_iter().zip(tokens) {
+                sampled[row] = Some(token);
+            }
+        }
+        sampled.into_iter().map(|token| token.expect("every row was sampled")).collect()
+    }
+
+    fn retire(&mut self, pool: &mut BlockPool, observe: &mut dyn FnMut(Progress<'_>)) {
+        let mut index = 0;
+        while index < self.active.len() {
+            let sequence = &self.active[index];
+            let request = &self.requests[sequence.request];
+            let finish = if self.options.stop.is_end(&sequence.ids) {
+                Finish::Stop
+            } else if sequence.ids.len() >= request.max_tokens {
+                Finish::Length
+            } else {
+                index += 1;
+                continue;
+            };
+            let sequence = self.active.remove(index);
+            sequence.blocks.iter().for_each(|&block| pool.release(block));
+            self.reserved -= request.max_tokens.div_ceil(BLOCK_TOKENS) - sequence.blocks.len();
+            observe(Progress::Finished { request: sequence.request, sample: sequence.sample });
+            self.results[sequence.request][sequence.sample] =
+                Some(Completion { tokens: sequence.tokens, finish });
+            self.leave(sequence.request, pool);
+        }
+    }
+
+    /// One sample of a request needs its prompt no more.
+    fn leave(&mut self, request: usize, pool: &mut BlockPool) {
+        for node in self.tree.path(self.tree.ends[request]) {
+            let state = &mut self.nodes[node];
+            state.users -= 1;
+            if state.users == 0 {
+                state.blocks.drain(..).for_each(|block| pool.release(block));
+                state.hidden = Vec::new();
+            }
+        }
+    }
+}
+
+/// One prefix tree over all requests; those of different adapters share nothing, as their keys differ.
+fn forest(requests: &[Request]) -> PrefixTree {
+    let mut forest = PrefixTree { nodes: Vec::new(), ends: vec![0; requests.len()] };
+    let mut by_adapter: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+    for (index, request) in requests.iter().enumerate() {
+        by_adapter.entry(request.adapter).or_default().push(index);
+    }
+    for indices in by_adapter.values() {
+        let prompts: Vec<&[u32]> = indices.iter().map(|&index| &requests[index].prompt[..]).collect();
+        let tree = PrefixTree::new(&prompts);
+        let offset = forest.nodes.len();
+        for (&index, end) in indices.iter().zip(tree.ends) {
+            forest.ends[index] = end + offset;
+        }
+        forest.nodes.extend(tree.nodes.into_iter().map(|mut node| {
+            node.parent = node.parent.map(|parent| parent + offset);
+            node
+        }));
+    }
+    forest
+}

@@ -1,0 +1,159 @@
+//! The attention half of a block: forward, then backward.
+//!
+//! `middle = x + [norm](o(attention(rope([norm] q), rope([norm] k), v)))` with q, k, v of `norm(x)`.
+
+use super::kept::{LayerKept, Scratch};
+use super::linear::{linear_backward, linear_forward, resize};
+use super::load::Layer;
+use super::pass::Pass;
+use tinylora_compute::attention::{AttentionGradient, Heads, KvLayer, attention, attention_backward};
+use tinylora_compute::norm::{rms_norm, rms_norm_backward};
+use tinylora_compute::rope::{rope, rope_backward};
+use tinylora_compute::rows::add;
+
+fn heads(pass: &Pass<'_>, index: usize) -> Heads {
+    let config = &pass.model.config;
+    Heads {
+        queries: config.num_heads,
+        keys: config.num_kv_heads,
+        size: config.head_dim,
+        scale: config.attention_scale,
+        window: config.layers[index].window,
+    }
+}
+
+/// Writes the rows' keys and values to the store, and `kept.middle` (T, D).
+pub(super) fn forward(
+    pass: &Pass<'_>,
+    index: usize,
+    layer: &Layer,
+    store: &mut KvLayer,
+    kept: &mut LayerKept,
+    scratch: &mut Scratch,
+) {
+    let (cpu, config, batch) = (pass.cpu, &pass.model.config, pass.batch);
+    let side = pass.factors.map(|factors| &factors.layers[index]);
+    resize(&mut scratch.normed, kept.x.len());
+    rms_norm(cpu, &kept.x, &layer.input_norm, config.rms_norm_eps, &mut scratch.normed);
+    linear_forward(
+        pass,
+        &[&layer.q, &layer.k, &layer.v],
+        side.map(|side| &side.attention),
+        &scratch.normed,
+        &mut kept.p_attention,
+        &mut scratch.side,
+        &mut [&mut kept.q, &mut scratch.k, &mut scratch.v],
+    );
+    if let Some((q_norm, k_norm)) = &layer.qk_norm {
+        resize(&mut kept.q_raw, kept.q.len());
+        resize(&mut kept.k_raw, scratch.k.len());
+        std::mem::swap(&mut kept.q, &mut kept.q_raw);
+        std::mem::swap(&mut scratch.k, &mut kept.k_raw);
+        rms_norm(cpu, &kept.q_raw, q_norm, config.rms_norm_eps, &mut kept.q);
+        rms_norm(cpu, &kept.k_raw, k_norm, config.rms_norm_eps, &mut scratch.k);
+    }
+    let table = &pass.model.ropes[config.layers[index].rope];
+    rope(cpu, table, &batch.positions, config.head_dim, &mut kept.q);
+    rope(cpu, table, &batch.positions, config.head_dim, &mut scratch.k);
+    store.write(cpu, &batch.places, &scratch.k, &scratch.v);
+    resize(&mut kept.heads, kept.q.len());
+    attention(cpu, heads(pass, index), store, &batch.groups, &kept.q, &mut kept.heads);
+    linear_forward(
+        pass,
+        &[&layer.o],
+        side.map(|side| &side.output),
+        &kept.heads,
+        &mut kept.p_output,
+        &mut scratch.side,
+        &mut [&mut scratch.out],
+    );
+    kept.middle.clone_from(&kept.x);
+    if let Some(norm) = &layer.attention_out_norm {
+        kept.attention_out.clone_from(&scratch.out);
+        rms_norm(cpu, &kept.attention_out, norm, config.rms_norm_eps, &mut scratch.out);
+    }
+    add(cpu, &scratch.out, &mut kept.middle);
+}
+
+/// Turns `gradient` from ∂L/∂middle into ∂L/∂x (T, D), and adds to `dr`. With `last`, nothing below needs
+/// ∂L/∂x and it is not computed.
+pub(super) fn backward(
+    pass: &Pass<'_>,
+    index: usize,
+    layer: &Layer,
+    store: &KvLayer,
+    kept: &mut LayerKept,
+    scratch: &mut Scratch,
+    gradient: &mut [f32],
+    dr: &mut [Vec<f64>],
+    last: bool,
+) {
+    let (cpu, config, batch) = (pass.cpu, &pass.model.config, pass.batch);
+    let side = pass.factors.map(|factors| &factors.layers[index]);
+    let d_out: &[f32] = match &layer.attention_out_norm {
+        None => gradient,
+        Some(norm) => {
+            resize(&mut scratch.out, gradient.len());
+            scratch.out.fill(0.0);
+            rms_norm_backward(
+                cpu,
+                &kept.attention_out,
+                norm,
+                config.rms_norm_eps,
+                gradient,
+                &mut scratch.out,
+            );
+            &scratch.out
+        }
+    };
+    linear_backward(
+        pass,
+        &[&layer.o],
+        side.map(|side| &side.output),
+        &[d_out],
+        &kept.p_output,
+        &mut scratch.side,
+        dr,
+        Some(&mut scratch.d_heads),
+    );
+    resize(&mut scratch.d_q, kept.q.len());
+    for d in [&mut scratch.d_k, &mut scratch.d_v] {
+        resize(d, pass.rows() * config.num_kv_heads * config.head_dim);
+        d.fill(0.0);
+    }
+    attention_backward(
+        cpu,
+        heads(pass, index),
+        store,
+        &batch.groups,
+        &batch.shared_rows,
+        (&kept.q, &kept.heads, &scratch.d_heads),
+        AttentionGradient { q: &mut scratch.d_q, k: &mut scratch.d_k, v: &mut scratch.d_v },
+    );
+    let table = &pass.model.ropes[config.layers[index].rope];
+    rope_backward(cpu, table, &batch.positions, config.head_dim, &mut scratch.d_q);
+    rope_backward(cpu, table, &batch.positions, config.head_dim, &mut scratch.d_k);
+    if let Some((q_norm, k_norm)) = &layer.qk_norm {
+        for (raw, norm, d) in
+            [(&kept.q_raw, q_norm, &mut scratch.d_q), (&kept.k_raw, k_norm, &mut scratch.d_k)]
+        {
+            let outer = std::mem::take(d);
+            resize(d, outer.len());
+            d.fill(0.0);
+            rms_norm_backward(cpu, raw, norm, config.rms_norm_eps, &outer, d);
+        }
+    }
+    linear_backward(
+        pass,
+        &[&layer.q, &layer.k, &layer.v],
+        side.map(|side| &side.attention),
+        &[&scratch.d_q, &scratch.d_k, &scratch.d_v],
+        &kept.p_attention,
+        &mut scratch.side,
+        dr,
+        (!last).then_some(&mut scratch.d_normed),
+    );
+    if !last {
+        rms_norm_backward(cpu, &kept.x, &layer.input_norm, config.rms_norm_eps, &scratch.d_normed, gradient);
+    }
+}

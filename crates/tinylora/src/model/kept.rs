@@ -1,0 +1,76 @@
+//! What the training forward keeps for the backward pass, a layer at a time, and the scratch that all layers
+//! share. Buffers are reused from one micro-batch to the next.
+
+use super::config::ModelConfig;
+use super::linear::SideScratch;
+
+/// Kept of one layer.
+#[derive(Default)]
+pub(super) struct LayerKept {
+    /// Residual stream at the layer's entry (T, D).
+    pub x: Vec<f32>,
+    /// Side projections of the normed input, for q, k, v (T, Σ r).
+    pub p_attention: Vec<f32>,
+    /// q and k before their norms (T, H·d), (T, K·d); empty where the family has none.
+    pub q_raw: Vec<f32>,
+    pub k_raw: Vec<f32>,
+    /// q as attention sees it (T, H·d).
+    pub q: Vec<f32>,
+    /// Heads' outputs (T, H·d).
+    pub heads: Vec<f32>,
+    pub p_output: Vec<f32>,
+    /// Output of o_proj, where a norm follows (T, D).
+    pub attention_out: Vec<f32>,
+    /// Residual stream between attention and MLP (T, D).
+    pub middle: Vec<f32>,
+    pub p_mlp: Vec<f32>,
+    /// (T, F)
+    pub gate: Vec<f32>,
+    /// (T, F)
+    pub up: Vec<f32>,
+    pub p_down: Vec<f32>,
+    /// Output of down_proj, where a norm follows (T, D).
+    pub mlp_out: Vec<f32>,
+}
+
+/// Buffers that every layer may overwrite.
+#[derive(Default)]
+pub(super) struct Scratch {
+    /// (T, D)
+    pub normed: Vec<f32>,
+    /// (T, K·d)
+    pub k: Vec<f32>,
+    pub v: Vec<f32>,
+    /// (T, F)
+    pub hidden: Vec<f32>,
+    /// (T, D)
+    pub out: Vec<f32>,
+    pub side: SideScratch,
+    /// Gradients of heads and q (T, H·d), k and v (T, K·d), hidden (T, F), normed (T, D).
+    pub d_heads: Vec<f32>,
+    pub d_q: Vec<f32>,
+    pub d_k: Vec<f32>,
+    pub d_v: Vec<f32>,
+    pub d_hidden: Vec<f32>,
+    pub d_normed: Vec<f32>,
+}
+
+/// The activations of a forward pass: all layers' for training, one layer's over and over for inference.
+#[derive(Default)]
+pub struct KeptActivations {
+    pub(super) layers: Vec<LayerKept>,
+    pub(super) scratch: Scratch,
+    /// Rows of the last forward pass, if everything was kept.
+    pub(super) kept_rows: Option<usize>,
+}
+
+/// Bytes that training keeps for one token: activations of all layers, and keys and values.
+pub fn kept_bytes_per_token(config: &ModelConfig) -> usize {
+    let (d, f) = (config.hidden_size, config.intermediate_size);
+    let (q, k) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
+    let norms = if config.qk_norm { q + k } else { 0 } + if config.sandwich_norms { 2 * d } else { 0 };
+    let layer = 2 * d + 2 * q + 2 * f + norms + 2 * k;
+    // Scratch and gradients, shared by all layers.
+    let shared = 4 * d + 2 * q + 4 * k + 2 * f;
+    (config.num_layers * layer + shared) * size_of::<f32>()
+}

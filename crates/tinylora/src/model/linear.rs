@@ -1,0 +1,141 @@
+//! Linear layers that share their input, with bias and side path: forward and backward.
+//!
+//! Forward:  p = A x,  z = R p,  y = W x + b + B z.
+//! Backward: t = Bᵀ dy,  dR += t pᵀ,  dp = Rᵀ t,  dx = Σ (Wᵀ dy + Aᵀ dp).
+
+use super::pass::Pass;
+use super::side::GroupSide;
+use tinylora_compute::PackedMatrix;
+use tinylora_compute::product::{BackwardTerm, Product, Side, product, product_backward};
+
+/// W (out, in) and its bias.
+pub(super) struct Linear {
+    pub weight: PackedMatrix,
+    pub bias: Option<Vec<f32>>,
+}
+
+/// Scratch numbers of a side path, (T, Σ r).
+#[derive(Default)]
+pub(super) struct SideScratch {
+    z: Vec<f32>,
+    t: Vec<f32>,
+    member: Vec<f32>,
+}
+
+/// Sets the length; what was there before is arbitrary afterwards.
+pub(super) fn resize(buffer: &mut Vec<f32>, len: usize) {
+    if buffer.len() > len {
+        buffer.truncate(len);
+    } else {
+        buffer.resize(len, 0.0);
+    }
+}
+
+/// `outs[i] = linears[i](x)` for linear layers that share x (T, in). `p` (T, Σ r) is kept for backward.
+pub(super) fn linear_forward(
+    pass: &Pass<'_>,
+    linears: &[&Linear],
+    side: Option<&GroupSide>,
+    x: &[f32],
+    p: &mut Vec<f32>,
+    scratch: &mut SideScratch,
+    outs: &mut [&mut Vec<f32>],
+) {
+    let rows = pass.rows();
+    let side = side.filter(|side| side.project.is_some());
+    if let Some(side) = side {
+        let project = side.project.as_ref().expect("filtered above");
+        resize(p, rows * side.width());
+        product(pass.cpu, x, rows, &mut [Product { weight: project, bias: None, side: None, out: p }]);
+        resize(&mut scratch.z, p.len());
+        apply_r::<false>(pass, side, p, &mut scratch.z);
+    }
+    let mut products: Vec<Product> = Vec::with_capacity(linears.len());
+    for (index, (linear, out)) in linears.iter().zip(outs).enumerate() {
+        resize(out, rows * linear.weight.rows());
+        products.push(Product {
+            weight: &linear.weight,
+            bias: linear.bias.as_deref(),
+            side: side.and_then(|side| {
+                let member = side.members[index].as_ref()?;
+                let (stride, offset) = (side.width(), member.offset);
+                Some(Side { z: &scratch.z, stride, offset, matrix: &member.expand })
+            }),
+            out,
+        });
+    }
+    product(pass.cpu, x, rows, &mut products);
+}
+
+/// The gradient of [`linear_forward`]: adds to `dr` and gives dx (T, in), where that is wanted.
+pub(super) fn linear_backward(
+    pass: &Pass<'_>,
+    linears: &[&Linear],
+    side: Option<&GroupSide>,
+    gradients: &[&[f32]],
+    p: &[f32],
+    scratch: &mut SideScratch,
+    dr: &mut [Vec<f64>],
+    dx: Option<&mut Vec<f32>>,
+) {
+    let rows = pass.rows();
+    let side = side.filter(|side| side.project.is_some());
+    if let Some(side) = side {
+        let (width, rank) = (side.width(), pass.rank());
+        resize(&mut scratch.t, rows * width);
+        for (member, dy) in side.members.iter().zip(gradients) {
+            let Some(member) = member else { continue };
+            resize(&mut scratch.member, rows * rank);
+            let out = &mut scratch.member[..];
+            product(
+                pass.cpu,
+                dy,
+                rows,
+                &mut [Product { weight: &member.reduce, bias: None, side: None, out }],
+            );
+            for (row, t) in scratch.member.chunks_exact(rank).enumerate() {
+                scratch.t[row * width + member.offset..][..rank].copy_from_slice(t);
+                let p = &p[row * width + member.offset..][..rank];
+                let dr = &mut dr[pass.adapter_of(row)][member.index * rank * rank..][..rank * rank];
+                for (dr, &t) in dr.chunks_exact_mut(rank).zip(t) {
+                    dr.iter_mut().zip(p).for_each(|(dr, &p)| *dr += f64::from(t) * f64::from(p));
+                }
+            }
+        }
+        resize(&mut scratch.z, rows * width);
+        apply_r::<true>(pass, side, &scratch.t, &mut scratch.z);
+    }
+    let Some(dx) = dx else { return };
+    resize(dx, rows * linears[0].weight.columns());
+    let terms: Vec<BackwardTerm> = linears
+        .iter()
+        .zip(gradients)
+        .enumerate()
+        .map(|(index, (linear, gradient))| BackwardTerm {
+            weight: &linear.weight,
+            gradient,
+            side: side.and_then(|side| {
+                let member = side.members[index].as_ref()?;
+                let (stride, offset) = (side.width(), member.offset);
+                Some(Side { z: &scratch.z, stride, offset, matrix: &member.back })
+            }),
+        })
+        .collect();
+    product_backward(pass.cpu, &terms, rows, dx);
+}
+
+/// z = R p for each row and member, with the row's own R; or Rᵀ p.
+fn apply_r<const TRANSPOSED: bool>(pass: &Pass<'_>, side: &GroupSide, p: &[f32], z: &mut [f32]) {
+    let (width, rank) = (side.width(), pass.rank());
+    for (row, (p, z)) in p.chunks_exact(width).zip(z.chunks_exact_mut(width)).enumerate() {
+        let r = pass.r_of(row);
+        for member in side.members.iter().flatten() {
+            let r = &r[member.index * rank * rank..][..rank * rank];
+            let p = &p[member.offset..][..rank];
+            for (i, z) in z[member.offset..][..rank].iter_mut().enumerate() {
+                let at = |j: usize| if TRANSPOSED { r[j * rank + i] } else { r[i * rank + j] };
+                *z = p.iter().enumerate().fold(0.0, |sum, (j, &p)| at(j).mul_add(p, sum));
+            }
+        }
+    }
+}

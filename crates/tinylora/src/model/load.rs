@@ -1,0 +1,205 @@
+//! A model in memory: packed matrices, norms and rope tables. Weights enter; nothing here computes.
+
+use super::config::ModelConfig;
+use super::linear::Linear;
+use super::side::ModuleKind;
+use super::weights::{Weights, WeightsError};
+use tinylora_compute::product::padded_bias;
+use tinylora_compute::rope::RopeTable;
+use tinylora_compute::{Cpu, PackedMatrix, Precision};
+
+/// Why a model can't be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// A weight can't be read.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// A norm or bias is not a finite number.
+    #[error("tensor {tensor}: element {index} is {value}; the weights are damaged, fetch them again")]
+    NotFinite {
+        /// Name.
+        tensor: String,
+        /// Element.
+        index: usize,
+        /// What stands there.
+        value: f32,
+    },
+}
+
+/// A frozen model. Nothing in it ever changes after loading.
+pub struct Model {
+    /// Sizes and differences.
+    pub config: ModelConfig,
+    /// (V, D); also the head where that is tied.
+    pub embedding: PackedMatrix,
+    head: Option<PackedMatrix>,
+    /// Blocks.
+    pub layers: Vec<Layer>,
+    pub(super) final_norm: Vec<f32>,
+    pub(super) ropes: Vec<RopeTable>,
+    precision: Precision,
+}
+
+/// One block.
+pub struct Layer {
+    pub(super) input_norm: Vec<f32>,
+    pub(super) q: Linear,
+    pub(super) k: Linear,
+    pub(super) v: Linear,
+    pub(super) qk_norm: Option<(Vec<f32>, Vec<f32>)>,
+    pub(super) o: Linear,
+    pub(super) attention_out_norm: Option<Vec<f32>>,
+    pub(super) mlp_norm: Vec<f32>,
+    pub(super) gate: Linear,
+    pub(super) up: Linear,
+    pub(super) down: Linear,
+    pub(super) mlp_out_norm: Option<Vec<f32>>,
+}
+
+impl Layer {
+    /// W of one linear layer.
+    pub fn weight(&self, kind: ModuleKind) -> &PackedMatrix {
+        let linear = match kind {
+            ModuleKind::Q => &self.q,
+            ModuleKind::K => &self.k,
+            ModuleKind::V => &self.v,
+            ModuleKind::O => &self.o,
+            ModuleKind::Gate => &self.gate,
+            ModuleKind::Up => &self.up,
+            ModuleKind::Down => &self.down,
+        };
+        &linear.weight
+    }
+}
+
+impl Model {
+    /// Reads and packs all weights. `positions` bounds the length of sequences (rope tables are made for so
+    /// many); `progress` is told the bytes packed so far and in all.
+    pub fn load(
+        cpu: &Cpu,
+        weights: &Weights,
+        precision: Precision,
+        positions: usize,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self, ModelError> {
+        let config = weights.config().clone();
+        let reader = Reader { cpu, weights, config: &config, precision };
+        let total = config.num_layers as u64 + 1;
+        progress(0, total);
+        let embedding =
+            reader.matrix("model.embed_tokens.weight", (config.vocab_size, config.hidden_size))?;
+        let head = match config.tied_head {
+            true => None,
+            false => Some(reader.matrix("lm_head.weight", (config.vocab_size, config.hidden_size))?),
+        };
+        let mut layers = Vec::with_capacity(config.num_layers);
+        for index in 0..config.num_layers {
+            progress(index as u64 + 1, total);
+            layers.push(reader.layer(index)?);
+        }
+        let final_norm = reader.norm("model.norm.weight", config.hidden_size)?;
+        let ropes = config
+            .ropes
+            .iter()
+            .map(|rope| RopeTable::new(&rope.inverse_frequencies(config.head_dim), positions))
+            .collect();
+        progress(total, total);
+        Ok(Self { embedding, head, layers, final_norm, ropes, precision, config })
+    }
+
+    /// The matrix of logits (V, D).
+    pub fn head(&self) -> &PackedMatrix {
+        self.head.as_ref().unwrap_or(&self.embedding)
+    }
+
+    /// Precision of the matrices.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Longest sequence that the rope tables cover.
+    pub fn positions(&self) -> usize {
+        self.ropes.iter().map(RopeTable::positions).min().unwrap_or(0)
+    }
+
+    /// Bytes that the weights take.
+    pub fn bytes(&self) -> usize {
+        let layers =
+            self.layers.iter().flat_map(|layer| ModuleKind::ALL.map(|kind| layer.weight(kind).bytes()));
+        layers.sum::<usize>() + self.embedding.bytes() + self.head.as_ref().map_or(0, PackedMatrix::bytes)
+    }
+}
+
+struct Reader<'a> {
+    cpu: &'a Cpu,
+    weights: &'a Weights,
+    config: &'a ModelConfig,
+    precision: Precision,
+}
+
+impl Reader<'_> {
+    fn matrix(&self, name: &str, shape: (usize, usize)) -> Result<PackedMatrix, ModelError> {
+        let read = |row: usize, out: &mut [f32]| self.weights.read_rows(name, row, out);
+        Ok(PackedMatrix::pack(self.cpu, shape, self.precision, read)?)
+    }
+
+    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, ModelError> {
+        let mut values = vec![0.0; len];
+        self.weights.read_rows(name, 0, &mut values)?;
+        match values.iter().position(|x| !x.is_finite()) {
+            Some(index) => {
+                Err(ModelError::NotFinite { tensor: name.to_owned(), index, value: values[index] })
+            }
+            None => Ok(values),
+        }
+    }
+
+    /// The factor that a norm multiplies with.
+    fn norm(&self, name: &str, len: usize) -> Result<Vec<f32>, ModelError> {
+        let mut values = self.vector(name, len)?;
+        if self.config.norm_plus_one {
+            values.iter_mut().for_each(|x| *x += 1.0);
+        }
+        Ok(values)
+    }
+
+    fn layer(&self, index: usize) -> Result<Layer, ModelError> {
+        let config = self.config;
+        let name = |path: &str| format!("model.layers.{index}.{path}.weight");
+        let linear = |kind: ModuleKind| -> Result<Linear, ModelError> {
+            let shape = kind.shape(config);
+            let biased = config.qkv_bias && matches!(kind, ModuleKind::Q | ModuleKind::K | ModuleKind::V);
+            let bias = match biased {
+                false => None,
+                true => {
+                    let name = format!("model.layers.{index}.{}.bias", kind.path());
+                    Some(padded_bias(&self.vector(&name, shape.0)?))
+                }
+            };
+            Ok(Linear { weight: self.matrix(&name(kind.path()), shape)?, bias })
+        };
+        let norm = |path: &str| self.norm(&name(path), config.hidden_size);
+        let sandwich = config.sandwich_norms;
+        Ok(Layer {
+            input_norm: norm("input_layernorm")?,
+            q: linear(ModuleKind::Q)?,
+            k: linear(ModuleKind::K)?,
+            v: linear(ModuleKind::V)?,
+            qk_norm: match config.qk_norm {
+                false => None,
+                true => Some((
+                    self.norm(&name("self_attn.q_norm"), config.head_dim)?,
+                    self.norm(&name("self_attn.k_norm"), config.head_dim)?,
+                )),
+            },
+            o: linear(ModuleKind::O)?,
+            // With sandwich norms, "post_attention" is the norm of attention's output; else the MLP's input norm.
+            attention_out_norm: if sandwich { Some(norm("post_attention_layernorm")?) } else { None },
+            mlp_norm: norm(if sandwich { "pre_feedforward_layernorm" } else { "post_attention_layernorm" })?,
+            gate: linear(ModuleKind::Gate)?,
+            up: linear(ModuleKind::Up)?,
+            down: linear(ModuleKind::Down)?,
+            mlp_out_norm: if sandwich { Some(norm("post_feedforward_layernorm")?) } else { None },
+        })
+    }
+}

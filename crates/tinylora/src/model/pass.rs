@@ -1,0 +1,176 @@
+//! The one forward pass, for prefill, decode and training, and its backward pass.
+
+use super::batch::Batch;
+use super::kept::{KeptActivations, LayerKept};
+use super::linear::resize;
+use super::load::Model;
+use super::side::SideFactors;
+use super::{attention_layer, mlp_layer};
+use tinylora_compute::Cpu;
+use tinylora_compute::attention::KvLayer;
+use tinylora_compute::norm::{rms_norm, rms_norm_backward};
+use tinylora_compute::rows::for_chunks;
+
+/// The adapters that a batch's rows name: for each the R matrices of all adapted modules (modules · r · r).
+#[derive(Clone, Copy)]
+pub struct Adapters<'a> {
+    /// A and B of the base model; None: no side path at all.
+    pub factors: Option<&'a SideFactors>,
+    /// R of each adapter.
+    pub r: &'a [&'a [f32]],
+}
+
+impl Adapters<'_> {
+    /// The base model alone.
+    pub const NONE: Self = Self { factors: None, r: &[] };
+}
+
+/// Keys and values of all layers.
+pub struct KvCache {
+    layers: Vec<KvLayer>,
+}
+
+impl KvCache {
+    /// Room for so many blocks of sixteen tokens.
+    pub fn new(model: &Model, blocks: usize) -> Self {
+        let config = &model.config;
+        let layers = (0..config.num_layers)
+            .map(|_| KvLayer::new(blocks, config.num_kv_heads, config.head_dim))
+            .collect();
+        Self { layers }
+    }
+
+    /// Bytes of one block in all layers.
+    pub fn block_bytes(model: &Model) -> usize {
+        model.config.num_layers * KvLayer::block_bytes(model.config.num_kv_heads, model.config.head_dim)
+    }
+
+    /// Number of blocks.
+    pub fn blocks(&self) -> usize {
+        self.layers.first().map_or(0, KvLayer::blocks)
+    }
+}
+
+/// What every layer's code needs to know of the pass.
+pub(super) struct Pass<'a> {
+    pub cpu: &'a Cpu,
+    pub model: &'a Model,
+    pub batch: &'a Batch,
+    pub factors: Option<&'a SideFactors>,
+    r: &'a [&'a [f32]],
+}
+
+impl<'a> Pass<'a> {
+    fn new(cpu: &'a Cpu, model: &'a Model, adapters: Adapters<'a>, batch: &'a Batch) -> Self {
+        let len = adapters.factors.map_or(0, |factors| factors.modules() * factors.rank() * factors.rank());
+        if adapters.factors.is_some() {
+            assert!(adapters.r.iter().all(|r| r.len() == len), "an adapter is {len} numbers");
+            let known = |&adapter: &u32| (adapter as usize) < adapters.r.len();
+            assert!(batch.adapters.iter().all(known), "every row names one of {} adapters", adapters.r.len());
+        }
+        let rows = batch.rows();
+        assert!(batch.positions.len() == rows && batch.places.len() == rows && batch.adapters.len() == rows);
+        Self { cpu, model, batch, factors: adapters.factors, r: adapters.r }
+    }
+
+    pub fn rows(&self) -> usize {
+        self.batch.rows()
+    }
+
+    pub fn rank(&self) -> usize {
+        self.factors.map_or(0, SideFactors::rank)
+    }
+
+    pub fn adapter_of(&self, row: usize) -> usize {
+        self.batch.adapters[row] as usize
+    }
+
+    pub fn r_of(&self, row: usize) -> &'a [f32] {
+        self.r[self.adapter_of(row)]
+    }
+}
+
+/// Runs the batch through all layers, writing its keys and values to `cache`, and gives the hidden states of
+/// the rows `outputs`, after the last norm (outputs, D): what the head reads.
+///
+/// With `keep`, everything that [`backward`] needs stays in `kept`; without, it is overwritten layer by layer.
+///
+/// # Panics
+/// If the batch does not fit the cache, the model or the adapters.
+pub fn forward(
+    cpu: &Cpu,
+    model: &Model,
+    adapters: Adapters<'_>,
+    batch: &Batch,
+    outputs: &[u32],
+    cache: &mut KvCache,
+    kept: &mut KeptActivations,
+    keep: bool,
+) -> Vec<f32> {
+    let pass = Pass::new(cpu, model, adapters, batch);
+    let layers = if keep { model.layers.len() } else { 1 };
+    kept.layers.resize_with(layers.max(kept.layers.len()), LayerKept::default);
+    kept.kept_rows = keep.then(|| batch.rows());
+    let mut x = std::mem::take(&mut kept.layers[0].x);
+    embed(cpu, model, &batch.tokens, &mut x);
+    for (index, layer) in model.layers.iter().enumerate() {
+        let buffers = &mut kept.layers[if keep { index } else { 0 }];
+        std::mem::swap(&mut buffers.x, &mut x);
+        attention_layer::forward(&pass, index, layer, &mut cache.layers[index], buffers, &mut kept.scratch);
+        mlp_layer::forward(&pass, index, layer, buffers, &mut kept.scratch, &mut x);
+    }
+    let raw = gather(&x, outputs, model.config.hidden_size);
+    let mut hidden = vec![0.0; raw.len()];
+    rms_norm(cpu, &raw, &model.final_norm, model.config.rms_norm_eps, &mut hidden);
+    kept.scratch.out = x;
+    hidden
+}
+
+fn embed(cpu: &Cpu, model: &Model, tokens: &[u32], x: &mut Vec<f32>) {
+    let width = model.config.hidden_size;
+    resize(x, tokens.len() * width);
+    for_chunks(cpu, x, width, |start, out| {
+        model.embedding.copy_row(tokens[start / width] as usize, model.config.embedding_scale, out);
+    });
+}
+
+fn gather(x: &[f32], rows: &[u32], width: usize) -> Vec<f32> {
+    rows.iter().flat_map(|&row| &x[row as usize * width..][..width]).copied().collect()
+}
+
+/// Takes ∂L/∂hidden of the rows `outputs` (outputs, D) back through the layers, and adds ∂L/∂R of every
+/// adapter to `dr` (one vector an adapter, modules · r · r). Must follow the [`forward`] that kept the
+/// activations of the same batch; the own context of every group member must be exactly its rows.
+///
+/// # Panics
+/// If that forward pass kept nothing, or a length does not fit.
+pub fn backward(
+    cpu: &Cpu,
+    model: &Model,
+    adapters: Adapters<'_>,
+    batch: &Batch,
+    outputs: &[u32],
+    gradient: &[f32],
+    cache: &KvCache,
+    kept: &mut KeptActivations,
+    dr: &mut [Vec<f64>],
+) {
+    assert_eq!(kept.kept_rows.take(), Some(batch.rows()), "a forward pass that keeps comes first");
+    let pass = Pass::new(cpu, model, adapters, batch);
+    let width = model.config.hidden_size;
+    // The last layer's output is what `forward` left in the scratch.
+    let raw = gather(&kept.scratch.out, outputs, width);
+    let mut d_raw = vec![0.0; raw.len()];
+    rms_norm_backward(cpu, &raw, &model.final_norm, model.config.rms_norm_eps, gradient, &mut d_raw);
+    let mut dx = vec![0.0; batch.rows() * width];
+    for (&row, d) in outputs.iter().zip(d_raw.chunks_exact(width)) {
+        dx[row as usize * width..][..width].iter_mut().zip(d).for_each(|(dx, d)| *dx += d);
+    }
+    for (index, layer) in model.layers.iter().enumerate().rev() {
+        let buffers = &mut kept.layers[index];
+        mlp_layer::backward(&pass, index, layer, buffers, &mut kept.scratch, &mut dx, dr);
+        let store = &cache.layers[index];
+        let last = index == 0;
+        attention_layer::backward(&pass, index, layer, store, buffers, &mut kept.scratch, &mut dx, dr, last);
+    }
+}

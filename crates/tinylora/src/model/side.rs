@@ -1,0 +1,174 @@
+//! The low-rank side path of every linear layer: `y = W x + B R A x`. A (r, in) and B (out, r) belong to the
+//! base model and are shared by all adapters; R (r, r) is a sequence's own. For TinyLoRA A = Vᵀ, B = UΣ and
+//! R = scale · Σ v_i P_i. This file knows neither where A and B come from nor what R is made of.
+
+use super::config::ModelConfig;
+use tinylora_compute::product::SideMatrix;
+use tinylora_compute::{Cpu, PackedMatrix, Precision};
+
+/// The seven linear layers of a block, in the order of modules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)] // the names say it
+pub enum ModuleKind {
+    Q,
+    K,
+    V,
+    O,
+    Gate,
+    Up,
+    Down,
+}
+
+impl ModuleKind {
+    /// All, in order.
+    pub const ALL: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
+
+    /// Path inside a block, as in `config.json` models.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Q => "self_attn.q_proj",
+            Self::K => "self_attn.k_proj",
+            Self::V => "self_attn.v_proj",
+            Self::O => "self_attn.o_proj",
+            Self::Gate => "mlp.gate_proj",
+            Self::Up => "mlp.up_proj",
+            Self::Down => "mlp.down_proj",
+        }
+    }
+
+    /// (outputs, inputs)
+    pub fn shape(self, config: &ModelConfig) -> (usize, usize) {
+        let (d, f) = (config.hidden_size, config.intermediate_size);
+        let (q, k) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
+        match self {
+            Self::Q => (q, d),
+            Self::K | Self::V => (k, d),
+            Self::O => (d, q),
+            Self::Gate | Self::Up => (f, d),
+            Self::Down => (d, f),
+        }
+    }
+}
+
+/// A and B of one module.
+#[derive(Debug, Clone)]
+pub struct ModuleFactors {
+    /// Block.
+    pub layer: usize,
+    /// Which of the block's linear layers.
+    pub kind: ModuleKind,
+    /// A, (r, in) row-major.
+    pub a: Vec<f32>,
+    /// B, (out, r) row-major.
+    pub b: Vec<f32>,
+}
+
+/// The factors of all adapted modules, packed for the forward and the backward pass.
+pub struct SideFactors {
+    pub(super) rank: usize,
+    modules: usize,
+    pub(super) layers: Vec<LayerSides>,
+}
+
+/// Linear layers that share their input share one projection.
+pub(super) struct LayerSides {
+    pub attention: GroupSide,
+    pub output: GroupSide,
+    pub mlp: GroupSide,
+    pub down: GroupSide,
+}
+
+pub(super) struct GroupSide {
+    /// All members' A, stacked (Σ r, in); None if no member is adapted.
+    pub project: Option<PackedMatrix>,
+    /// One entry a linear layer of the group, in module order.
+    pub members: Vec<Option<ModuleSide>>,
+}
+
+pub(super) struct ModuleSide {
+    /// Number of the module among the adapted ones; R of it starts at `index · r²`.
+    pub index: usize,
+    /// First of its r columns in the stacked projection.
+    pub offset: usize,
+    /// Bᵀ for `y += z Bᵀ`.
+    pub expand: SideMatrix,
+    /// Bᵀ (r, out) for `t = dy B`.
+    pub reduce: PackedMatrix,
+    /// Aᵀ for `dx += dp A`.
+    pub back: SideMatrix,
+}
+
+impl SideFactors {
+    /// Packs the factors of `modules`, which stand in module order (block by block, q k v o gate up down).
+    ///
+    /// # Panics
+    /// If a factor does not have the module's shape.
+    pub fn new(cpu: &Cpu, config: &ModelConfig, rank: usize, modules: &[ModuleFactors]) -> Self {
+        let layers = (0..config.num_layers)
+            .map(|layer| {
+                let group = |kinds: &[ModuleKind]| GroupSide::new(cpu, config, rank, layer, kinds, modules);
+                LayerSides {
+                    attention: group(&ModuleKind::ALL[..3]),
+                    output: group(&ModuleKind::ALL[3..4]),
+                    mlp: group(&ModuleKind::ALL[4..6]),
+                    down: group(&ModuleKind::ALL[6..]),
+                }
+            })
+            .collect();
+        Self { rank, modules: modules.len(), layers }
+    }
+
+    /// r
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// Number of adapted modules; an adapter is so many r × r matrices.
+    pub fn modules(&self) -> usize {
+        self.modules
+    }
+}
+
+impl GroupSide {
+    fn new(
+        cpu: &Cpu,
+        config: &ModelConfig,
+        rank: usize,
+        layer: usize,
+        kinds: &[ModuleKind],
+        modules: &[ModuleFactors],
+    ) -> Self {
+        let mut stacked = Vec::new();
+        let mut inputs = 0;
+        let members = kinds
+            .iter()
+            .map(|&kind| {
+                let index = modules.iter().position(|m| m.layer == layer && m.kind == kind)?;
+                let module = &modules[index];
+                let (n, k) = kind.shape(config);
+                assert!(module.a.len() == rank * k && module.b.len() == n * rank, "factors of {kind:?}");
+                inputs = k;
+                let offset = stacked.len() / k;
+                stacked.extend_from_slice(&module.a);
+                let transposed: Vec<f32> =
+                    (0..rank).flat_map(|s| (0..n).map(move |row| module.b[row * rank + s])).collect();
+                Some(ModuleSide {
+                    index,
+                    offset,
+                    expand: SideMatrix::new(n, rank, &transposed),
+                    reduce: PackedMatrix::from_slice(cpu, (rank, n), Precision::F32, &transposed),
+                    back: SideMatrix::new(k, rank, &module.a),
+                })
+            })
+            .collect();
+        let project = (inputs > 0).then(|| {
+            PackedMatrix::from_slice(cpu, (stacked.len() / inputs, inputs), Precision::F32, &stacked)
+        });
+        Self { project, members }
+    }
+
+    /// Columns of the stacked projection.
+    pub fn width(&self) -> usize {
+        self.project.as_ref().map_or(0, PackedMatrix::rows)
+    }
+}
