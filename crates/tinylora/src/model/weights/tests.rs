@@ -462,3 +462,30 @@ fn the_hash_covers_every_file() {
     assert_eq!(weights(&[0, 1]).sha256().expect("reads"), hex(&Sha256::digest(both)));
     assert_ne!(weights(&[0, 1]).sha256().expect("reads"), weights(&[1, 0]).sha256().expect("reads"));
 }
+
+/// The models that transformers wrote for the golden tests: they open, and the spelling of transformers 5
+/// (`config.v5.json`) means what the older one (`config.json`) means.
+#[test]
+fn models_that_transformers_wrote_open_with_either_configuration() {
+    let models = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../golden/models"));
+    let mut count = 0;
+    for folder in fs::read_dir(models).expect("golden models") {
+        let folder = folder.expect("an entry").path();
+        let old =
+            ModelConfig::from_config_file(&folder.join("config.json")).unwrap_or_else(|e| panic!("{e}"));
+        let new =
+            ModelConfig::from_config_file(&folder.join("config.v5.json")).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(old, new, "{}", folder.display());
+        let shards = fs::read_dir(&folder).expect("files").map(|file| file.expect("an entry").path());
+        let named = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with("model") && name.ends_with(".safetensors")
+        };
+        let shards: Vec<PathBuf> = shards.filter(named).collect();
+        let weights =
+            open_safetensors(&folder.join("config.json"), &shards).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(*weights.config(), old, "{}", folder.display());
+        count += 1;
+    }
+    assert!(count >= 5, "{count} models in {}", models.display());
+}
