@@ -1,1 +1,178 @@
-//! placeholder
+//! A recipe's `[task]` enters; problems and their prompts leave. Every batch is a pure function of the
+//! recipe and a step number, so that a resumed run needs no more than the step. Nothing here tokenizes or
+//! scores, and nothing is downloaded.
+
+mod arithmetic;
+mod jsonl;
+mod words;
+
+use crate::recipe::{Recipe, TaskSection};
+use crate::tokenizer::Message;
+use arithmetic::Arithmetic;
+use jsonl::Rows;
+
+pub use jsonl::gold_of_answer;
+
+/// A question with its right answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Names the problem within its task: `sum:3+14+6`, or `train.jsonl:12` for line 12 of a file.
+    pub id: String,
+    /// The question alone, without worked examples.
+    pub question: String,
+    /// The right answer.
+    pub gold: String,
+}
+
+/// What the model is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prompt {
+    /// The conversation so far: the system message, if there is one, and the user's.
+    pub messages: Vec<Message>,
+}
+
+impl Prompt {
+    /// The prompt for a model that is used without its chat template: the contents, with an empty line between.
+    pub fn plain_text(&self) -> String {
+        let contents: Vec<&str> = self.messages.iter().map(|m| m.content.as_str()).collect();
+        contents.join("\n\n")
+    }
+}
+
+/// Why a task cannot give its problems.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// A data file cannot be read.
+    #[error("cannot read {file} (task.{key}): {source}")]
+    Read {
+        /// The file.
+        file: String,
+        /// The recipe's key that names it.
+        key: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A line of a data file cannot be used.
+    #[error("{file}:{line}: {message}")]
+    Line {
+        /// The file.
+        file: String,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong, with the field's name.
+        message: String,
+    },
+    /// Fewer held-out problems than are asked for.
+    #[error("{asked} held-out problems are asked for, {what} gives {available}: {remedy}")]
+    HeldOut {
+        /// How many are asked for.
+        asked: usize,
+        /// How many there are.
+        available: usize,
+        /// Where they come from.
+        what: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// Nothing to train on.
+    #[error("{what} leaves no problem to train on: {remedy}")]
+    NothingToTrain {
+        /// Where they would come from.
+        what: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// Not enough different worked examples.
+    #[error(
+        "task.examples = {asked}, but the training side of {what} has only {available} that differ: {remedy}"
+    )]
+    Examples {
+        /// How many are asked for.
+        asked: usize,
+        /// How many there are.
+        available: usize,
+        /// Where they come from.
+        what: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+}
+
+/// The problems of a recipe: training stream and held-out set.
+#[derive(Debug)]
+pub struct TaskData {
+    source: Source,
+    system: String,
+}
+
+#[derive(Debug)]
+enum Source {
+    Arithmetic(Arithmetic),
+    Jsonl(Rows),
+}
+
+impl TaskData {
+    /// Prepares a recipe's task; reads the data files, if it has any. An error where the recipe's
+    /// `eval.problems` cannot be met or nothing is left to train on.
+    pub fn open(recipe: &Recipe) -> Result<Self, DataError> {
+        let source = match &recipe.task {
+            TaskSection::Arithmetic(task) => {
+                Source::Arithmetic(Arithmetic::open(task, recipe.seed, recipe.eval.problems)?)
+            }
+            TaskSection::Jsonl(task) => Source::Jsonl(Rows::open(task, recipe.seed, recipe.eval.problems)?),
+        };
+        Ok(Self { source, system: recipe.model.system.clone() })
+    }
+
+    /// The problems of a step (from 0) with `n` prompts a step. Steps follow each other without a gap; in a
+    /// data set, a batch may hold the end of one epoch and the start of the next.
+    pub fn train_batch(&self, step: u64, n: usize) -> Vec<Problem> {
+        match &self.source {
+            Source::Arithmetic(task) => task.train_batch(step, n),
+            Source::Jsonl(rows) => rows.train_batch(step, n),
+        }
+    }
+
+    /// The first `n` held-out problems: the same ones for every seed, and none of them ever trained on.
+    /// At most the recipe's `eval.problems`; asking for more is an error.
+    pub fn held_out(&self, n: usize) -> Result<Vec<Problem>, DataError> {
+        let all = match &self.source {
+            Source::Arithmetic(task) => task.held_out(),
+            Source::Jsonl(rows) => rows.held_out(),
+        };
+        match all.get(..n) {
+            Some(first) => Ok(first.to_vec()),
+            None => Err(DataError::HeldOut {
+                asked: n,
+                available: all.len(),
+                what: "the recipe".into(),
+                remedy: "raise eval.problems",
+            }),
+        }
+    }
+
+    /// Steps that one pass over the training problems takes, the last batch counted as whole; none where
+    /// the task has no end.
+    pub fn steps_per_epoch(&self, prompts_per_step: usize) -> Option<usize> {
+        match &self.source {
+            Source::Arithmetic(_) => None,
+            Source::Jsonl(rows) => Some(rows.training_rows().div_ceil(prompts_per_step.max(1))),
+        }
+    }
+
+    /// What the user's message says: worked examples and question, or the filled template.
+    pub fn prompt_text(&self, problem: &Problem) -> String {
+        match &self.source {
+            Source::Arithmetic(task) => task.prompt_text(problem),
+            Source::Jsonl(rows) => rows.prompt_text(problem),
+        }
+    }
+
+    /// The whole prompt: the recipe's system message, if it has one, and the user's message.
+    pub fn prompt(&self, problem: &Problem) -> Prompt {
+        let message = |role: &str, content: String| Message { role: role.into(), content };
+        let system = (!self.system.is_empty()).then(|| message("system", self.system.clone()));
+        let user = message("user", self.prompt_text(problem));
+        Prompt { messages: system.into_iter().chain([user]).collect() }
+    }
+}

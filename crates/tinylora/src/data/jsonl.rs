@@ -1,0 +1,253 @@
+//! JSONL files enter; rows as problems leave, in an order that is a pure function of seed and position.
+//! A row that cannot be used is an error with its file, line and field; no row is skipped silently.
+
+use super::{DataError, Problem};
+use crate::random::{Purpose, Stream};
+use crate::recipe::JsonlTask;
+use serde_json::Value;
+use std::collections::HashSet;
+use std::path::Path;
+
+/// The rows of a task.
+#[derive(Debug)]
+pub(super) struct Rows {
+    template: String,
+    seed: u64,
+    train: Vec<Problem>,
+    held_out: Vec<Problem>,
+}
+
+impl Rows {
+    /// Reads the files and sets the held-out rows apart.
+    pub(super) fn open(task: &JsonlTask, seed: u64, held_out: usize) -> Result<Self, DataError> {
+        let mut train = read(task, &task.train, "train")?;
+        let held_out = if task.test.is_empty() {
+            if held_out > train.len() {
+                return Err(too_few(
+                    held_out,
+                    train.len(),
+                    &task.train,
+                    "lower eval.problems or set task.test",
+                ));
+            }
+            train.split_off(train.len() - held_out)
+        } else {
+            let mut test = if held_out == 0 { Vec::new() } else { read(task, &task.test, "test")? };
+            if held_out > test.len() {
+                return Err(too_few(held_out, test.len(), &task.test, "lower eval.problems"));
+            }
+            test.truncate(held_out);
+            test
+        };
+        let questions: HashSet<&str> = held_out.iter().map(|p| p.question.trim()).collect();
+        train.retain(|p| !questions.contains(p.question.trim()));
+        if train.is_empty() {
+            let remedy =
+                "add rows, or lower eval.problems; rows whose question is held out are not trained on";
+            return Err(DataError::NothingToTrain { what: task.train.clone(), remedy });
+        }
+        Ok(Self { template: task.template.clone(), seed, train, held_out })
+    }
+
+    pub(super) fn train_batch(&self, step: u64, n: usize) -> Vec<Problem> {
+        let rows = self.train.len() as u64;
+        let first = step * n as u64;
+        let mut order = (u64::MAX, Vec::new());
+        let mut batch = Vec::with_capacity(n);
+        for position in first..first + n as u64 {
+            let epoch = position / rows;
+            if order.0 != epoch {
+                order = (epoch, permutation(self.seed, epoch, self.train.len()));
+            }
+            batch.push(self.train[order.1[(position % rows) as usize]].clone());
+        }
+        batch
+    }
+
+    pub(super) fn held_out(&self) -> &[Problem] {
+        &self.held_out
+    }
+
+    pub(super) fn training_rows(&self) -> usize {
+        self.train.len()
+    }
+
+    pub(super) fn prompt_text(&self, problem: &Problem) -> String {
+        self.template.replace("{question}", &problem.question)
+    }
+}
+
+/// The gold answer that an answer text gives: what follows its last `####` (GSM8K), or else the whole
+/// text; trimmed, and without thousands commas in the first case.
+pub fn gold_of_answer(answer: &str) -> String {
+    match answer.rsplit_once("####") {
+        Some((_, gold)) => gold.replace(',', "").trim().to_string(),
+        None => answer.trim().to_string(),
+    }
+}
+
+fn too_few(asked: usize, available: usize, file: &str, remedy: &'static str) -> DataError {
+    DataError::HeldOut { asked, available, what: file.to_string(), remedy }
+}
+
+/// The order of the rows in an epoch (Fisher and Yates).
+fn permutation(seed: u64, epoch: u64, n: usize) -> Vec<usize> {
+    let stream = Stream::new(seed, Purpose::Shuffle, epoch);
+    let mut order: Vec<usize> = (0..n).collect();
+    for i in (1..n).rev() {
+        order.swap(i, stream.below(i as u64, i as u64 + 1) as usize);
+    }
+    order
+}
+
+fn read(task: &JsonlTask, file: &str, key: &'static str) -> Result<Vec<Problem>, DataError> {
+    let bytes = std::fs::read(file).map_err(|source| DataError::Read { file: file.into(), key, source })?;
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+    let name = Path::new(file).file_name().map_or(file.into(), |n| n.to_string_lossy().into_owned());
+    let mut problems = Vec::new();
+    for (i, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
+        if line.iter().all(u8::is_ascii_whitespace) {
+            continue;
+        }
+        let problem =
+            row(task, line).map_err(|message| DataError::Line { file: file.into(), line: i + 1, message })?;
+        problems.push(Problem { id: format!("{name}:{}", i + 1), ..problem });
+    }
+    Ok(problems)
+}
+
+fn row(task: &JsonlTask, line: &[u8]) -> Result<Problem, String> {
+    let text = std::str::from_utf8(line).map_err(|e| format!("byte {} is not UTF-8", e.valid_up_to() + 1))?;
+    let value: Value = serde_json::from_str(text).map_err(|e| format!("not JSON: {e}"))?;
+    let Value::Object(object) = value else {
+        return Err("expected a JSON object".into());
+    };
+    let field = |key: &str, setting: &str| match object.get(key) {
+        Some(Value::String(text)) if !text.trim().is_empty() => Ok(text.clone()),
+        Some(Value::Number(n)) => Ok(n.to_string()),
+        Some(Value::String(_)) => Err(format!("field \"{key}\" is empty")),
+        Some(_) => Err(format!("field \"{key}\" must be text or a number")),
+        None => {
+            let known: Vec<&str> = object.keys().map(String::as_str).collect();
+            Err(format!("no field \"{key}\" (task.{setting}); the row has: {}", known.join(", ")))
+        }
+    };
+    let question = field(&task.question_field, "question_field")?;
+    let gold = gold_of_answer(&field(&task.answer_field, "answer_field")?);
+    if gold.is_empty() {
+        return Err(format!("field \"{}\" has nothing after its last \"####\"", task.answer_field));
+    }
+    Ok(Problem { id: String::new(), question, gold })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::TaskData;
+    use crate::recipe::Recipe;
+    use std::io::Write;
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        file
+    }
+
+    fn lines(range: std::ops::Range<usize>) -> String {
+        range
+            .map(|i| format!("{{\"question\": \"q{i}\", \"answer\": \"so it is\\n#### 1,0{i}\"}}\n"))
+            .collect()
+    }
+
+    fn open(train: &Path, settings: &[&str]) -> Result<TaskData, String> {
+        let text = format!(
+            "name = \"a\"\n[model]\nref = \"m\"\n[task]\nkind = \"jsonl\"\ntrain = {train:?}\n[eval]\nproblems = 3\n"
+        );
+        let settings: Vec<String> = settings.iter().map(|s| s.to_string()).collect();
+        TaskData::open(&Recipe::from_toml(&text, &settings).unwrap()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn epochs_are_permutations_and_positions_resume() {
+        let train = file(&lines(0..23));
+        let data = open(train.path(), &["task.template=Q: {question}"]).unwrap();
+        assert_eq!(data.steps_per_epoch(8), Some(3));
+        let golds: Vec<String> = data.held_out(3).unwrap().into_iter().map(|p| p.gold).collect();
+        assert_eq!(golds, ["1020", "1021", "1022"], "the tail is held out");
+        let all: Vec<Problem> = (0..10).flat_map(|step| data.train_batch(step, 8)).collect();
+        let mut orders = Vec::new();
+        for epoch in all.chunks_exact(20) {
+            let mut questions: Vec<&str> = epoch.iter().map(|p| p.question.as_str()).collect();
+            orders.push(questions.clone());
+            questions.sort_unstable();
+            questions.dedup();
+            assert_eq!(questions.len(), 20, "every row once");
+            assert!(!questions.contains(&"q21"));
+        }
+        assert_ne!(orders[0], orders[1]);
+        let other = open(train.path(), &["seed=1"]).unwrap();
+        assert_ne!(other.train_batch(0, 20), data.train_batch(0, 20));
+        assert_eq!(other.held_out(3).unwrap(), data.held_out(3).unwrap());
+        assert_eq!(open(train.path(), &[]).unwrap().train_batch(7, 8), all[56..64]);
+        let name = train.path().file_name().unwrap().to_string_lossy();
+        assert!(all[0].id.starts_with(&format!("{name}:")), "{}", all[0].id);
+        assert_eq!(data.prompt_text(&all[0]), format!("Q: {}", all[0].question));
+    }
+
+    #[test]
+    fn a_test_file_is_never_trained_on() {
+        let (train, test) = (file(&lines(0..10)), file(&lines(8..14)));
+        let setting = format!("task.test={}", test.path().display());
+        let data = open(train.path(), &[&setting]).unwrap();
+        assert_eq!(data.steps_per_epoch(1), Some(8), "q8 and q9 are held out");
+        assert_eq!(data.held_out(3).unwrap()[0].question, "q8");
+        let message = open(train.path(), &[&setting, "eval.problems=7"]).unwrap_err();
+        assert!(
+            message.starts_with("7 held-out problems are asked for, ") && message.contains(" gives 6: "),
+            "{message}"
+        );
+        let message = open(train.path(), &["eval.problems=10"]).unwrap_err();
+        assert!(message.contains("leaves no problem to train on"), "{message}");
+    }
+
+    #[test]
+    fn bad_lines_are_named() {
+        for (line, expected) in [
+            ("{\"question\": \"x\"}", "no field \"answer\" (task.answer_field); the row has: question"),
+            ("{\"question\": \"x\", \"answer\": [1]}", "field \"answer\" must be text or a number"),
+            ("{\"question\": \" \", \"answer\": 1}", "field \"question\" is empty"),
+            ("{\"question\": \"x\", \"answer\": \"#### \"}", "nothing after its last"),
+            ("{\"question\": \"x\"", "not JSON"),
+            ("[1]", "expected a JSON object"),
+        ] {
+            let train = file(&format!("{}\n{line}\n", lines(0..1)));
+            let message = open(train.path(), &[]).unwrap_err();
+            assert!(message.contains(":3: ") && message.contains(expected), "{message}");
+        }
+        let message = open(Path::new("no/such.jsonl"), &[]).unwrap_err();
+        assert!(message.starts_with("cannot read no/such.jsonl (task.train): "), "{message}");
+    }
+
+    #[test]
+    fn golds() {
+        assert_eq!(gold_of_answer("a #### 5\n#### 70,000\n"), "70000");
+        assert_eq!(gold_of_answer(" (1, 2) "), "(1, 2)");
+        assert_eq!(gold_of_answer("#### -3.5"), "-3.5");
+    }
+
+    /// Runs where the public data is at hand, in the folder that TINYLORA_TEST_DATA names.
+    #[test]
+    fn gsm8k_is_understood() {
+        let Some(folder) = std::env::var_os("TINYLORA_TEST_DATA") else {
+            eprintln!("skipped: TINYLORA_TEST_DATA is not set");
+            return;
+        };
+        let gsm8k = Path::new(&folder).join("gsm8k");
+        let test = format!("task.test={}", gsm8k.join("test.jsonl").display());
+        let data = open(&gsm8k.join("train.jsonl"), &[&test, "eval.problems=1319"]).unwrap();
+        assert_eq!(data.steps_per_epoch(64), Some(117));
+        for problem in data.held_out(1319).unwrap().iter().chain(&data.train_batch(0, 7473)) {
+            assert!(problem.gold.parse::<f64>().is_ok(), "{problem:?}");
+        }
+    }
+}
