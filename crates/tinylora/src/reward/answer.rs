@@ -30,7 +30,7 @@ pub fn plain_strict(completion: &str, gold: &str) -> bool {
 
 /// Whether the last number of the completion equals the gold answer.
 pub fn flexible(completion: &str, gold: &str) -> bool {
-    match (last_number(completion).and_then(canonical), canonical(&clean(gold))) {
+    match (last_number(completion).and_then(canonical), canonical(clean(gold))) {
         (Some(found), Some(gold)) => found == gold,
         _ => false,
     }
