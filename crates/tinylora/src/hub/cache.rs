@@ -13,7 +13,7 @@ use std::{
 use super::{
     HubOptions, Progress,
     error::{HubError, io_error},
-    hash::write_whole,
+    hash::{temporary_name, write_whole},
     reference::{Repo, RepoKind},
 };
 
@@ -79,9 +79,7 @@ pub(super) fn link(cache: &RepoCache, commit: &str, name: &str, etag: &str) -> R
     let path = snapshot(cache, commit).join(name);
     let folder = path.parent().unwrap_or(&cache.root);
     fs::create_dir_all(folder).map_err(io_error("make the folder", folder))?;
-    let mut temporary = path.clone().into_os_string();
-    temporary.push(format!(".{}.tmp", std::process::id()));
-    let temporary = PathBuf::from(temporary);
+    let temporary = temporary_name(&path);
     let _ = fs::remove_file(&temporary);
     // Relative, as Python's are: the cache may be moved. Up from snapshots/<commit>/a/b to the root.
     let up = "../".repeat(2 + name.split('/').count() - 1);

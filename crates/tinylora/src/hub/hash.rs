@@ -101,11 +101,16 @@ pub(super) fn write_whole(path: &Path, content: &[u8]) -> Result<(), HubError> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(io_error("make the folder", folder))?;
     }
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(name);
+    let temporary = temporary_name(path);
     fs::write(&temporary, content).map_err(io_error("write", &temporary))?;
     fs::rename(&temporary, path).map_err(io_error("write", path))
+}
+
+/// A name beside `path` that no other thread or process uses at the same time.
+pub(super) fn temporary_name(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}-{:?}.tmp", std::process::id(), std::thread::current().id()));
+    PathBuf::from(name)
 }
 
 /// Bytes as hexadecimal digits.

@@ -148,16 +148,23 @@ pub(super) fn shards(index: &[u8], place: &str) -> Result<Vec<String>, HubError>
     Ok(names)
 }
 
+/// Refuses a part of a GGUF model, by its name alone.
+pub(super) fn check_whole(name: &str) -> Result<(), HubError> {
+    match split_parts(name) {
+        None => Ok(()),
+        Some(parts) => {
+            let why = format!(
+                "is one of {parts} parts; join them first (llama-gguf-split --merge), then give the whole file"
+            );
+            Err(not_a_model(name, why))
+        }
+    }
+}
+
 /// Refuses a file that can't be one whole GGUF model.
 pub(super) fn check_gguf(path: &Path) -> Result<(), HubError> {
     let place = path.display().to_string();
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    if let Some(parts) = split_parts(&name) {
-        let why = format!(
-            "is one of {parts} parts; join them first (llama-gguf-split --merge), then give the whole file"
-        );
-        return Err(not_a_model(&place, why));
-    }
+    check_whole(&place)?;
     let mut magic = [0; 4];
     let mut file = fs::File::open(path).map_err(io_error("open", path))?;
     match file.read_exact(&mut magic) {

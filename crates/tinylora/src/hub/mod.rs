@@ -101,6 +101,7 @@ pub fn resolve(
         Reference::Local(path) => layout::local(&path)?,
         Reference::Hub { repo, file: None } => repository::model(&repo, options, progress)?,
         Reference::Hub { repo, file: Some(file) } => {
+            layout::check_whole(&file)?;
             let path = repository::file(&repo, &file, options, progress)?;
             layout::check_gguf(&path)?;
             ModelLayout::Gguf { path }

