@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::recipe::nearest;
+
 use super::{
     HubOptions,
     error::HubError,
@@ -190,14 +192,12 @@ fn built_in(name: &str) -> Result<WheelSource, HubError> {
     if let Some(row) = BUILT_IN.iter().find(|row| row.name == name) {
         return Ok(from_table(row));
     }
-    let nearest = BUILT_IN
-        .iter()
-        .map(|row| (strsim::normalized_damerau_levenshtein(&name.to_ascii_lowercase(), row.name), row.name))
-        .filter(|(likeness, _)| *likeness > 0.5)
-        .max_by(|left, right| left.0.total_cmp(&right.0));
+    let lower = name.to_lowercase();
+    let nearest = nearest(name, BUILT_IN.iter().map(|row| row.name))
+        .or_else(|| short_names().into_iter().find(|known| lower.len() > 3 && known.starts_with(&lower)));
     Err(HubError::UnknownName {
         name: name.to_owned(),
-        nearest: nearest.map(|(_, name)| format!("; did you mean {name}?")).unwrap_or_default(),
+        nearest: nearest.map(|name| format!("; did you mean {name}?")).unwrap_or_default(),
         forms: format!("The built-in names are {}. {FORMS}", short_names().join(", ")),
     })
 }
@@ -300,6 +300,8 @@ mod tests {
         let message = parse("smolm2-135m", &options()).expect_err("misspelt").to_string();
         assert!(message.contains("did you mean smollm2-135m?"), "{message}");
         assert!(message.contains("gemma3-270m") && message.contains("org/name"), "{message}");
+        let message = parse("Gemma3", &options()).expect_err("shortened").to_string();
+        assert!(message.contains("did you mean gemma3-270m?"), "{message}");
         let message = parse("llama", &options()).expect_err("unknown").to_string();
         assert!(!message.contains("did you mean"), "{message}");
     }
