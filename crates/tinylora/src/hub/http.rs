@@ -1,0 +1,236 @@
+//! An address enters, an answer's head and body leave; redirects are followed here so that the token never goes
+//! to another server than the Hub. Nothing is written to disk.
+//!
+//! Why ureq and not hf-hub: hf-hub 1.0 shares the cache with Python, but it neither resumes a cut download nor
+//! checks hashes, and it brings reqwest, tokio and the Xet client (hundreds of crates) into an engine that has no
+//! async code. ureq blocks, follows HTTPS_PROXY and NO_PROXY, and with rustls needs a dozen small crates. The Hub
+//! serves every file, Xet-backed ones too, over plain HTTP with ranges.
+
+use std::time::Duration;
+
+use ureq::{
+    Agent, Body,
+    http::{HeaderMap, Response, header},
+    tls::{PemItem, RootCerts, TlsConfig, parse_pem},
+};
+
+use super::{
+    HubOptions,
+    error::{HubError, io_error},
+};
+
+const MAX_REDIRECTS: usize = 10;
+
+/// A connection pool with what every request to the Hub needs.
+pub(super) struct Client {
+    agent: Agent,
+    /// The Hub's address.
+    pub endpoint: String,
+    token: Option<String>,
+    /// The wait before the first new attempt.
+    pub retry_wait: Duration,
+}
+
+/// The answer to a request, whatever its status.
+pub(super) struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Body,
+    /// Whether the answer itself is a redirect that wasn't followed.
+    pub redirected: bool,
+}
+
+/// Makes the client.
+pub(super) fn client(options: &HubOptions) -> Result<Client, HubError> {
+    let mut config = Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .user_agent(concat!("tinylora/", env!("CARGO_PKG_VERSION")))
+        .accept_encoding("identity")
+        .timeout_connect(Some(Duration::from_secs(15)))
+        .timeout_recv_response(Some(Duration::from_secs(60)))
+        .timeout_per_read(Some(Duration::from_secs(60)));
+    if authority(&options.endpoint)
+        .is_some_and(|host| host.starts_with("127.") || host.starts_with("localhost"))
+    {
+        // A proxy can't know what listens on this machine.
+        config = config.proxy(None);
+    }
+    if let Some(path) = &options.ca_bundle {
+        let text = std::fs::read(path).map_err(io_error("read the certificates in", path))?;
+        let certificates = parse_pem(&text).filter_map(|item| match item {
+            Ok(PemItem::Certificate(certificate)) => Some(certificate),
+            _ => None,
+        });
+        let certificates: Vec<_> = certificates.collect();
+        // A file without certificates would mean that nothing is trusted; the built-in roots say more.
+        if !certificates.is_empty() {
+            let roots = RootCerts::new_with_certs(&certificates);
+            config = config.tls_config(TlsConfig::builder().root_certs(roots).build());
+        }
+    }
+    Ok(Client {
+        agent: config.build().new_agent(),
+        endpoint: options.endpoint.clone(),
+        token: options.token.clone(),
+        retry_wait: options.retry_wait,
+    })
+}
+
+/// GET, from byte `from` on where that isn't 0, to the end of all redirects.
+pub(super) fn get(client: &Client, url: &str, from: u64) -> Result<Answer, HubError> {
+    let mut url = url.to_owned();
+    for _ in 0..MAX_REDIRECTS {
+        let answer = once(client, "GET", &url, from)?;
+        match location(&answer, &url) {
+            Some(next) => url = next,
+            None => return Ok(answer),
+        }
+    }
+    Err(HubError::BadAnswer { url, why: format!("more than {MAX_REDIRECTS} redirects") })
+}
+
+/// HEAD. Redirects within the Hub (renamed repositories) are followed; one to the store of large files is the
+/// answer, since the Hub's own headers say what the file is.
+pub(super) fn head(client: &Client, url: &str) -> Result<Answer, HubError> {
+    let mut url = url.to_owned();
+    for _ in 0..MAX_REDIRECTS {
+        let mut answer = once(client, "HEAD", &url, 0)?;
+        match location(&answer, &url) {
+            Some(next)
+                if authority(&next) == authority(&url) && header(&answer, "x-linked-etag").is_none() =>
+            {
+                url = next;
+            }
+            next => {
+                answer.redirected = next.is_some();
+                return Ok(answer);
+            }
+        }
+    }
+    Err(HubError::BadAnswer { url, why: format!("more than {MAX_REDIRECTS} redirects") })
+}
+
+/// The whole body as text, for small answers.
+pub(super) fn text(answer: Answer, url: &str) -> Result<String, HubError> {
+    let mut body = answer.body;
+    let read = body.with_config().limit(64 << 20).read_to_string();
+    read.map_err(|error| HubError::Cut { url: url.to_owned(), cause: error.to_string() })
+}
+
+/// A header's value as text.
+pub(super) fn header<'a>(answer: &'a Answer, name: &str) -> Option<&'a str> {
+    answer.headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// Calls `attempt` again after a wait while the Hub is overloaded or the connection breaks off.
+pub(super) fn with_retries<T>(
+    client: &Client,
+    mut attempt: impl FnMut() -> Result<T, HubError>,
+) -> Result<T, HubError> {
+    let mut wait = client.retry_wait;
+    for _ in 0..2 {
+        match attempt() {
+            // Without any connection a person waits for nothing, and a cached copy may do.
+            Err(error) if error.is_outage() && !matches!(error, HubError::Unreachable { .. }) => {
+                std::thread::sleep(wait);
+                wait *= 2;
+            }
+            other => return other,
+        }
+    }
+    attempt()
+}
+
+/// Percent-encodes what isn't plain in a path; slashes stay where `keep_slash`.
+pub(super) fn encode(text: &str, keep_slash: bool) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(char::from(byte)),
+            b'/' if keep_slash => out.push('/'),
+            other => out.push_str(&format!("%{other:02X}")),
+        }
+    }
+    out
+}
+
+fn once(client: &Client, method: &str, url: &str, from: u64) -> Result<Answer, HubError> {
+    let mut request = match method {
+        "HEAD" => client.agent.head(url),
+        _ => client.agent.get(url),
+    };
+    if from > 0 {
+        request = request.header(header::RANGE, format!("bytes={from}-"));
+    }
+    if let Some(token) = &client.token
+        && origin(url) == origin(&client.endpoint)
+    {
+        request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+    }
+    let response: Response<Body> = request.call().map_err(|error| failure(url, error))?;
+    let (head, body) = response.into_parts();
+    Ok(Answer { status: head.status.as_u16(), headers: head.headers, body, redirected: false })
+}
+
+fn failure(url: &str, error: ureq::Error) -> HubError {
+    let url = url.to_owned();
+    match error {
+        ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
+            HubError::BadAnswer { url, why: format!("not an address that can be asked ({error})") }
+        }
+        ureq::Error::Timeout(ureq::Timeout::RecvResponse | ureq::Timeout::PerRead)
+        | ureq::Error::Protocol(_) => HubError::Cut { url, cause: error.to_string() },
+        ureq::Error::Io(cause) if broke_off(cause.kind()) => HubError::Cut { url, cause: cause.to_string() },
+        other => HubError::Unreachable { url, cause: other.to_string() },
+    }
+}
+
+fn broke_off(kind: std::io::ErrorKind) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+}
+
+/// Where a redirect leads, as a full address.
+fn location(answer: &Answer, url: &str) -> Option<String> {
+    if !matches!(answer.status, 301 | 302 | 303 | 307 | 308) {
+        return None;
+    }
+    let target = header(answer, "location")?;
+    if target.contains("://") {
+        return Some(target.to_owned());
+    }
+    let origin = origin(url)?;
+    match target.strip_prefix("//") {
+        Some(rest) => Some(format!("{}://{rest}", origin.split("://").next()?)),
+        None if target.starts_with('/') => Some(format!("{origin}{target}")),
+        None => Some(format!("{}/{target}", url.rsplit_once('/')?.0)),
+    }
+}
+
+/// `https://host:port` of an address.
+fn origin(url: &str) -> Option<&str> {
+    let start = url.find("://")? + 3;
+    let end = url[start..].find(['/', '?', '#']).map_or(url.len(), |at| start + at);
+    Some(&url[..end])
+}
+
+/// `host:port` of an address.
+fn authority(url: &str) -> Option<&str> {
+    origin(url)?.split_once("://").map(|(_, authority)| authority)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_addresses() {
+        assert_eq!(origin("https://a.b:8/c?d"), Some("https://a.b:8"));
+        assert_eq!(authority("http://a.b?d"), Some("a.b"));
+        assert_eq!(origin("nothing"), None);
+        assert_eq!(encode("refs/pr/1 ü", false), "refs%2Fpr%2F1%20%C3%BC");
+        assert_eq!(encode("a/b c", true), "a/b%20c");
+    }
+}
