@@ -4,12 +4,19 @@
 //! Legend: r rank, u numbers a group, M adapted modules, G groups; v is (G, u), P is (M, u, r, r),
 //! R and dL/dR are (M, r, r), all row-major.
 
+mod factor_cache;
+mod factors;
 mod file;
 mod fingerprint;
 mod layout;
 mod projections;
 mod spec;
+mod svd;
 
+pub use factor_cache::FactorKey;
+pub use factors::{
+    FactorError, FactorEvent, Factors, ModuleFactors, compute_factors, load_or_compute_factors,
+};
 pub use file::{
     AdapterFile, AdapterFileError, BaseIdentity, FORMAT_VERSION, MAGIC, RunMetadata, TEXT_PREFIX, load,
 };

@@ -1,0 +1,500 @@
+//! One frozen matrix enters, its r largest singular triplets leave. Nothing here knows of modules or files.
+//!
+//! Block Krylov iteration with restarts on the smaller of WᵀW and WWᵀ (Musco and Musco 2015; Rayleigh–Ritz and
+//! restart as in thick-restart Lanczos). Products run in f32, whose order of summation is fixed, and all small
+//! algebra in f64 in one order, so that the result depends on the weights alone: not on threads, not on the
+//! instruction set.
+//!
+//! Legend: W (n, k), d = min(n, k), b block size, m basis size; vectors are rows.
+
+use tinylora_compute::product::{BackwardTerm, Product, product, product_backward};
+use tinylora_compute::{Cpu, PackedMatrix};
+
+use crate::random::{Purpose, Stream};
+
+/// Changes whenever the result may change by more than rounding; part of the cache's key.
+pub(super) const ALGORITHM_VERSION: u32 = 1;
+/// Seed of the start vectors.
+const SEED: u64 = 0x7376_6431;
+/// Kept Ritz vectors beyond r. On SmolLM2 r + 2 costs half the work of r + 6 at the same number of products.
+const OVERSAMPLING: usize = 2;
+/// Basis size at which an iteration is restarted, as far as the block size allows.
+const BASIS: usize = 32;
+/// Converged: ‖Wᵀu − σv‖ ≤ this · σ.
+const TOLERANCE: f64 = 1e-6;
+/// Accepted where rounding lets nothing more improve: ‖Wᵀu − σv‖ ≤ this · σ₁.
+const FLOOR: f64 = 1e-4;
+/// Restarts without progress after which rounding is taken to be the limit.
+const PATIENCE: usize = 4;
+const MAX_RESTARTS: usize = 300;
+
+/// The r largest singular triplets of a matrix.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct TruncatedSvd {
+    /// A = Vᵀ, (r, k).
+    pub a: Vec<f32>,
+    /// B = UΣ, (n, r).
+    pub b: Vec<f32>,
+    /// Largest ‖Wᵀu − σv‖/σ of the r triplets (0 where σ is 0).
+    pub residual: f64,
+}
+
+/// Why there is no result.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum SvdFailure {
+    /// The matrix has a NaN or an infinity, or numbers whose squares overflow.
+    NotFinite,
+    /// The residual after all restarts.
+    NotConverged { residual: f64, restarts: usize },
+}
+
+/// Computes them. `stream` sets the start vectors; 1 ≤ rank ≤ min(n, k). Signs are canonical: the component of
+/// each u that is largest in absolute value (the first of equals) is positive.
+pub(super) fn truncated_svd(
+    cpu: &Cpu,
+    weight: &PackedMatrix,
+    rank: usize,
+    stream: u64,
+) -> Result<TruncatedSvd, SvdFailure> {
+    let operator = Operator { cpu, weight, over_columns: weight.columns() <= weight.rows() };
+    let d = operator.dimension();
+    let block = (rank + OVERSAMPLING).min(d);
+    let blocks = (BASIS / block).clamp(3, 8);
+    let stream = Stream::new(SEED, Purpose::Factors, stream);
+    let start: Vec<f32> = (0..block * d).map(|i| (2.0 * stream.uniform(i as u64) - 1.0) as f32).collect();
+    let mut x = Vec::new(); // (b, d), orthonormal
+    extend_basis(&mut x, &start, d);
+
+    let mut best = f64::INFINITY;
+    let mut stalled = 0;
+    for restart in 0..MAX_RESTARTS {
+        let (y, ax) = operator.apply(&x);
+        let check = residual(&x, &ax, d, rank)?;
+        stalled = if check.relative < 0.7 * best { 0 } else { stalled + 1 };
+        best = best.min(check.relative);
+        if check.relative <= TOLERANCE || (stalled >= PATIENCE && check.absolute <= FLOOR) {
+            return Ok(operator.triplets(&x, &y, rank, check.relative));
+        }
+        if restart + 1 < MAX_RESTARTS {
+            x = improve(&operator, x, ax, blocks, block);
+        }
+    }
+    Err(SvdFailure::NotConverged { residual: best, restarts: MAX_RESTARTS })
+}
+
+/// WᵀW where W has at most as many columns as rows, else WWᵀ.
+struct Operator<'a> {
+    cpu: &'a Cpu,
+    weight: &'a PackedMatrix,
+    over_columns: bool,
+}
+
+impl Operator<'_> {
+    /// d
+    fn dimension(&self) -> usize {
+        self.weight.columns().min(self.weight.rows())
+    }
+
+    /// Rows x (c, d) → y, the rows on the other side of W (c, max(n, k)), and back to (c, d).
+    fn apply(&self, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let count = x.len() / self.dimension();
+        if self.over_columns {
+            let y = self.forward(x, count);
+            let z = self.backward(&y, count);
+            (y, z)
+        } else {
+            let y = self.backward(x, count);
+            let z = self.forward(&y, count);
+            (y, z)
+        }
+    }
+
+    /// (c, k) → (c, n): x Wᵀ
+    fn forward(&self, x: &[f32], count: usize) -> Vec<f32> {
+        let mut out = vec![0.0; count * self.weight.rows()];
+        let output = Product { weight: self.weight, bias: None, side: None, out: &mut out };
+        product(self.cpu, x, count, &mut [output]);
+        out
+    }
+
+    /// (c, n) → (c, k): y W
+    fn backward(&self, y: &[f32], count: usize) -> Vec<f32> {
+        let mut out = vec![0.0; count * self.weight.columns()];
+        let term = BackwardTerm { weight: self.weight, gradient: y, side: None };
+        product_backward(self.cpu, &[term], count, &mut out);
+        out
+    }
+
+    /// Ritz vectors x (b, d) and what W makes of them → A and B of the first r.
+    fn triplets(&self, x: &[f32], y: &[f32], rank: usize, residual: f64) -> TruncatedSvd {
+        let (n, k) = (self.weight.rows(), self.weight.columns());
+        let (d, other) = (n.min(k), n.max(k));
+        let (mut a, mut b) = (vec![0f32; rank * k], vec![0f32; n * rank]);
+        for triplet in 0..rank {
+            let x = &x[triplet * d..][..d];
+            let y = &y[triplet * other..][..other];
+            let sigma = dot(y, y).sqrt();
+            // Of v and u, x is a unit vector and y is σ times a unit vector.
+            let over_sigma = if sigma > 0.0 { 1.0 / sigma } else { 0.0 };
+            let (v, v_factor, u, u_factor) =
+                if self.over_columns { (x, 1.0, y, 1.0) } else { (y, over_sigma, x, sigma) };
+            let sign = canonical_sign(u);
+            for (a, &v) in a[triplet * k..][..k].iter_mut().zip(v) {
+                *a = (sign * v_factor * f64::from(v)) as f32;
+            }
+            for (row, &u) in u.iter().enumerate() {
+                b[row * rank + triplet] = (sign * u_factor * f64::from(u)) as f32;
+            }
+        }
+        TruncatedSvd { a, b, residual }
+    }
+}
+
+/// −1 if the component that is largest in absolute value, the first of equals, is negative.
+fn canonical_sign(u: &[f32]) -> f64 {
+    let mut largest = 0f32;
+    for &component in u {
+        if component.abs() > largest.abs() {
+            largest = component;
+        }
+    }
+    if largest < 0.0 { -1.0 } else { 1.0 }
+}
+
+/// The largest residual of r Ritz pairs.
+struct Residual {
+    /// In units of each σ.
+    relative: f64,
+    /// In units of σ₁.
+    absolute: f64,
+}
+
+/// Of x (b, d) and the operator's ax (b, d): ‖ax − θx‖/θ = ‖Wᵀu − σv‖/σ with θ = σ².
+fn residual(x: &[f32], ax: &[f32], d: usize, rank: usize) -> Result<Residual, SvdFailure> {
+    let mut result = Residual { relative: 0.0, absolute: 0.0 };
+    let mut largest = 0f64; // σ₁
+    for (x, ax) in x.chunks_exact(d).zip(ax.chunks_exact(d)).take(rank) {
+        let theta = dot(x, ax);
+        if !theta.is_finite() {
+            return Err(SvdFailure::NotFinite);
+        }
+        let difference = x
+            .iter()
+            .zip(ax)
+            .map(|(&x, &ax)| (f64::from(ax) - theta * f64::from(x)).powi(2))
+            .sum::<f64>()
+            .sqrt();
+        let sigma = theta.max(0.0).sqrt();
+        largest = largest.max(sigma);
+        // A σ of 0 (below what f32 can tell from 0): nothing to converge to.
+        if sigma > 1e-7 * largest {
+            result.relative = result.relative.max(difference / theta);
+            result.absolute = result.absolute.max(difference / (sigma * largest));
+        }
+    }
+    Ok(result)
+}
+
+/// One restart: the Krylov basis of x (b, d), and from it the best b vectors.
+fn improve(operator: &Operator, x: Vec<f32>, ax: Vec<f32>, blocks: usize, block: usize) -> Vec<f32> {
+    let d = operator.dimension();
+    let mut basis = x; // (m, d), orthonormal
+    let mut image = ax; // (m, d): the operator applied to it
+    let mut newest = 0; // start of the newest block in the image
+    for _ in 1..blocks {
+        let start = basis.len();
+        extend_basis(&mut basis, &image[newest..], d);
+        if basis.len() == start {
+            break; // the space is exhausted
+        }
+        newest = start;
+        image.extend(operator.apply(&basis[start..]).1);
+    }
+    let m = basis.len() / d;
+    let mut t = vec![0f64; m * m];
+    for i in 0..m {
+        for j in 0..=i {
+            // Symmetric but for rounding: the mean of both.
+            let entry = 0.5
+                * (dot(&basis[i * d..][..d], &image[j * d..][..d])
+                    + dot(&basis[j * d..][..d], &image[i * d..][..d]));
+            t[i * m + j] = entry;
+            t[j * m + i] = entry;
+        }
+    }
+    let vectors = eigenvectors(&mut t, m);
+    let mut best = Vec::with_capacity(block * d);
+    for vector in vectors.chunks_exact(m).take(block) {
+        let mut sum = vec![0f64; d];
+        for (&weight, row) in vector.iter().zip(basis.chunks_exact(d)) {
+            add_scaled(&mut sum, weight, row);
+        }
+        best.extend(sum.iter().map(|&x| x as f32));
+    }
+    let mut x = Vec::with_capacity(best.len());
+    extend_basis(&mut x, &best, d);
+    x
+}
+
+/// Appends to an orthonormal basis what is new in each candidate row: Gram and Schmidt in f64, twice. A candidate
+/// that is in the basis's span up to f32 rounding adds nothing.
+fn extend_basis(basis: &mut Vec<f32>, candidates: &[f32], d: usize) {
+    for candidate in candidates.chunks_exact(d) {
+        let mut row: Vec<f64> = candidate.iter().map(|&x| f64::from(x)).collect();
+        let before = norm(&row);
+        for _ in 0..2 {
+            for known in basis.chunks_exact(d) {
+                let along = dot_mixed(known, &row);
+                add_scaled(&mut row, -along, known);
+            }
+        }
+        let after = norm(&row);
+        if after.is_finite() && after > 1e-6 * before {
+            basis.extend(row.iter().map(|&x| (x / after) as f32));
+        }
+    }
+}
+
+/// Eight partial sums, joined in order.
+fn dot(x: &[f32], y: &[f32]) -> f64 {
+    let mut sums = [0f64; 8];
+    let (x, y) = (x.chunks(8), y.chunks(8));
+    for (x, y) in x.zip(y) {
+        for ((sum, &x), &y) in sums.iter_mut().zip(x).zip(y) {
+            *sum += f64::from(x) * f64::from(y);
+        }
+    }
+    sums.iter().sum()
+}
+
+/// As [`dot`].
+fn dot_mixed(x: &[f32], y: &[f64]) -> f64 {
+    let mut sums = [0f64; 8];
+    let (x, y) = (x.chunks(8), y.chunks(8));
+    for (x, y) in x.zip(y) {
+        for ((sum, &x), &y) in sums.iter_mut().zip(x).zip(y) {
+            *sum += f64::from(x) * y;
+        }
+    }
+    sums.iter().sum()
+}
+
+fn add_scaled(out: &mut [f64], factor: f64, x: &[f32]) {
+    for (out, &x) in out.iter_mut().zip(x) {
+        *out += factor * f64::from(x);
+    }
+}
+
+fn norm(x: &[f64]) -> f64 {
+    x.iter().map(|x| x * x).sum::<f64>().sqrt()
+}
+
+/// Eigenvectors of a symmetric t (m, m) as rows, largest eigenvalue first: cyclic Jacobi rotations. t is used up.
+fn eigenvectors(t: &mut [f64], m: usize) -> Vec<f64> {
+    let mut vectors = vec![0f64; m * m];
+    for i in 0..m {
+        vectors[i * m + i] = 1.0;
+    }
+    let size = norm(t);
+    for _sweep in 0..30 {
+        let mut rotated = false;
+        for p in 0..m {
+            for q in p + 1..m {
+                if t[p * m + q].abs() > 1e-16 * size {
+                    rotate(t, &mut vectors, m, p, q);
+                    rotated = true;
+                }
+            }
+        }
+        if !rotated {
+            break;
+        }
+    }
+    let mut order: Vec<usize> = (0..m).collect();
+    order.sort_by(|&i, &j| t[j * m + j].total_cmp(&t[i * m + i]).then(i.cmp(&j)));
+    order.iter().flat_map(|&i| vectors[i * m..][..m].to_vec()).collect()
+}
+
+/// Makes t[p][q] zero by a rotation of rows and columns p and q.
+fn rotate(t: &mut [f64], vectors: &mut [f64], m: usize, p: usize, q: usize) {
+    let (app, aqq, apq) = (t[p * m + p], t[q * m + q], t[p * m + q]);
+    let theta = (aqq - app) / (2.0 * apq);
+    let tangent = theta.signum() / (theta.abs() + (theta * theta + 1.0).sqrt());
+    let cosine = 1.0 / (tangent * tangent + 1.0).sqrt();
+    let sine = tangent * cosine;
+    rotate_rows(t, m, p, q, cosine, sine);
+    rotate_rows(vectors, m, p, q, cosine, sine);
+    for row in t.chunks_exact_mut(m) {
+        let (x, y) = (row[p], row[q]);
+        row[p] = cosine * x - sine * y;
+        row[q] = sine * x + cosine * y;
+    }
+    t[p * m + q] = 0.0;
+    t[q * m + p] = 0.0;
+}
+
+fn rotate_rows(matrix: &mut [f64], m: usize, p: usize, q: usize, cosine: f64, sine: f64) {
+    let (head, tail) = matrix.split_at_mut(q * m);
+    for (x, y) in head[p * m..][..m].iter_mut().zip(&mut tail[..m]) {
+        (*x, *y) = (cosine * *x - sine * *y, sine * *x + cosine * *y);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tinylora_compute::{Kernel, Precision};
+
+    fn cpu() -> Cpu {
+        Cpu::new(Kernel::best(), 1)
+    }
+
+    /// W = Σ σ_i u_i v_iᵀ with random orthonormal u and v, and W's own numbers as f32.
+    fn matrix(n: usize, k: usize, sigmas: &[f64], seed: u64) -> Vec<f32> {
+        let stream = Stream::new(seed, Purpose::Weights, 0);
+        let draw = |count: usize, from: u64| -> Vec<f32> {
+            (0..count).map(|i| stream.normal(from + i as u64) as f32).collect()
+        };
+        let (mut u, mut v) = (Vec::new(), Vec::new());
+        extend_basis(&mut u, &draw(sigmas.len() * n, 0), n);
+        extend_basis(&mut v, &draw(sigmas.len() * k, 1 << 32), k);
+        let mut w = vec![0f64; n * k];
+        for (i, sigma) in sigmas.iter().enumerate() {
+            for row in 0..n {
+                let factor = sigma * f64::from(u[i * n + row]);
+                add_scaled(&mut w[row * k..][..k], factor, &v[i * k..][..k]);
+            }
+        }
+        w.iter().map(|&x| x as f32).collect()
+    }
+
+    fn svd(w: &[f32], n: usize, k: usize, rank: usize) -> TruncatedSvd {
+        let cpu = cpu();
+        let packed = PackedMatrix::from_slice(&cpu, (n, k), Precision::F32, w);
+        truncated_svd(&cpu, &packed, rank, 0).unwrap()
+    }
+
+    fn sigmas(result: &TruncatedSvd, rank: usize) -> Vec<f64> {
+        (0..rank)
+            .map(|j| result.b.iter().skip(j).step_by(rank).map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt())
+            .collect()
+    }
+
+    /// ‖Wᵀu − σv‖/σ and ‖Wv − σu‖/σ in f64 from the result alone.
+    fn worst_residual(w: &[f32], n: usize, k: usize, rank: usize, result: &TruncatedSvd) -> f64 {
+        let mut worst = 0f64;
+        for (j, sigma) in sigmas(result, rank).into_iter().enumerate() {
+            let v: Vec<f64> = result.a[j * k..][..k].iter().map(|&x| f64::from(x)).collect();
+            let u: Vec<f64> = (0..n).map(|row| f64::from(result.b[row * rank + j]) / sigma).collect();
+            let (mut wv, mut wu) = (vec![0f64; n], vec![0f64; k]);
+            for row in 0..n {
+                wv[row] = dot_mixed(&w[row * k..][..k], &v) - sigma * u[row];
+                add_scaled(&mut wu, u[row], &w[row * k..][..k]);
+            }
+            wu.iter_mut().zip(&v).for_each(|(x, v)| *x -= sigma * v);
+            worst = worst.max(norm(&wv) / sigma).max(norm(&wu) / sigma);
+        }
+        worst
+    }
+
+    #[test]
+    fn known_singular_values_of_all_shapes() {
+        for (n, k) in [(70, 40), (40, 70), (48, 48), (5, 90), (90, 3)] {
+            let count = n.min(k).min(30);
+            let spectrum: Vec<f64> = (0..count).map(|i| 10.0 * 0.93f64.powi(i as i32)).collect();
+            let w = matrix(n, k, &spectrum, 1);
+            for rank in [1, 2, 3] {
+                let result = svd(&w, n, k, rank);
+                for (found, expected) in sigmas(&result, rank).iter().zip(&spectrum) {
+                    assert!((found - expected).abs() < 1e-5 * expected, "{n}×{k}: {found} {expected}");
+                }
+                assert!(worst_residual(&w, n, k, rank, &result) < 3e-6, "{n}×{k} r {rank}");
+                for j in 0..rank {
+                    let u = result.b.iter().skip(j).step_by(rank);
+                    let largest = u.fold(0f32, |a, &b| if b.abs() > a.abs() { b } else { a });
+                    assert!(largest > 0.0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn near_degenerate_values_converge() {
+        let mut spectrum = vec![5.0, 5.0 * (1.0 - 1e-7), 5.0 * (1.0 - 2e-7), 4.999];
+        spectrum.extend((0..60).map(|i| 4.9 - 0.01 * f64::from(i)));
+        let w = matrix(160, 128, &spectrum, 2);
+        let result = svd(&w, 160, 128, 2);
+        assert!(worst_residual(&w, 160, 128, 2, &result) < 3e-6);
+        let v = &result.a;
+        assert!(dot(&v[..128], &v[128..]).abs() < 1e-6, "orthogonal");
+        assert_eq!(result, svd(&w, 160, 128, 2));
+    }
+
+    #[test]
+    fn a_wide_range_of_singular_values_ends_at_the_rounding_floor() {
+        let w = matrix(96, 80, &[1e4, 1.0, 0.5, 0.25, 0.1], 3);
+        let result = svd(&w, 96, 80, 2);
+        let found = sigmas(&result, 2);
+        assert!((found[0] / 1e4 - 1.0).abs() < 1e-5 && (found[1] - 1.0).abs() < 2e-2, "{found:?}");
+    }
+
+    #[test]
+    fn rank_deficient_and_zero_matrices() {
+        let result = svd(&matrix(30, 20, &[3.0], 4), 30, 20, 2);
+        let found = sigmas(&result, 2);
+        assert!((found[0] - 3.0).abs() < 1e-5 && found[1] < 1e-5, "{found:?}");
+        let result = svd(&vec![0.0; 600], 30, 20, 2);
+        assert!(result.b.iter().all(|&x| x == 0.0) && result.residual == 0.0);
+        assert!(result.a.iter().all(|x| x.is_finite()));
+    }
+
+    #[test]
+    fn what_is_not_finite_is_said() {
+        let cpu = cpu();
+        for bad in [f32::NAN, f32::INFINITY, 1e30] {
+            let mut w = matrix(30, 20, &[3.0, 2.0], 4);
+            w[77] = bad;
+            let packed = PackedMatrix::from_slice(&cpu, (30, 20), Precision::F32, &w);
+            assert_eq!(truncated_svd(&cpu, &packed, 2, 0), Err(SvdFailure::NotFinite), "{bad}");
+        }
+    }
+
+    #[test]
+    fn kernels_and_threads_give_the_same_bits() {
+        let spectrum: Vec<f64> = (0..40).map(|i| 10.0 * 0.97f64.powi(i)).collect();
+        let w = matrix(150, 110, &spectrum, 5);
+        let mut results = Vec::new();
+        for kernel in Kernel::available() {
+            for threads in [1, 3] {
+                let cpu = Cpu::new(kernel, threads);
+                let packed = PackedMatrix::from_slice(&cpu, (150, 110), Precision::Bf16, &w);
+                results.push(truncated_svd(&cpu, &packed, 2, 7).unwrap());
+            }
+        }
+        assert!(results.iter().all(|result| *result == results[0]));
+    }
+
+    #[test]
+    fn eigenvectors_diagonalise() {
+        let m = 17;
+        let stream = Stream::new(6, Purpose::Weights, 0);
+        let mut t = vec![0f64; m * m];
+        for i in 0..m {
+            for j in 0..=i {
+                let entry = stream.normal((i * m + j) as u64);
+                (t[i * m + j], t[j * m + i]) = (entry, entry);
+            }
+        }
+        let vectors = eigenvectors(&mut t.clone(), m);
+        let mut last = f64::INFINITY;
+        for vector in vectors.chunks_exact(m) {
+            let image: Vec<f64> =
+                t.chunks_exact(m).map(|row| row.iter().zip(vector).map(|(a, b)| a * b).sum()).collect();
+            let value: f64 = image.iter().zip(vector).map(|(a, b)| a * b).sum();
+            assert!(value <= last);
+            last = value;
+            let error = image.iter().zip(vector).map(|(a, b)| (a - value * b).powi(2)).sum::<f64>();
+            assert!(error.sqrt() < 1e-12);
+        }
+    }
+}
