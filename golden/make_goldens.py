@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM
 import planted
 from make_models import CONFIGS, MODELS
 from reference import (
-    Adapter, Batch, adapter_quantities, compare_golden, everything_in_f64, next_logprobs, relative_error,
+    Adapter, Batch, adapter_quantities, compare_golden, everything_in_f64, f32_errors, next_logprobs, relative_error,
     write_golden,
 )
 
@@ -188,9 +188,10 @@ def make_golden(name: str, folder: Path) -> dict:
         exact = all_quantities(to_f64(peft), batch, [value.double() for value in old])
     for s in range(len(batch.tokens)):
         del exact[f"old_logprobs.{s}"]  # an input of the clipped loss
+    errors = f32_errors(tensors, exact)
     tensors.update(inputs(peft, batch))
     save_adapter(peft, folder / "adapter", batch, name, tensors["logits.adapter.0"])
-    costs = planted.costs(name, peft, batch, tensors, exact)
+    costs = planted.costs(name, peft, batch, tensors, errors)
     r, u, tying, deviation = ADAPTERS[name]
     settings = {
         "model": name,
@@ -199,7 +200,7 @@ def make_golden(name: str, folder: Path) -> dict:
         "modules": [key for key, _ in adapted_modules(peft)],
         "planted_errors": costs,
     }
-    write_golden(folder / "golden.safetensors", tensors, exact, settings)
+    write_golden(folder / "golden.safetensors", tensors, errors, settings)
     return costs
 
 
