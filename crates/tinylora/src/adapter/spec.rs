@@ -74,57 +74,7 @@ pub enum AdapterError {
     },
 }
 
-/// The seven kinds of linear modules of a block, in the order in which a block has them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Target {
-    /// Query projection.
-    Q,
-    /// Key projection.
-    K,
-    /// Value projection.
-    V,
-    /// Output projection of attention.
-    O,
-    /// Gate projection of the MLP.
-    Gate,
-    /// Up projection of the MLP.
-    Up,
-    /// Down projection of the MLP.
-    Down,
-}
-
-impl Target {
-    /// All kinds, in a block's order.
-    pub const ALL: [Target; 7] =
-        [Target::Q, Target::K, Target::V, Target::O, Target::Gate, Target::Up, Target::Down];
-
-    /// The name in recipes and checkpoints.
-    pub fn name(self) -> &'static str {
-        match self {
-            Target::Q => "q_proj",
-            Target::K => "k_proj",
-            Target::V => "v_proj",
-            Target::O => "o_proj",
-            Target::Gate => "gate_proj",
-            Target::Up => "up_proj",
-            Target::Down => "down_proj",
-        }
-    }
-
-    /// (out, in) of the module's matrix.
-    pub fn shape(self, config: &ModelConfig) -> (usize, usize) {
-        let d = config.hidden_size;
-        let q = config.num_heads * config.head_dim;
-        let kv = config.num_kv_heads * config.head_dim;
-        match self {
-            Target::Q => (q, d),
-            Target::K | Target::V => (kv, d),
-            Target::O => (d, q),
-            Target::Gate | Target::Up => (config.intermediate_size, d),
-            Target::Down => (d, config.intermediate_size),
-        }
-    }
-}
+pub use crate::model::ModuleKind as Target;
 
 /// One adapted module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,1 +1,183 @@
-//! placeholder
+//! Held-out problems enter, accuracies with intervals leave. The same problems, streams and seed give the same
+//! completions for the same adapter, so that before and after can be compared.
+
+use crate::data::Problem;
+use crate::inference::{Engine, EngineError, Finish, GenerateOptions, Progress, Request, Sampling};
+use crate::model::Adapters;
+use crate::reward::{RewardError, RewardItem, Rewarder, Scores};
+use crate::rollout::TextStop;
+use crate::statistics::wilson95;
+use crate::tokenizer::Tokenizer;
+use crate::train_records::EvalResult;
+use serde::Serialize;
+use std::sync::atomic::AtomicBool;
+
+/// How to evaluate.
+#[derive(Clone, Copy)]
+pub struct EvalSettings<'a> {
+    /// Samples a problem; 0: greedy only.
+    pub samples: usize,
+    /// Also decode greedily.
+    pub greedy: bool,
+    /// How sampled tokens are chosen.
+    pub sampling: Sampling,
+    /// Largest number of tokens of a completion.
+    pub max_tokens: usize,
+    /// Sequences that run at once at most.
+    pub max_batch: usize,
+    /// Seed of the sampling.
+    pub seed: u64,
+    /// What ends a completion.
+    pub stop: &'a TextStop<'a>,
+    /// Set from outside to give up.
+    pub interrupt: &'a AtomicBool,
+}
+
+/// One completion of one problem.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[allow(missing_docs)] // the names say it
+pub struct EvalRecord {
+    pub problem: String,
+    pub question: String,
+    pub gold: String,
+    pub greedy: bool,
+    pub completion: String,
+    pub reward: f32,
+    pub strict: bool,
+    pub flexible: bool,
+    pub tokens: usize,
+    pub truncated: bool,
+}
+
+/// What came out.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Evaluation {
+    /// The numbers.
+    pub result: EvalResult,
+    /// Every completion, problem by problem, samples before the greedy one.
+    pub records: Vec<EvalRecord>,
+}
+
+/// Why there is no result.
+#[derive(Debug, thiserror::Error)]
+pub enum EvaluateError {
+    /// Nothing was generated.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// Nothing was scored.
+    #[error(transparent)]
+    Reward(#[from] RewardError),
+}
+
+/// Completes and scores all problems, each given with its prompt's tokens.
+pub fn evaluate(
+    engine: &mut Engine<'_>,
+    tokenizer: &Tokenizer,
+    adapters: Adapters<'_>,
+    problems: &[(Problem, Vec<u32>)],
+    settings: EvalSettings<'_>,
+    rewarder: &mut Rewarder,
+    observe: &mut dyn FnMut(Progress<'_>),
+) -> Result<Evaluation, EvaluateError> {
+    let (requests, owners) = requests(problems, settings);
+    let options = GenerateOptions {
+        seed: settings.seed,
+        max_batch: settings.max_batch,
+        stop: settings.stop,
+        interrupt: settings.interrupt,
+    };
+    let completions = engine.generate(adapters, &requests, &options, observe)?;
+    let mut records = Vec::new();
+    let mut texts = Vec::new();
+    for (&(index, greedy), completions) in owners.iter().zip(completions) {
+        for completion in completions {
+            let ids: Vec<u32> = completion.tokens.iter().map(|t| t.token).collect();
+            texts.push((index, greedy, tokenizer.decode(&ids), ids.len(), completion.finish == Finish::Length));
+        }
+    }
+    let items: Vec<RewardItem> = texts
+        .iter()
+        .map(|(index, _, text, _, truncated)| RewardItem {
+            problem: &problems[*index].0,
+            completion: text,
+            truncated: *truncated,
+        })
+        .collect();
+    let scores = rewarder.score(&items)?;
+    for ((index, greedy, text, tokens, truncated), score) in texts.iter().zip(&scores) {
+        let problem = &problems[*index].0;
+        records.push(EvalRecord {
+            problem: problem.id.clone(),
+            question: problem.question.clone(),
+            gold: problem.gold.clone(),
+            greedy: *greedy,
+            completion: text.clone(),
+            reward: score.reward,
+            strict: score.strict,
+            flexible: score.flexible,
+            tokens: *tokens,
+            truncated: *truncated,
+        });
+    }
+    Ok(Evaluation { result: summarise(problems.len(), &records), records })
+}
+
+/// The requests, and for each the problem and whether it is decoded greedily.
+fn requests(
+    problems: &[(Problem, Vec<u32>)],
+    settings: EvalSettings<'_>,
+) -> (Vec<Request>, Vec<(usize, bool)>) {
+    let mut requests = Vec::new();
+    let mut owners = Vec::new();
+    for (index, (_, prompt)) in problems.iter().enumerate() {
+        let mut add = |samples: usize, sampling: Sampling, greedy: bool| {
+            if samples > 0 {
+                requests.push(Request {
+                    prompt: prompt.clone(),
+                    samples,
+                    adapter: 0,
+                    stream: EVAL_STREAMS + (index * settings.samples) as u64,
+                    max_tokens: settings.max_tokens,
+                    sampling,
+                });
+                owners.push((index, greedy));
+            }
+        };
+        add(settings.samples, settings.sampling, false);
+        add(usize::from(settings.greedy), Sampling::GREEDY, true);
+    }
+    (requests, owners)
+}
+
+/// Streams of evaluations are far from those of training.
+const EVAL_STREAMS: u64 = 1 << 62;
+
+/// Whether a completion counts as right.
+pub fn is_right(scores: &Scores) -> bool {
+    scores.reward >= 1.0
+}
+
+fn summarise(n: usize, records: &[EvalRecord]) -> EvalResult {
+    let fraction = |of: &[&EvalRecord], right: &dyn Fn(&EvalRecord) -> bool| -> Option<f64> {
+        let count = of.iter().filter(|record| right(record)).count();
+        (!of.is_empty()).then(|| count as f64 / of.len() as f64)
+    };
+    let sampled: Vec<&EvalRecord> = records.iter().filter(|record| !record.greedy).collect();
+    let greedy: Vec<&EvalRecord> = records.iter().filter(|record| record.greedy).collect();
+    let main = if sampled.is_empty() { &greedy } else { &sampled };
+    let right = |record: &EvalRecord| record.reward >= 1.0;
+    let (sampled_accuracy, greedy_accuracy) = (fraction(&sampled, &right), fraction(&greedy, &right));
+    let interval = |accuracy: Option<f64>| wilson95(accuracy.unwrap_or(0.0), n as u64);
+    let tokens: usize = main.iter().map(|record| record.tokens).sum();
+    EvalResult {
+        n,
+        sampled_accuracy,
+        greedy_accuracy,
+        sampled_ci95: interval(sampled_accuracy.or(greedy_accuracy)),
+        greedy_ci95: interval(greedy_accuracy),
+        strict: fraction(main, &|record| record.strict).unwrap_or(0.0),
+        flexible: fraction(main, &|record| record.flexible).unwrap_or(0.0),
+        completion_tokens_mean: tokens as f64 / main.len().max(1) as f64,
+        truncated_fraction: fraction(main, &|record| record.truncated).unwrap_or(0.0),
+    }
+}

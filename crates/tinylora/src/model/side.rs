@@ -7,7 +7,7 @@ use tinylora_compute::product::SideMatrix;
 use tinylora_compute::{Cpu, PackedMatrix, Precision};
 
 /// The seven linear layers of a block, in the order of modules.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs)] // the names say it
 pub enum ModuleKind {
     Q,
@@ -34,6 +34,12 @@ impl ModuleKind {
             Self::Up => "mlp.up_proj",
             Self::Down => "mlp.down_proj",
         }
+    }
+
+    /// Name, as in a recipe's `targets`.
+    pub fn name(self) -> &'static str {
+        let path = self.path();
+        path.rsplit_once('.').map_or(path, |(_, name)| name)
     }
 
     /// (outputs, inputs)

@@ -1,1 +1,118 @@
-//! placeholder
+//! Problems enter, groups of completions leave, with log-probs and the version of the adapter that wrote them.
+//! Nothing here scores.
+
+mod stop;
+
+pub use stop::TextStop;
+
+use crate::data::{Problem, Prompt};
+use crate::inference::{
+    Completion, Engine, EngineError, Finish, GenerateOptions, Progress, Request, Sampling,
+};
+use crate::model::Adapters;
+use crate::tokenizer::{Tokenizer, TokenizerError};
+use std::sync::atomic::AtomicBool;
+
+/// A problem and the completions of its prompt.
+#[derive(Debug, Clone)]
+pub struct RolloutGroup {
+    /// What was asked.
+    pub problem: Problem,
+    /// The prompt's tokens.
+    pub prompt: Vec<u32>,
+    /// The samples.
+    pub completions: Vec<Rollout>,
+    /// Version of the adapter that sampled.
+    pub adapter_version: u64,
+}
+
+/// One sample.
+#[derive(Debug, Clone)]
+pub struct Rollout {
+    /// Tokens with their log-probs.
+    pub completion: Completion,
+    /// Its text, without special tokens.
+    pub text: String,
+}
+
+impl Rollout {
+    /// Whether it was cut at its largest length.
+    pub fn truncated(&self) -> bool {
+        self.completion.finish == Finish::Length
+    }
+}
+
+/// How a batch of prompts is sampled.
+#[derive(Clone, Copy)]
+pub struct RolloutSettings<'a> {
+    /// Samples a prompt.
+    pub samples: usize,
+    /// Largest number of tokens of a completion.
+    pub max_tokens: usize,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Sequences that run at once at most.
+    pub max_batch: usize,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Number of the first random stream; sample i of prompt j has stream `first + j · samples + i`.
+    pub first_stream: u64,
+    /// What ends a completion.
+    pub stop: &'a TextStop<'a>,
+    /// Set from outside to give up.
+    pub interrupt: &'a AtomicBool,
+}
+
+/// A prompt's tokens: through the model's chat template, or as plain text where that is switched off or absent.
+pub fn encode_prompt(
+    tokenizer: &Tokenizer,
+    prompt: &Prompt,
+    chat_template: bool,
+) -> Result<Vec<u32>, TokenizerError> {
+    if chat_template && tokenizer.has_chat_template() {
+        tokenizer.encode_chat(&prompt.messages, true)
+    } else {
+        tokenizer.encode(&prompt.plain_text(), true)
+    }
+}
+
+/// Samples completions of all prompts (problem and prompt tokens), in order. `observe` is told of every token.
+pub fn roll_out(
+    engine: &mut Engine<'_>,
+    tokenizer: &Tokenizer,
+    (adapters, adapter_version): (Adapters<'_>, u64),
+    prompts: Vec<(Problem, Vec<u32>)>,
+    settings: RolloutSettings<'_>,
+    observe: &mut dyn FnMut(Progress<'_>),
+) -> Result<Vec<RolloutGroup>, EngineError> {
+    let requests: Vec<Request> = prompts
+        .iter()
+        .enumerate()
+        .map(|(index, (_, prompt))| Request {
+            prompt: prompt.clone(),
+            samples: settings.samples,
+            adapter: 0,
+            stream: settings.first_stream + (index * settings.samples) as u64,
+            max_tokens: settings.max_tokens,
+            sampling: settings.sampling,
+        })
+        .collect();
+    let options = GenerateOptions {
+        seed: settings.seed,
+        max_batch: settings.max_batch,
+        stop: settings.stop,
+        interrupt: settings.interrupt,
+    };
+    let completions = engine.generate(adapters, &requests, &options, observe)?;
+    let groups = prompts.into_iter().zip(completions).map(|((problem, prompt), completions)| {
+        let completions = completions
+            .into_iter()
+            .map(|completion| {
+                let ids: Vec<u32> = completion.tokens.iter().map(|t| t.token).collect();
+                Rollout { text: tokenizer.decode(&ids), completion }
+            })
+            .collect();
+        RolloutGroup { problem, prompt, completions, adapter_version }
+    });
+    Ok(groups.collect())
+}

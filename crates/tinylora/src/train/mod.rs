@@ -1,5 +1,218 @@
 //! A recipe enters, a trained adapter leaves: the loop of rollouts, rewards, advantages, gradients and updates.
+//! Read it from [`train`] down.
 
-mod events;
+mod memory;
+mod setup;
+mod step;
 
-pub use events::{EvalResult, Event, MemoryPlan, SampleRecord, StepMetrics};
+pub use memory::{MemoryError, MemoryPlan};
+pub use setup::{TrainError, TrainOptions};
+
+use crate::checkpoint::{self, Checkpoint, Counters};
+use crate::evaluate::EvalRecord;
+use crate::optimizer::OptimizerState;
+use crate::recipe::Recipe;
+use crate::run_folder::{EvalResult, RunFolder, Summary};
+use setup::Session;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+use tinylora_compute::Cpu;
+
+pub use crate::run_folder::{SampleRecord, StepMetrics};
+
+/// How a run ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// All steps are done.
+    Done(Box<Summary>),
+    /// Stopped by request; `--resume` goes on from the checkpoint.
+    Interrupted {
+        /// Steps done.
+        step: u64,
+        /// The state; None if nothing was done yet.
+        checkpoint: Option<PathBuf>,
+    },
+}
+
+/// News from a run, in the order in which they happen.
+#[derive(Debug, Clone)]
+pub enum Event<'a> {
+    /// Loading of the model and its factors.
+    Loading(crate::base::Loading),
+    /// A message for the person.
+    Message(String),
+    /// Memory that the run will take.
+    Memory(MemoryPlan),
+    /// The run starts (or goes on).
+    Start {
+        /// Steps already done.
+        done: u64,
+        /// Steps in all.
+        steps: u64,
+        /// Trained numbers.
+        trainable: usize,
+    },
+    /// Completions that are finished, of the current rollout or evaluation.
+    Rollout {
+        /// What: "rollout", "evaluation before" ….
+        what: &'a str,
+        /// Finished completions.
+        done: usize,
+        /// Completions in all.
+        total: usize,
+        /// Sampled tokens so far.
+        tokens: u64,
+    },
+    /// A step is done.
+    Step {
+        /// Its metrics.
+        metrics: &'a StepMetrics,
+        /// The trained numbers after it.
+        v: &'a [f32],
+    },
+    /// A sample worth showing.
+    Sample(&'a SampleRecord),
+    /// An evaluation is done.
+    Evaluation {
+        /// "before", "after" or "step N".
+        when: &'a str,
+        /// What came out.
+        result: &'a EvalResult,
+    },
+    /// A checkpoint was written.
+    Checkpoint(&'a std::path::Path),
+}
+
+/// What a run carries from step to step besides the adapter: all of it is in a checkpoint.
+struct State {
+    /// Steps done.
+    step: u64,
+    optimizer: OptimizerState,
+    carried: Carried,
+}
+
+/// What the summary needs from earlier parts of a run.
+#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
+struct Carried {
+    eval_before: Option<EvalResult>,
+    wall_seconds: f64,
+    rollout_tokens: u64,
+    rollout_seconds: f64,
+    train_tokens: u64,
+    train_seconds: f64,
+}
+
+/// Trains as the recipe says. Everything that happens is told to `report`; files go to the run's folder.
+pub fn train(
+    cpu: &Cpu,
+    recipe: &Recipe,
+    options: &TrainOptions<'_>,
+    report: &mut dyn FnMut(Event<'_>),
+) -> Result<Outcome, TrainError> {
+    let start = Instant::now();
+    let mut folder = setup::open_folder(recipe, options)?;
+    let base = setup::open_base(cpu, recipe, options, report)?;
+    let mut session = Session::new(cpu, recipe, options, &base, report)?;
+    let mut state = setup::restore(&mut session, &mut folder, options, report)?;
+    let before = state.carried.wall_seconds;
+    let steps = session.steps;
+    report(Event::Start { done: state.step, steps, trainable: session.adapter.v().len() });
+    if state.carried.eval_before.is_none() && recipe.eval.problems > 0 {
+        match session.evaluate("evaluation before", report)? {
+            None => return Ok(Outcome::Interrupted { step: 0, checkpoint: None }),
+            Some(evaluation) => {
+                report(Event::Evaluation { when: "before", result: &evaluation.result });
+                folder.write_eval_records("before", &evaluation.records)?;
+                state.carried.eval_before = Some(evaluation.result);
+                state.carried.wall_seconds = before + start.elapsed().as_secs_f64();
+                save(&session, &mut folder, &state, report)?;
+            }
+        }
+    }
+    while state.step < steps {
+        step::train_step(&mut session, &mut folder, &mut state, report)?;
+        state.carried.wall_seconds = before + start.elapsed().as_secs_f64();
+        let stop = options.interrupt.load(Ordering::Relaxed);
+        let every = recipe.train.checkpoint_every as u64;
+        if stop || state.step == steps || (every > 0 && state.step.is_multiple_of(every)) {
+            let path = save(&session, &mut folder, &state, report)?;
+            if stop && state.step < steps {
+                return Ok(Outcome::Interrupted { step: state.step, checkpoint: Some(path) });
+            }
+        }
+        let every = recipe.train.eval_every as u64;
+        if every > 0 && state.step.is_multiple_of(every) && state.step < steps && recipe.eval.problems > 0 {
+            let when = format!("step {}", state.step);
+            if let Some(evaluation) = session.evaluate(&when, report)? {
+                report(Event::Evaluation { when: &when, result: &evaluation.result });
+                folder.write_eval_records(&format!("step-{:06}", state.step), &evaluation.records)?;
+            }
+        }
+    }
+    finish(&mut session, &mut folder, state, (start, before), report)
+}
+
+/// The adapter's file, the evaluation after training and the summary.
+fn finish(
+    session: &mut Session<'_>,
+    folder: &mut RunFolder,
+    mut state: State,
+    (start, before): (Instant, f64),
+    report: &mut dyn FnMut(Event<'_>),
+) -> Result<Outcome, TrainError> {
+    let bytes = session.write_adapter(&folder.adapter_path(), state.step)?;
+    let mut eval_after = None;
+    if session.recipe.eval.problems > 0 {
+        match session.evaluate("evaluation after", report)? {
+            None => {
+                let checkpoint = checkpoint::latest(&folder.checkpoints())?.map(|(path, _)| path);
+                return Ok(Outcome::Interrupted { step: state.step, checkpoint });
+            }
+            Some(evaluation) => {
+                report(Event::Evaluation { when: "after", result: &evaluation.result });
+                folder.write_eval_records("after", &evaluation.records)?;
+                eval_after = Some(evaluation.result);
+            }
+        }
+    }
+    state.carried.wall_seconds = before + start.elapsed().as_secs_f64();
+    let summary = session.summary(&state, eval_after, bytes);
+    folder.write_summary(&summary)?;
+    Ok(Outcome::Done(Box::new(summary)))
+}
+
+/// Writes a checkpoint, after the logs that it counts on.
+fn save(
+    session: &Session<'_>,
+    folder: &mut RunFolder,
+    state: &State,
+    report: &mut dyn FnMut(Event<'_>),
+) -> Result<PathBuf, TrainError> {
+    let checkpoint = Checkpoint {
+        step: state.step,
+        adapter_version: session.adapter.version(),
+        recipe: session.recipe.to_toml(),
+        base_sha256: session.base.identity.sha256,
+        v: session.adapter.v().to_vec(),
+        optimizer: state.optimizer.clone(),
+        counters: Counters {
+            problems: state.step * session.recipe.rollout.prompts_per_step as u64,
+            completions: step::first_stream(session.recipe, state.step),
+        },
+        logs: folder.lengths()?,
+        carried: serde_json::to_value(&state.carried).expect("plain numbers"),
+    };
+    let path = checkpoint::save(&folder.checkpoints(), &checkpoint)?;
+    if session.recipe.train.keep_checkpoints > 0 {
+        checkpoint::keep_last(&folder.checkpoints(), session.recipe.train.keep_checkpoints)?;
+    }
+    report(Event::Checkpoint(&path));
+    Ok(path)
+}
+
+/// What [`Session::evaluate`] gives.
+struct Evaluated {
+    result: EvalResult,
+    records: Vec<EvalRecord>,
+}

@@ -1,0 +1,160 @@
+//! A TinyLoRA adapter on a loaded base: its factors, projections and numbers, ready for the forward pass.
+
+use super::{Base, BaseError, Loading};
+use crate::adapter::{
+    AdapterFile, FactorEvent, FactorKey, FactorSketches, Factors, Projections, RunMetadata, TinyLoraSpec,
+    load_or_compute_factors,
+};
+use crate::model::{Adapters, ModuleFactors, SideFactors};
+use crate::recipe::AdapterSection;
+use std::path::Path;
+use std::sync::mpsc;
+use tinylora_compute::{Cpu, PackedMatrix};
+
+/// An adapter in use. Its version counts the changes of v, so that a rollout can say which it came from.
+pub struct Adapter {
+    /// What it is.
+    pub spec: TinyLoraSpec,
+    /// A and B of the base.
+    pub factors: SideFactors,
+    projections: Projections,
+    sketches: FactorSketches,
+    v: Vec<f32>,
+    r: Vec<f32>,
+    version: u64,
+}
+
+impl Adapter {
+    /// A fresh adapter, as the recipe has it; `seed` decides v's start where that is random.
+    pub fn from_section(
+        cpu: &Cpu,
+        base: &Base,
+        section: &AdapterSection,
+        seed: u64,
+        cache: &Path,
+        report: &mut dyn FnMut(Loading),
+    ) -> Result<Self, BaseError> {
+        let spec = TinyLoraSpec::new(section, &base.model.config)?;
+        let v = spec.init_v(seed);
+        let factors = factors_of(cpu, base, &spec, cache, report)?;
+        Ok(Self::assemble(cpu, base, spec, &factors, v))
+    }
+
+    /// The adapter of a file, if it belongs to this base.
+    pub fn from_file(
+        cpu: &Cpu,
+        base: &Base,
+        name: &str,
+        file: &AdapterFile,
+        cache: &Path,
+        report: &mut dyn FnMut(Loading),
+    ) -> Result<Self, BaseError> {
+        file.check_base(name, &base.identity)?;
+        let factors = factors_of(cpu, base, &file.spec, cache, report)?;
+        file.check_factors(name, &factors.sketches())?;
+        Ok(Self::assemble(cpu, base, file.spec.clone(), &factors, file.v.clone()))
+    }
+
+    fn assemble(cpu: &Cpu, base: &Base, spec: TinyLoraSpec, factors: &Factors, v: Vec<f32>) -> Self {
+        let modules: Vec<ModuleFactors> = spec
+            .modules()
+            .zip(&factors.modules)
+            .map(|(module, factors)| ModuleFactors {
+                layer: module.layer,
+                kind: module.target,
+                a: factors.a.clone(),
+                b: factors.b.clone(),
+            })
+            .collect();
+        let projections = Projections::new(&spec);
+        Self {
+            factors: SideFactors::new(cpu, &base.model.config, spec.rank, &modules),
+            sketches: FactorSketches::new(&factors.sketches()),
+            r: projections.r_matrices(&v),
+            projections,
+            spec,
+            v,
+            version: 0,
+        }
+    }
+
+    /// The trained numbers (groups · u).
+    pub fn v(&self) -> &[f32] {
+        &self.v
+    }
+
+    /// Number of changes of v since the start of training.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Sets the numbers, already rounded to the storage precision, and the version.
+    ///
+    /// # Panics
+    /// If there are not exactly as many as the specification has.
+    pub fn set(&mut self, v: &[f32], version: u64) {
+        assert_eq!(v.len(), self.v.len(), "as many numbers as the specification has");
+        self.v.copy_from_slice(v);
+        self.r = self.projections.r_matrices(v);
+        self.version = version;
+    }
+
+    /// R of all modules (modules · r · r).
+    pub fn matrices(&self) -> &[f32] {
+        &self.r
+    }
+
+    /// dL/dv from dL/dR (modules · r · r).
+    pub fn gradient(&self, dr: &[f64]) -> Vec<f32> {
+        let dr: Vec<f32> = dr.iter().map(|&x| x as f32).collect();
+        self.projections.v_gradient(&dr)
+    }
+
+    /// As the argument of a forward pass in which `matrices` holds one R a adapter.
+    pub fn adapters<'a>(&'a self, matrices: &'a [&'a [f32]]) -> Adapters<'a> {
+        Adapters { factors: Some(&self.factors), r: matrices }
+    }
+
+    /// What goes into a file.
+    pub fn to_file(&self, base: &Base, run: RunMetadata) -> AdapterFile {
+        AdapterFile {
+            spec: self.spec.clone(),
+            v: self.v.clone(),
+            base: base.identity.clone(),
+            factors: self.sketches.clone(),
+            run,
+        }
+    }
+}
+
+fn factors_of(
+    cpu: &Cpu,
+    base: &Base,
+    spec: &TinyLoraSpec,
+    cache: &Path,
+    report: &mut dyn FnMut(Loading),
+) -> Result<Factors, BaseError> {
+    let weights: Vec<&PackedMatrix> =
+        spec.modules().map(|module| base.model.layers[module.layer].weight(module.target)).collect();
+    let key = FactorKey { weights_sha256: base.identity.sha256, dtype: base.dtype };
+    // Factors are computed on several threads, but told of on this one.
+    let (sender, receiver) = mpsc::channel();
+    let factors = std::thread::scope(|scope| {
+        let work = scope.spawn(|| {
+            let sender = sender;
+            load_or_compute_factors(cpu, cache, &key, spec, &weights, &|event| {
+                let _ = sender.send(event);
+            })
+        });
+        for event in receiver {
+            report(match event {
+                FactorEvent::Computed { done, total } => {
+                    Loading::Factors { done: done as u64, total: total as u64 }
+                }
+                other => Loading::Message(other.to_string()),
+            });
+        }
+        work.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
+    Ok(factors?)
+}

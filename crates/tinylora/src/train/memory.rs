@@ -1,0 +1,100 @@
+//! What a run will hold in memory, estimated before it starts and kept to the recipe's limit.
+
+use crate::model::{KvCache, Model, kept_bytes_per_token};
+use crate::recipe::Recipe;
+use serde::{Deserialize, Serialize};
+use tinylora_compute::attention::BLOCK_TOKENS;
+
+/// Memory of a run, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct MemoryPlan {
+    /// What may be used in all.
+    pub limit: u64,
+    /// Weights, once.
+    pub weights: u64,
+    /// Keys and values of sampling.
+    pub kv_cache: u64,
+    /// Activations, keys and values that training keeps.
+    pub activations: u64,
+    /// Sequences that are sampled at once.
+    pub max_batch: usize,
+    /// KV blocks of sixteen tokens.
+    pub kv_blocks: usize,
+    /// Tokens of a training micro-batch.
+    pub micro_batch_tokens: usize,
+}
+
+impl MemoryPlan {
+    /// The sum.
+    pub fn total(&self) -> u64 {
+        self.weights + self.kv_cache + self.activations
+    }
+}
+
+/// The recipe does not fit.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the run needs at least {needed} bytes ({weights} for the weights, {kv} for one group's keys and values, \
+     {activations} for the activations of one sequence), but model.memory allows {limit}; raise it, or lower \
+     rollout.max_tokens or rollout.samples_per_prompt, or take a smaller model"
+)]
+pub struct MemoryError {
+    needed: u64,
+    weights: u64,
+    kv: u64,
+    activations: u64,
+    limit: u64,
+}
+
+/// Sequences sampled at once, unless the recipe says otherwise: more hardly pays on a CPU.
+const DEFAULT_BATCH: usize = 192;
+/// Tokens of a micro-batch at most: more hardly pays on a CPU.
+const MICRO_BATCH_TOKENS: usize = 1024;
+
+/// Shares the memory out. `longest_prompt` is in tokens.
+pub(super) fn plan(model: &Model, recipe: &Recipe, longest_prompt: usize) -> Result<MemoryPlan, MemoryError> {
+    let limit = match recipe.model.memory {
+        0 => machine_bytes() / 4 * 3,
+        bytes => bytes,
+    };
+    let (weights, block) = (model.bytes() as u64, KvCache::block_bytes(model) as u64);
+    let per_token = kept_bytes_per_token(&model.config) as u64;
+    let new = recipe.rollout.max_tokens.max(recipe.eval.max_tokens);
+    let samples = recipe.rollout.samples_per_prompt.max(recipe.eval.samples);
+    let (prompt_blocks, new_blocks) = (longest_prompt.div_ceil(BLOCK_TOKENS) + 1, new.div_ceil(BLOCK_TOKENS));
+    let one_group = prompt_blocks + samples * new_blocks;
+    let one_sequence = longest_prompt + new;
+    let (kv, activations) = (one_group as u64 * block, one_sequence as u64 * per_token);
+    let needed = weights + kv + activations;
+    if needed > limit {
+        return Err(MemoryError { needed, weights, kv, activations, limit });
+    }
+    let max_batch = match recipe.rollout.max_batch {
+        0 => DEFAULT_BATCH,
+        batch => batch,
+    };
+    // All running sequences, each with a prompt of its own.
+    let wanted_blocks = (max_batch + samples) * (new_blocks + prompt_blocks);
+    let tokens = MICRO_BATCH_TOKENS.max(one_sequence) as u64;
+    let spare = limit - needed;
+    let extra_tokens = (spare / 2 / per_token).min(tokens - one_sequence as u64);
+    let left = spare - extra_tokens * per_token;
+    let blocks = (one_group as u64 + left / block).min(wanted_blocks.max(one_group) as u64);
+    let micro_batch_tokens = one_sequence + extra_tokens as usize;
+    Ok(MemoryPlan {
+        limit,
+        weights,
+        kv_cache: blocks * block,
+        activations: micro_batch_tokens as u64 * per_token,
+        max_batch,
+        kv_blocks: blocks as usize,
+        micro_batch_tokens,
+    })
+}
+
+/// The machine's memory; 8 GiB where it can't be asked.
+fn machine_bytes() -> u64 {
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = info.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok());
+    kib.map_or(8 << 30, |kib: u64| kib * 1024)
+}
