@@ -1,2 +1,57 @@
-//! placeholder
-fn main() {}
+//! The house's own tasks, run as `cargo xtask NAME`. A task's name enters; its result is the exit status, and what
+//! is wrong is printed. Nothing here is part of the `tinylora` binary.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+
+mod golden;
+mod models;
+mod tidy;
+
+const USAGE: &str = "\
+usage: cargo xtask TASK
+  tidy                    check the rules of STYLE.md that a program can check
+  test [ARGS]             fetch the test models if possible, then cargo test --release --workspace [ARGS]
+  test-models [FOLDER]    fetch the test models; prints the line that makes tests use them
+  golden --check|--make   recompute the golden files with PyTorch, and compare or replace them";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match arguments.as_slice() {
+        ["tidy"] => tidy::run(&root()),
+        ["test", rest @ ..] => models::test(&root(), rest),
+        ["test-models"] => models::print_export(&root(), None),
+        ["test-models", folder] => models::print_export(&root(), Some(Path::new(folder))),
+        ["golden", "--check"] => golden::run(&root(), golden::Mode::Check),
+        ["golden", "--make"] => golden::run(&root(), golden::Mode::Make),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The folder of the workspace's `Cargo.toml`.
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}
+
+/// Runs a command in `folder`; anything but exit status 0 is an error that shows the command.
+fn run_command(command: &mut Command, folder: &Path) -> Result<()> {
+    let status = command.current_dir(folder).status().with_context(|| format!("cannot start {command:?}"))?;
+    if !status.success() {
+        bail!("{command:?} ended with {status}");
+    }
+    Ok(())
+}

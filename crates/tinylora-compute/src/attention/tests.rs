@@ -1,3 +1,5 @@
+//! Attention against a plain reference, and the numerics contract on every instruction set.
+
 use super::*;
 use crate::kernel::{Cpu, Kernel};
 

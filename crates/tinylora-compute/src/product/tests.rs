@@ -1,3 +1,5 @@
+//! Products against a plain reference, and the numerics contract on every instruction set.
+
 use super::*;
 use crate::kernel::Kernel;
 use crate::packed::Precision;

@@ -113,9 +113,9 @@ mod tests {
 
     #[test]
     fn defaults_stand_under_the_home() {
-        let options = from(&[("HOME", "/home/ada")]);
-        assert_eq!(options.cache, Path::new("/home/ada/.cache/tinylora"));
-        assert_eq!(options.hub_cache, Path::new("/home/ada/.cache/huggingface/hub"));
+        let options = from(&[("HOME", "/homes/ada")]);
+        assert_eq!(options.cache, Path::new("/homes/ada/.cache/tinylora"));
+        assert_eq!(options.hub_cache, Path::new("/homes/ada/.cache/huggingface/hub"));
         assert_eq!(options.endpoint, DEFAULT_ENDPOINT);
         assert!(!options.offline && options.token.is_none());
     }
@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn each_variable_counts() {
         let options = from(&[
-            ("HOME", "/home/ada"),
+            ("HOME", "/homes/ada"),
             ("XDG_CACHE_HOME", "/caches"),
             ("HF_HOME", "~/hf"),
             ("HF_ENDPOINT", "http://mirror.example/"),
@@ -131,7 +131,7 @@ mod tests {
             ("HF_HUB_OFFLINE", "YES"),
         ]);
         assert_eq!(options.cache, Path::new("/caches/tinylora"));
-        assert_eq!(options.hub_cache, Path::new("/home/ada/hf/hub"));
+        assert_eq!(options.hub_cache, Path::new("/homes/ada/hf/hub"));
         assert_eq!(options.endpoint, "http://mirror.example");
         assert_eq!(options.token.as_deref(), Some("hf_secret"));
         assert!(options.offline);
