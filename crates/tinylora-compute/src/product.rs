@@ -257,7 +257,12 @@ pub fn product_backward(cpu: &Cpu, terms: &[BackwardTerm<'_>], rows: usize, dx: 
     cpu.parallel(panels.div_ceil(panels_a_task), |task| {
         let first_panel = task * panels_a_task;
         let last_panel = (first_panel + panels_a_task).min(panels);
-        dispatch(cpu.kernel(), Backward { terms, out, rows, columns, first_panel, last_panel });
+        // The scratch memory is taken out here: a closure inside of `run` would be compiled without the
+        // kernel's instruction set, and each intrinsic in it would become a call.
+        with_scratch((last_panel - first_panel) * OUTER_BLOCK * LANES, |scratch| {
+            let work = Backward { terms, out, rows, columns, first_panel, last_panel, scratch };
+            dispatch(cpu.kernel(), work);
+        });
     });
 }
 
@@ -268,7 +273,12 @@ struct Backward<'a> {
     columns: usize,
     first_panel: usize,
     last_panel: usize,
+    /// [`OUTER_BLOCK`] rows of all panels of the task.
+    scratch: &'a mut [f32],
 }
+
+/// Rows of W unpacked at a time.
+const OUTER_BLOCK: usize = 512;
 
 thread_local! {
     /// Unpacked panels of the thread's current task.
@@ -289,47 +299,44 @@ impl Simd for Backward<'_> {
     type Output = ();
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        const OUTER_BLOCK: usize = 512;
         const ROWS: usize = 48;
         let panels = self.last_panel - self.first_panel;
-        with_scratch(panels * OUTER_BLOCK * LANES, |scratch| {
-            for (index, term) in self.terms.iter().enumerate() {
-                let n = term.weight.rows();
-                for start in (0..n.max(1)).step_by(OUTER_BLOCK) {
-                    let inner = OUTER_BLOCK.min(n - start);
-                    let last = start + OUTER_BLOCK >= n;
-                    for panel in 0..panels {
-                        let to = &mut scratch[panel * inner * LANES..][..inner * LANES];
-                        term.weight.unpack_transposed(start, inner, self.first_panel + panel, to);
-                    }
-                    for row in (0..self.rows).step_by(ROWS) {
-                        // SAFETY: extents were checked in `product_backward`; a task writes only its panels.
-                        unsafe {
-                            Block::<f32> {
-                                inner,
-                                a: term.gradient.as_ptr().add(row * n + start),
-                                a_row: n,
-                                a_inner: 1,
-                                b: scratch.as_ptr(),
-                                b_panel: inner * LANES,
-                                b_inner: LANES,
-                                c: self.out.get().add(row * self.columns + self.first_panel * LANES),
-                                c_row: self.columns,
-                                rows: ROWS.min(self.rows - row),
-                                columns: (self.last_panel * LANES).min(self.columns)
-                                    - self.first_panel * LANES,
-                                start: if index == 0 && start == 0 { Start::Zero } else { Start::Output },
-                                side: term
-                                    .side
-                                    .filter(|_| last)
-                                    .map(|side| side_terms(side, row, self.first_panel)),
-                            }
-                            .run::<L>();
+        let scratch = self.scratch;
+        for (index, term) in self.terms.iter().enumerate() {
+            let n = term.weight.rows();
+            for start in (0..n.max(1)).step_by(OUTER_BLOCK) {
+                let inner = OUTER_BLOCK.min(n - start);
+                let last = start + OUTER_BLOCK >= n;
+                for panel in 0..panels {
+                    let to = &mut scratch[panel * inner * LANES..][..inner * LANES];
+                    term.weight.unpack_transposed(start, inner, self.first_panel + panel, to);
+                }
+                for row in (0..self.rows).step_by(ROWS) {
+                    // SAFETY: extents were checked in `product_backward`; a task writes only its panels.
+                    unsafe {
+                        Block::<f32> {
+                            inner,
+                            a: term.gradient.as_ptr().add(row * n + start),
+                            a_row: n,
+                            a_inner: 1,
+                            b: scratch.as_ptr(),
+                            b_panel: inner * LANES,
+                            b_inner: LANES,
+                            c: self.out.get().add(row * self.columns + self.first_panel * LANES),
+                            c_row: self.columns,
+                            rows: ROWS.min(self.rows - row),
+                            columns: (self.last_panel * LANES).min(self.columns) - self.first_panel * LANES,
+                            start: if index == 0 && start == 0 { Start::Zero } else { Start::Output },
+                            side: term
+                                .side
+                                .filter(|_| last)
+                                .map(|side| side_terms(side, row, self.first_panel)),
                         }
+                        .run::<L>();
                     }
                 }
             }
-        });
+        }
     }
 }
 

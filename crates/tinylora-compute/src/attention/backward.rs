@@ -3,7 +3,7 @@
 //!
 //! With P the weights and D = Σ do · o:  dV = Pᵀ dO,  dS = scale · P ∘ (dO Vᵀ − D),  dQ = dS K,  dK = dSᵀ Q.
 
-use super::forward::{Work, check, extent, for_blocks, gather, probabilities};
+use super::forward::{Seen, Work, check, extent, gather, probabilities, seen_blocks};
 use super::{BLOCK_TOKENS, Group, Heads, KvLayer, Unit, length, units_of};
 use crate::kernel::{Cpu, Simd, dispatch};
 use crate::lanes::{LANES, Lanes};
@@ -174,7 +174,7 @@ impl GroupTask<'_> {
         debug_assert!(work.queries * work.stride == work.scores.len() && work.context <= stride);
         // SAFETY: passed on to the caller.
         unsafe { probabilities::<L>(heads, self.store, self.group, unit, self.key_head, &mut work) };
-        for_blocks(heads, self.group, unit, |span, at, rows| {
+        for Seen { span, at, rows } in seen_blocks(heads, self.group, unit) {
             let values = self.store.values(span.block, self.key_head);
             for (token, row) in values.chunks_exact(padded).enumerate() {
                 for (i, &x) in row[..heads.size].iter().enumerate() {
@@ -200,7 +200,7 @@ impl GroupTask<'_> {
                 }
                 .run::<L>();
             }
-        });
+        }
         for query in 0..queries {
             let (g, o) = (&b.gradient[query * padded..][..padded], &b.out[query * padded..][..padded]);
             let delta = g.iter().zip(o).fold(0f32, |sum, (&g, &o)| g.mul_add(o, sum));
@@ -230,7 +230,7 @@ impl GroupTask<'_> {
             .iter()
             .scan(0, |at, member| Some(std::mem::replace(at, *at + member.rows)))
             .collect();
-        for_blocks(self.heads, self.group, unit, |span, at, rows| {
+        for Seen { span, at, rows } in seen_blocks(self.heads, self.group, unit) {
             let (count, keys) = (span.count as usize, self.store.keys(span.block, self.key_head));
             for (i, lane) in keys.chunks_exact(LANES).enumerate() {
                 for (token, &x) in lane.iter().enumerate() {
@@ -243,7 +243,8 @@ impl GroupTask<'_> {
                 let piece = piece_of(unit, rows.start / per_key);
                 &mut own[(starts[piece] + at - shared_length) * 2 * padded..][..count * 2 * padded]
             };
-            let turned_block = |a: &[f32], from: &[f32], to: *mut f32| {
+            let (dk, dv) = (to.as_mut_ptr(), to[padded..].as_mut_ptr());
+            for (a, from, to) in [(&b.dscores, &b.q, dk), (&b.weights, &b.gradient, dv)] {
                 // Σ over queries of a[query][token] · from[query][·]
                 let block = Block::<f32> {
                     inner: rows.len(),
@@ -262,9 +263,7 @@ impl GroupTask<'_> {
                 };
                 // SAFETY: passed on to the caller.
                 unsafe { block.run::<L>() };
-            };
-            turned_block(&b.dscores, &b.q, to.as_mut_ptr());
-            turned_block(&b.weights, &b.gradient, to[padded..].as_mut_ptr());
+            }
             // SAFETY: passed on to the caller.
             unsafe {
                 Block::<f32> {
@@ -284,7 +283,7 @@ impl GroupTask<'_> {
                 }
                 .run::<L>();
             }
-        });
+        }
     }
 
     fn scatter_queries(&self, unit: &Unit, padded: usize, dq: &[f32]) {

@@ -22,7 +22,12 @@ pub fn attention(cpu: &Cpu, heads: Heads, store: &KvLayer, groups: &[Group], q: 
     cpu.parallel(units.len() * heads.keys, |task| {
         let (unit, key_head) = (&units[task / heads.keys], task % heads.keys);
         let group = &groups[unit.group];
-        dispatch(cpu.kernel(), Forward { heads, store, group, unit, key_head, q, out });
+        let (queries, context) = extent(heads, group, unit);
+        let scratch = queries * (2 * store.padded() + context.next_multiple_of(LANES));
+        // Taken out here: a closure inside of `run` would be compiled without the kernel's instruction set.
+        with_scratch(scratch, |scratch| {
+            dispatch(cpu.kernel(), Forward { heads, store, group, unit, key_head, q, out, scratch });
+        });
     });
 }
 
@@ -63,6 +68,8 @@ struct Forward<'a> {
     key_head: usize,
     q: &'a [f32],
     out: SendPointer<f32>,
+    /// (queries, 2 · padded d + stride)
+    scratch: &'a mut [f32],
 }
 
 /// (number of queries, longest context) of a unit.
@@ -75,21 +82,20 @@ pub(super) fn extent(heads: Heads, group: &Group, unit: &Unit) -> (usize, usize)
 impl Simd for Forward<'_> {
     type Output = ();
     #[inline(always)]
-    fn run<L: Lanes>(self) {
+    fn run<L: Lanes>(mut self) {
+        let scratch = std::mem::take(&mut self.scratch);
         let (queries, context) = extent(self.heads, self.group, self.unit);
         let (stride, padded) = (context.next_multiple_of(LANES), self.store.padded());
-        with_scratch(queries * (2 * padded + stride), |scratch| {
-            let (q, rest) = scratch.split_at_mut(queries * padded);
-            let (scores, out) = rest.split_at_mut(queries * stride);
-            let mut work = Work { queries, context, stride, q, scores };
-            gather(self.heads, self.group, self.unit, self.key_head, self.q, padded, work.q);
-            // SAFETY: `check` has checked all spans and rows; the scratch has the extents of `Work`.
-            unsafe {
-                probabilities::<L>(self.heads, self.store, self.group, self.unit, self.key_head, &mut work);
-                self.weighted_values::<L>(&work, out);
-            }
-            self.scatter(padded, out);
-        });
+        let (q, rest) = scratch.split_at_mut(queries * padded);
+        let (scores, out) = rest.split_at_mut(queries * stride);
+        let mut work = Work { queries, context, stride, q, scores };
+        gather(self.heads, self.group, self.unit, self.key_head, self.q, padded, work.q);
+        // SAFETY: `check` has checked all spans and rows; the scratch has the extents of `Work`.
+        unsafe {
+            probabilities::<L>(self.heads, self.store, self.group, self.unit, self.key_head, &mut work);
+            self.weighted_values::<L>(&work, out);
+        }
+        self.scatter(padded, out);
     }
 }
 
@@ -98,7 +104,7 @@ impl Forward<'_> {
     unsafe fn weighted_values<L: Lanes>(&self, work: &Work<'_>, out: &mut [f32]) {
         let padded = self.store.padded();
         out.fill(0.0);
-        for_blocks(self.heads, self.group, self.unit, |span, at, rows| {
+        for Seen { span, at, rows } in seen_blocks(self.heads, self.group, self.unit) {
             let values = self.store.values(span.block, self.key_head);
             // SAFETY: passed on to the caller.
             unsafe {
@@ -119,7 +125,7 @@ impl Forward<'_> {
                 }
                 .run::<L>();
             }
-        });
+        }
     }
 
     fn scatter(&self, padded: usize, out: &[f32]) {
@@ -167,15 +173,19 @@ pub(super) fn gather(
     }
 }
 
-/// Calls `work(span, first context index, query rows)` for all blocks that the unit's queries see: the shared
-/// ones with all queries, each member's own with that piece's; in context order for each query.
-#[inline(always)]
-pub(super) fn for_blocks(
-    heads: Heads,
-    group: &Group,
-    unit: &Unit,
-    mut work: impl FnMut(Span, usize, std::ops::Range<usize>),
-) {
+/// One block of keys and values and who sees it.
+pub(super) struct Seen {
+    pub span: Span,
+    /// Index of its first token in the context.
+    pub at: usize,
+    /// The queries of the unit.
+    pub rows: std::ops::Range<usize>,
+}
+
+/// All blocks that the unit's queries see: the shared ones with all queries, each member's own with that piece's;
+/// in context order for each query. A list and not a function that is called for each, since a closure would
+/// be compiled without the kernel's instruction set.
+pub(super) fn seen_blocks(heads: Heads, group: &Group, unit: &Unit) -> Vec<Seen> {
     let per_key = heads.queries / heads.keys;
     let (queries, _) = extent(heads, group, unit);
     let shared = length(&group.shared);
@@ -185,10 +195,11 @@ pub(super) fn for_blocks(
         heads.window.map_or(0, |window| visible.saturating_sub(window))
     };
     let earliest = unit.pieces.iter().map(first_seen).min().unwrap_or(0);
+    let mut seen = Vec::new();
     let mut at = 0;
     for &span in &group.shared {
         if at + span.count as usize > earliest {
-            work(span, at, 0..queries);
+            seen.push(Seen { span, at, rows: 0..queries });
         }
         at += span.count as usize;
     }
@@ -204,11 +215,12 @@ pub(super) fn for_blocks(
                 break;
             }
             if at + span.count as usize > first_seen(piece) {
-                work(span, at, rows.clone());
+                seen.push(Seen { span, at, rows: rows.clone() });
             }
             at += span.count as usize;
         }
     }
+    seen
 }
 
 /// Fills `work.scores` with the softmax weights of every query; 0 where a query does not see.
@@ -225,7 +237,7 @@ pub(super) unsafe fn probabilities<L: Lanes>(
     work: &mut Work<'_>,
 ) {
     let (stride, padded) = (work.stride, store.padded());
-    for_blocks(heads, group, unit, |span, at, rows| {
+    for Seen { span, at, rows } in seen_blocks(heads, group, unit) {
         let keys = store.keys(span.block, key_head);
         // SAFETY: passed on to the caller.
         unsafe {
@@ -246,7 +258,7 @@ pub(super) unsafe fn probabilities<L: Lanes>(
             }
             .run::<L>();
         }
-    });
+    }
     let per_key = heads.queries / heads.keys;
     let shared = length(&group.shared);
     let mut query = 0;
