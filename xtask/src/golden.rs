@@ -20,17 +20,30 @@ pub enum Mode {
 const WRITING: [&str; 2] = ["golden/make_models.py", "golden/make_goldens.py"];
 /// Scripts that print the file that stands beside them under the same name with `.json`.
 const PRINTING: [&str; 2] = ["golden/optimizer.py", "crates/tinylora/src/model/weights/quants_golden.py"];
+/// The script that does the same for the real models, whose files it is given.
+const REAL: &str = "golden/make_real.py";
+/// Answers of other tokenizers; it has no check but the tests of the engine's own.
+const TOKENIZER: &str = "golden/tokenizer.py";
 /// Keys that tell versions of Python packages, which may differ.
 const VERSIONS: [&str; 2] = ["versions", "torch"];
 
 /// Makes the environment if it isn't there, and runs every script.
 pub fn run(root: &Path, mode: Mode) -> Result<()> {
     let python = environment(root)?;
+    let check = (mode == Mode::Check).then_some("--check");
     for script in WRITING {
         eprintln!("golden: {script}");
-        let mut command = Command::new(&python);
-        command.arg(script).args((mode == Mode::Check).then_some("--check"));
-        crate::run_command(&mut command, root)?;
+        crate::run_command(Command::new(&python).arg(script).args(check), root)?;
+    }
+    let models = crate::models::folder(root)?;
+    eprintln!("golden: {REAL}");
+    let mut command = Command::new(&python);
+    command.arg(REAL).arg("--smollm2").arg(models.join("smollm2-135m.gguf"));
+    command.arg("--gemma3").arg(models.join("gemma3-270m.gguf")).args(check);
+    crate::run_command(&mut command, root)?;
+    if mode == Mode::Make {
+        eprintln!("golden: {TOKENIZER}");
+        crate::run_command(Command::new(&python).arg(TOKENIZER).arg(&models), root)?;
     }
     for script in PRINTING {
         eprintln!("golden: {script}");
@@ -87,7 +100,7 @@ mod tests {
 
     #[test]
     fn every_script_is_there() {
-        for script in WRITING.iter().chain(&PRINTING) {
+        for script in WRITING.iter().chain(&PRINTING).chain([&REAL, &TOKENIZER]) {
             assert!(crate::root().join(script).is_file(), "{script}");
         }
     }

@@ -33,6 +33,14 @@ pub fn print_export(root: &Path, folder: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
+/// The folder with the models: the one that is given, or the default one after fetching.
+pub fn folder(root: &Path) -> Result<PathBuf> {
+    match std::env::var_os(VARIABLE) {
+        Some(folder) => Ok(PathBuf::from(folder)),
+        None => fetch(root, &default_folder(root)),
+    }
+}
+
 fn default_folder(root: &Path) -> PathBuf {
     root.join("target").join("test-models")
 }
