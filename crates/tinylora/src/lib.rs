@@ -7,6 +7,8 @@ pub mod atomic_file;
 
 pub mod random;
 
+pub mod statistics;
+
 pub mod recipe;
 
 pub mod hub;
@@ -37,6 +39,8 @@ pub mod optimizer;
 
 pub mod checkpoint;
 
-//X pub mod evaluate;
+pub mod run_folder;
 
-//X pub mod train;
+pub mod evaluate;
+
+pub mod train;

@@ -6,9 +6,9 @@ use crate::inference::{Engine, EngineError, Finish, GenerateOptions, Progress, R
 use crate::model::Adapters;
 use crate::reward::{RewardError, RewardItem, Rewarder, Scores};
 use crate::rollout::TextStop;
-use crate::statistics::wilson95;
+use crate::run_folder::EvalResult;
+use crate::statistics::wilson_95;
 use crate::tokenizer::Tokenizer;
-use crate::train_records::EvalResult;
 use serde::Serialize;
 use std::sync::atomic::AtomicBool;
 
@@ -92,7 +92,13 @@ pub fn evaluate(
     for (&(index, greedy), completions) in owners.iter().zip(completions) {
         for completion in completions {
             let ids: Vec<u32> = completion.tokens.iter().map(|t| t.token).collect();
-            texts.push((index, greedy, tokenizer.decode(&ids), ids.len(), completion.finish == Finish::Length));
+            texts.push((
+                index,
+                greedy,
+                tokenizer.decode(&ids),
+                ids.len(),
+                completion.finish == Finish::Length,
+            ));
         }
     }
     let items: Vec<RewardItem> = texts
@@ -167,7 +173,8 @@ fn summarise(n: usize, records: &[EvalRecord]) -> EvalResult {
     let main = if sampled.is_empty() { &greedy } else { &sampled };
     let right = |record: &EvalRecord| record.reward >= 1.0;
     let (sampled_accuracy, greedy_accuracy) = (fraction(&sampled, &right), fraction(&greedy, &right));
-    let interval = |accuracy: Option<f64>| wilson95(accuracy.unwrap_or(0.0), n as u64);
+    let interval =
+        |accuracy: Option<f64>| wilson_95((accuracy.unwrap_or(0.0) * n as f64).round() as usize, n);
     let tokens: usize = main.iter().map(|record| record.tokens).sum();
     EvalResult {
         n,

@@ -95,6 +95,7 @@ pub(super) fn plan(model: &Model, recipe: &Recipe, longest_prompt: usize) -> Res
 /// The machine's memory; 8 GiB where it can't be asked.
 fn machine_bytes() -> u64 {
     let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = info.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok());
+    let kib =
+        info.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok());
     kib.map_or(8 << 30, |kib: u64| kib * 1024)
 }

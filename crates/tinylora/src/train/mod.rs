@@ -8,12 +8,13 @@ mod step;
 pub use memory::{MemoryError, MemoryPlan};
 pub use setup::{TrainError, TrainOptions};
 
+use crate::atomic_file;
 use crate::checkpoint::{self, Checkpoint, Counters};
-use crate::evaluate::EvalRecord;
+use crate::evaluate::Evaluation;
 use crate::optimizer::OptimizerState;
 use crate::recipe::Recipe;
-use crate::run_folder::{EvalResult, RunFolder, Summary};
-use setup::Session;
+use crate::run_folder::{ADAPTER_FILE, EvalResult, RunFolder, Summary};
+use setup::{Session, Start};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -111,10 +112,10 @@ pub fn train(
     report: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome, TrainError> {
     let start = Instant::now();
-    let mut folder = setup::open_folder(recipe, options)?;
+    let place = Start::open(recipe, options)?;
     let base = setup::open_base(cpu, recipe, options, report)?;
     let mut session = Session::new(cpu, recipe, options, &base, report)?;
-    let mut state = setup::restore(&mut session, &mut folder, options, report)?;
+    let (mut folder, mut state) = place.restore(&mut session, report)?;
     let before = state.carried.wall_seconds;
     let steps = session.steps;
     report(Event::Start { done: state.step, steps, trainable: session.adapter.v().len() });
@@ -123,7 +124,7 @@ pub fn train(
             None => return Ok(Outcome::Interrupted { step: 0, checkpoint: None }),
             Some(evaluation) => {
                 report(Event::Evaluation { when: "before", result: &evaluation.result });
-                folder.write_eval_records("before", &evaluation.records)?;
+                keep_evaluation(&mut folder, 0, "before", &evaluation)?;
                 state.carried.eval_before = Some(evaluation.result);
                 state.carried.wall_seconds = before + start.elapsed().as_secs_f64();
                 save(&session, &mut folder, &state, report)?;
@@ -146,7 +147,7 @@ pub fn train(
             let when = format!("step {}", state.step);
             if let Some(evaluation) = session.evaluate(&when, report)? {
                 report(Event::Evaluation { when: &when, result: &evaluation.result });
-                folder.write_eval_records(&format!("step-{:06}", state.step), &evaluation.records)?;
+                keep_evaluation(&mut folder, state.step, &format!("step-{:06}", state.step), &evaluation)?;
             }
         }
     }
@@ -161,7 +162,7 @@ fn finish(
     (start, before): (Instant, f64),
     report: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome, TrainError> {
-    let bytes = session.write_adapter(&folder.adapter_path(), state.step)?;
+    let bytes = session.write_adapter(&folder.path().join(ADAPTER_FILE), state.step)?;
     let mut eval_after = None;
     if session.recipe.eval.problems > 0 {
         match session.evaluate("evaluation after", report)? {
@@ -171,7 +172,7 @@ fn finish(
             }
             Some(evaluation) => {
                 report(Event::Evaluation { when: "after", result: &evaluation.result });
-                folder.write_eval_records("after", &evaluation.records)?;
+                keep_evaluation(folder, state.step, "after", &evaluation)?;
                 eval_after = Some(evaluation.result);
             }
         }
@@ -211,8 +212,21 @@ fn save(
     Ok(path)
 }
 
-/// What [`Session::evaluate`] gives.
-struct Evaluated {
-    result: EvalResult,
-    records: Vec<EvalRecord>,
+/// The evaluation's numbers for TensorBoard, and every completion in `evaluations/NAME.jsonl`.
+fn keep_evaluation(
+    folder: &mut RunFolder,
+    step: u64,
+    name: &str,
+    evaluation: &Evaluation,
+) -> Result<(), TrainError> {
+    folder.append_evaluation(step, &evaluation.result)?;
+    let mut lines = String::new();
+    for record in &evaluation.records {
+        lines.push_str(&serde_json::to_string(record).expect("plain data is JSON"));
+        lines.push('\n');
+    }
+    let path = folder.path().join("evaluations").join(format!("{name}.jsonl"));
+    std::fs::create_dir_all(folder.path().join("evaluations"))
+        .map_err(|source| TrainError::Write { path: path.clone(), source })?;
+    Ok(atomic_file::write(&path, lines.as_bytes())?)
 }

@@ -2,12 +2,13 @@
 //! checkpoint.
 
 use super::memory::{MemoryError, MemoryPlan, plan};
-use super::{Carried, Evaluated, Event, State};
+use super::{Carried, Event, State};
 use crate::adapter::{AdapterFileError, RunMetadata};
+use crate::atomic_file::AtomicFileError;
 use crate::base::{Adapter, Base, BaseError};
 use crate::checkpoint::{self, CheckpointError};
 use crate::data::{DataError, Problem, TaskData};
-use crate::evaluate::{EvalSettings, EvaluateError, evaluate};
+use crate::evaluate::{EvalSettings, EvaluateError, Evaluation, evaluate};
 use crate::gradient::{GradientError, GradientWorkspace};
 use crate::hub::{self, HubOptions};
 use crate::inference::{Engine, EngineError, Progress, Sampling};
@@ -15,8 +16,11 @@ use crate::optimizer::{OptimizerError, OptimizerState};
 use crate::recipe::{Recipe, TaskSection};
 use crate::reward::{RewardError, Rewarder};
 use crate::rollout::{TextStop, encode_prompt};
-use crate::run_folder::{AdapterSummary, EvalResult, ModelSummary, RunFolder, RunFolderError, Summary};
+use crate::run_folder::{
+    AdapterSummary, EvalResult, ModelSummary, RunFolder, RunFolderError, StoppedRun, Summary,
+};
 use crate::tokenizer::TokenizerError;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use tinylora_compute::Cpu;
@@ -59,7 +63,18 @@ pub enum TrainError {
     RunFolder(#[from] RunFolderError),
     #[error(transparent)]
     AdapterFile(#[from] AdapterFileError),
-    #[error("the loss of step {step} is {loss}; nothing was updated. Lower the learning rate and resume with --resume")]
+    #[error(transparent)]
+    AtomicFile(#[from] AtomicFileError),
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    #[error(
+        "the loss of step {step} is {loss}; nothing was updated. Lower the learning rate and resume with --resume"
+    )]
     LossNotFinite {
         /// Step.
         step: u64,
@@ -77,8 +92,53 @@ impl From<EvaluateError> for TrainError {
     }
 }
 
-pub(super) fn open_folder(recipe: &Recipe, options: &TrainOptions<'_>) -> Result<RunFolder, TrainError> {
-    Ok(if options.resume { RunFolder::open(&options.out)? } else { RunFolder::create(&options.out, recipe)? })
+/// Where a run begins: in a new folder, or in that of a run that was stopped.
+pub(super) enum Start {
+    Fresh(RunFolder),
+    Stopped(StoppedRun),
+}
+
+impl Start {
+    pub fn open(recipe: &Recipe, options: &TrainOptions<'_>) -> Result<Self, TrainError> {
+        Ok(match options.resume {
+            false => Self::Fresh(RunFolder::create(&options.out, recipe)?),
+            true => Self::Stopped(RunFolder::open(&options.out)?),
+        })
+    }
+
+    /// The state at the start: fresh, or that of the newest checkpoint, with the logs cut to it.
+    pub fn restore(
+        self,
+        session: &mut Session<'_>,
+        report: &mut dyn FnMut(Event<'_>),
+    ) -> Result<(RunFolder, State), TrainError> {
+        let kind = session.recipe.optimizer.kind;
+        let optimizer = OptimizerState::new(kind, session.adapter.v().len());
+        let fresh = State { step: 0, optimizer, carried: Carried::default() };
+        let stopped = match self {
+            Self::Fresh(folder) => return Ok((folder, fresh)),
+            Self::Stopped(stopped) => stopped,
+        };
+        let Some((path, checkpoint)) = checkpoint::latest(&stopped.checkpoints())? else {
+            report(Event::Message("no checkpoint yet: starting from the beginning".to_owned()));
+            return Ok((stopped.truncate_to(&BTreeMap::new())?, fresh));
+        };
+        checkpoint::check_base(&checkpoint, &session.base.identity.sha256)?;
+        for difference in checkpoint::check_recipe(&checkpoint, &session.recipe.to_toml())? {
+            report(Event::Message(format!("changed since the run began: {difference}")));
+        }
+        let folder = stopped.truncate_to(&checkpoint.logs)?;
+        folder.write_recipe(session.recipe)?;
+        session.adapter.set(&checkpoint.v, checkpoint.adapter_version);
+        report(Event::Message(format!(
+            "resuming from {} (step {} of {})",
+            path.display(),
+            checkpoint.step,
+            session.steps
+        )));
+        let carried = serde_json::from_value(checkpoint.carried).unwrap_or_default();
+        Ok((folder, State { step: checkpoint.step, optimizer: checkpoint.optimizer, carried }))
+    }
 }
 
 pub(super) fn open_base(
@@ -129,9 +189,10 @@ impl<'a> Session<'a> {
         let plan = plan(&base.model, recipe, longest + longest / 2)?;
         report(Event::Memory(plan));
         let cache = hub::cache_dir(&options.hub).join("factors");
-        let adapter = Adapter::from_section(cpu, base, &recipe.adapter, recipe.seed, &cache, &mut |loading| {
-            report(Event::Loading(loading));
-        })?;
+        let adapter =
+            Adapter::from_section(cpu, base, &recipe.adapter, recipe.seed, &cache, &mut |loading| {
+                report(Event::Loading(loading));
+            })?;
         let steps = match recipe.train.steps {
             0 => {
                 let epoch = data.steps_per_epoch(recipe.rollout.prompts_per_step).unwrap_or(0);
@@ -165,7 +226,7 @@ impl<'a> Session<'a> {
         &mut self,
         what: &str,
         report: &mut dyn FnMut(Event<'_>),
-    ) -> Result<Option<Evaluated>, TrainError> {
+    ) -> Result<Option<Evaluation>, TrainError> {
         let eval = &self.recipe.eval;
         let stop = TextStop::new(&self.base.tokenizer, &self.recipe.rollout.stop);
         let settings = EvalSettings {
@@ -197,9 +258,7 @@ impl<'a> Session<'a> {
             },
         );
         match evaluation {
-            Ok(evaluation) => {
-                Ok(Some(Evaluated { result: evaluation.result, records: evaluation.records }))
-            }
+            Ok(evaluation) => Ok(Some(evaluation)),
             Err(EvaluateError::Engine(EngineError::Interrupted)) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -236,7 +295,7 @@ impl<'a> Session<'a> {
                 n_tie: spec.n_tie,
                 tying: spec.tying,
                 trainable_parameters: spec.trainable_parameters(),
-                payload_bytes: spec.payload_bytes(),
+                payload_bytes: spec.payload_bytes() as u64,
                 file_bytes,
             },
             task: task_name(self.recipe),
@@ -273,43 +332,10 @@ fn with_prompts(
 
 fn task_name(recipe: &Recipe) -> String {
     match &recipe.task {
-        TaskSection::Arithmetic(task) => format!("arithmetic/{}", task.problems.name()),
+        TaskSection::Arithmetic(task) => {
+            let kind = serde_json::to_value(task.problems).expect("a plain name");
+            format!("arithmetic/{}", kind.as_str().unwrap_or_default())
+        }
         TaskSection::Jsonl(task) => task.train.clone(),
     }
-}
-
-/// The state at the start: fresh, or that of the newest checkpoint with the logs cut to it.
-pub(super) fn restore(
-    session: &mut Session<'_>,
-    folder: &mut RunFolder,
-    options: &TrainOptions<'_>,
-    report: &mut dyn FnMut(Event<'_>),
-) -> Result<State, TrainError> {
-    let kind = session.recipe.optimizer.kind;
-    let fresh = State {
-        step: 0,
-        optimizer: OptimizerState::new(kind, session.adapter.v().len()),
-        carried: Carried::default(),
-    };
-    if !options.resume {
-        return Ok(fresh);
-    }
-    let Some((path, checkpoint)) = checkpoint::latest(&folder.checkpoints())? else {
-        report(Event::Message("no checkpoint yet: starting from the beginning".to_owned()));
-        folder.truncate_to(&Default::default())?;
-        return Ok(fresh);
-    };
-    checkpoint::check_base(&checkpoint, &session.base.identity.sha256)?;
-    for difference in checkpoint::check_recipe(&checkpoint, &session.recipe.to_toml())? {
-        report(Event::Message(format!("changed since the run began: {difference}")));
-    }
-    folder.truncate_to(&checkpoint.logs)?;
-    session.adapter.set(&checkpoint.v, checkpoint.adapter_version);
-    let message = format!("resuming from {} (step {} of {})", path.display(), checkpoint.step, session.steps);
-    report(Event::Message(message));
-    Ok(State {
-        step: checkpoint.step,
-        optimizer: checkpoint.optimizer,
-        carried: serde_json::from_value(checkpoint.carried).unwrap_or_default(),
-    })
 }

@@ -67,7 +67,10 @@ pub(super) fn train_step(
     let every = session.recipe.train.sample_every as u64;
     if every > 0 && (state.step - 1).is_multiple_of(every) {
         // The best completion of the step's first problem says most.
-        let best = samples.iter().take(session.recipe.rollout.samples_per_prompt).max_by(|a, b| a.reward.total_cmp(&b.reward));
+        let best = samples
+            .iter()
+            .take(session.recipe.rollout.samples_per_prompt)
+            .max_by(|a, b| a.reward.total_cmp(&b.reward));
         if let Some(best) = best {
             report(Event::Sample(best));
         }
@@ -89,11 +92,7 @@ fn roll_out_and_score(
     let settings = RolloutSettings {
         samples: rollout.samples_per_prompt,
         max_tokens: rollout.max_tokens,
-        sampling: Sampling {
-            temperature: rollout.temperature,
-            top_p: rollout.top_p,
-            top_k: rollout.top_k,
-        },
+        sampling: Sampling { temperature: rollout.temperature, top_p: rollout.top_p, top_k: rollout.top_k },
         max_batch: session.plan.max_batch,
         seed: session.recipe.seed,
         first_stream: first_stream(session.recipe, step),
@@ -150,9 +149,8 @@ fn update(session: &mut Session<'_>, state: &mut State, scored: &Scored) -> Resu
         add_reference(session, &mut groups, inverse_temperature)?;
     }
     let completions = scored.groups.iter().flat_map(|group| &group.completions);
-    let (count, tokens) = completions.fold((0, 0), |(count, tokens), rollout| {
-        (count + 1, tokens + rollout.completion.tokens.len())
-    });
+    let (count, tokens) = completions
+        .fold((0, 0), |(count, tokens), rollout| (count + 1, tokens + rollout.completion.tokens.len()));
     let batches = micro_batches(&groups, session.plan.micro_batch_tokens);
     let rows: usize = batches.iter().map(|batch| packed_tokens(batch)).sum();
     let mut updated = Updated {
@@ -187,7 +185,8 @@ fn update(session: &mut Session<'_>, state: &mut State, scored: &Scored) -> Resu
         }
         let gradient = session.adapter.gradient(&dr);
         let mut v = session.adapter.v().to_vec();
-        let norm = apply(&recipe.optimizer, state.step, learning_rate, &gradient, &mut state.optimizer, &mut v)?;
+        let norm =
+            apply(&recipe.optimizer, state.step, learning_rate, &gradient, &mut state.optimizer, &mut v)?;
         round_to(recipe.adapter.storage_precision, &mut v);
         session.adapter.set(&v, session.adapter.version() + 1);
         if round == 0 {
@@ -237,8 +236,14 @@ fn add_reference(
     for group in groups {
         let (cpu, model) = (session.cpu, &session.base.model);
         let one = std::slice::from_ref(&*group);
-        let logprobs =
-            completion_logprobs(cpu, model, Adapters::NONE, one, inverse_temperature, &mut session.workspace)?;
+        let logprobs = completion_logprobs(
+            cpu,
+            model,
+            Adapters::NONE,
+            one,
+            inverse_temperature,
+            &mut session.workspace,
+        )?;
         for (completion, logprobs) in group.completions.iter_mut().zip(logprobs.into_iter().flatten()) {
             completion.reference_logprobs = logprobs;
         }

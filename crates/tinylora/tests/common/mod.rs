@@ -1,6 +1,8 @@
 //! Golden files enter, tensors and a model leave; and the measure of agreement.
 #![allow(dead_code)] // each test program uses its own part
 
+pub mod case;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tinylora::hub::{ModelFiles, ModelLayout};

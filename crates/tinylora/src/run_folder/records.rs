@@ -1,30 +1,48 @@
-//! What a run tells the outside: plain data for files and displays.
+//! What a run writes down, as plain data: the lines of its logs and the results of its evaluations.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-/// One line of `metrics.jsonl` (docs: the command-line contract).
+/// One line of `metrics.jsonl` (docs: the command-line contract). JSON has no infinities and no NaN: such a number
+/// is null in the file, and NaN when it is read again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs)] // the names are the contract's
 pub struct StepMetrics {
     pub step: u64,
+    #[serde(deserialize_with = "null_is_nan")]
     pub epoch: f64,
+    #[serde(deserialize_with = "null_is_nan")]
     pub reward_mean: f64,
+    #[serde(deserialize_with = "null_is_nan")]
     pub accuracy: f64,
+    #[serde(deserialize_with = "null_is_nan")]
     pub reward_std: f64,
+    #[serde(deserialize_with = "null_is_nan")]
     pub active_group_fraction: f64,
+    #[serde(deserialize_with = "null_is_nan")]
     pub completion_tokens_mean: f64,
+    #[serde(deserialize_with = "null_is_nan")]
     pub truncated_fraction: f64,
+    #[serde(deserialize_with = "null_is_nan")]
     pub entropy: f64,
+    #[serde(deserialize_with = "null_is_nan")]
     pub kl: f64,
+    #[serde(deserialize_with = "null_is_nan")]
     pub ratio_min: f64,
+    #[serde(deserialize_with = "null_is_nan")]
     pub ratio_max: f64,
+    #[serde(deserialize_with = "null_is_nan")]
     pub logprob_gap_max: f64,
+    #[serde(deserialize_with = "null_is_nan")]
     pub grad_norm: f64,
+    #[serde(deserialize_with = "null_is_nan")]
     pub v_norm: f64,
+    #[serde(deserialize_with = "null_is_nan")]
     pub learning_rate: f64,
     pub rollout_tokens: u64,
+    #[serde(deserialize_with = "null_is_nan")]
     pub rollout_seconds: f64,
     pub train_tokens: u64,
+    #[serde(deserialize_with = "null_is_nan")]
     pub train_seconds: f64,
     pub adapter_version: u64,
     pub rss_bytes: u64,
@@ -68,68 +86,6 @@ pub struct EvalResult {
     pub truncated_fraction: f64,
 }
 
-/// What a run is about to use, in bytes; told before it starts.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[allow(missing_docs)] // the names say it
-pub struct MemoryPlan {
-    pub limit: u64,
-    pub weights: u64,
-    pub kv_cache: u64,
-    pub activations: u64,
-}
-
-/// News from a run, in the order in which they happen.
-#[derive(Debug, Clone)]
-pub enum Event<'a> {
-    /// Loading: what, done, total (layers, modules; total 0 if unknown).
-    Loading {
-        /// What is being done.
-        what: &'a str,
-        /// Units done.
-        done: u64,
-        /// Units in all.
-        total: u64,
-    },
-    /// A message for the person.
-    Message(String),
-    /// Memory that the run will take.
-    Memory(MemoryPlan),
-    /// The run starts (or goes on) at this step of so many.
-    Start {
-        /// Steps already done.
-        done: u64,
-        /// Steps in all.
-        steps: u64,
-        /// Trained numbers.
-        trainable: usize,
-    },
-    /// Completions of the current step's rollout, or of an evaluation, that are finished.
-    Rollout {
-        /// What: "rollout", "evaluation before" ….
-        what: &'a str,
-        /// Finished completions.
-        done: usize,
-        /// Completions in all.
-        total: usize,
-        /// Sampled tokens so far.
-        tokens: u64,
-    },
-    /// A step is done; `v` is the adapter after it.
-    Step {
-        /// Its metrics.
-        metrics: &'a StepMetrics,
-        /// The trained numbers.
-        v: &'a [f32],
-    },
-    /// A sample worth showing.
-    Sample(&'a SampleRecord),
-    /// An evaluation is done ("before", "after", "step 20").
-    Evaluation {
-        /// Which.
-        when: &'a str,
-        /// What came out.
-        result: &'a EvalResult,
-    },
-    /// A checkpoint was written.
-    Checkpoint(&'a std::path::Path),
+fn null_is_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }

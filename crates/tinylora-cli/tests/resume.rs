@@ -1,0 +1,194 @@
+//! Kill -9 at random moments, resume, and end byte for byte where an undisturbed run ends. A tiny random model
+//! and a reward from an external command, so that v moves in every step.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const RECIPE: &str = r#"
+name = "resume"
+seed = 5
+[model]
+ref = "MODEL"
+chat_template = false
+[adapter]
+u = 13
+n_tie = "all"
+[task]
+kind = "arithmetic"
+problems = "sum"
+max = 50
+[reward]
+scorer = "command"
+command = ["python3", "GRADER"]
+[rollout]
+prompts_per_step = 4
+samples_per_prompt = 4
+max_tokens = 12
+[optimizer]
+learning_rate = 0.01
+schedule = "linear"
+[train]
+steps = 12
+checkpoint_every = 1
+keep_checkpoints = 2
+[eval]
+problems = 16
+"#;
+
+const GRADER: &str = r#"
+import json, sys
+for line in sys.stdin:
+    text = json.loads(line)["completion"]
+    print(json.dumps({"reward": sum(text.encode()) % 5}), flush=True)
+"#;
+
+/// The byte-level alphabet of GPT-2, with an end token: enough of a tokenizer for a random model.
+fn tokenizer_json() -> String {
+    let printable = |byte: u32| (33..=126).contains(&byte) || (161..=172).contains(&byte) || byte >= 174;
+    let mut next = 256;
+    let mut vocabulary = serde_json::Map::new();
+    for byte in 0..256u32 {
+        let code = if printable(byte) {
+            byte
+        } else {
+            next += 1;
+            next - 1
+        };
+        let letter = char::from_u32(code).expect("a letter").to_string();
+        vocabulary.insert(letter, byte.into());
+    }
+    vocabulary.insert("</s>".into(), 256.into());
+    serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
+        "added_tokens": [{"id": 256, "content": "</s>", "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true}],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false},
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+            "vocab": vocabulary, "merges": []}
+    })
+    .to_string()
+}
+
+/// A folder with the tiny model, its tokenizer, the grader and the recipe; gives the recipe's path.
+fn prepare(folder: &Path) -> PathBuf {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/models/llama2");
+    let model = folder.join("model");
+    std::fs::create_dir(&model).expect("a new folder");
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(golden.join(file), model.join(file)).expect("the golden model");
+    }
+    std::fs::write(model.join("tokenizer.json"), tokenizer_json()).expect("writable");
+    std::fs::write(model.join("tokenizer_config.json"), r#"{"eos_token": "</s>"}"#).expect("writable");
+    let grader = folder.join("grader.py");
+    std::fs::write(&grader, GRADER).expect("writable");
+    let recipe = folder.join("recipe.toml");
+    let text = RECIPE
+        .replace("MODEL", model.to_str().expect("UTF-8"))
+        .replace("GRADER", grader.to_str().expect("UTF-8"));
+    std::fs::write(&recipe, text).expect("writable");
+    recipe
+}
+
+fn train(recipe: &Path, out: &Path, cache: &Path, extra: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tinylora"));
+    command.arg("train").arg(recipe).arg("--out").arg(out).args(extra);
+    command.env("TINYLORA_CACHE", cache).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
+fn finish(mut command: Command) {
+    let output = command.output().expect("the program starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// What must be the same to the byte: adapter and samples, and metrics but for the clock and memory.
+fn results(out: &Path) -> (Vec<u8>, Vec<u8>, Vec<serde_json::Value>) {
+    let read = |name: &str| std::fs::read(out.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let metrics = String::from_utf8(read("metrics.jsonl")).expect("UTF-8");
+    let metrics = metrics
+        .lines()
+        .map(|line| {
+            let mut line: serde_json::Value = serde_json::from_str(line).expect("a whole line");
+            for key in ["rollout_seconds", "train_seconds", "rss_bytes"] {
+                line.as_object_mut().expect("an object").remove(key).expect("in the contract");
+            }
+            line
+        })
+        .collect();
+    (read("adapter.tinylora"), read("samples.jsonl"), metrics)
+}
+
+#[test]
+fn killed_runs_end_like_whole_ones() {
+    let kills: u32 = std::env::var("TINYLORA_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(3);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let recipe = prepare(folder.path());
+    let cache = folder.path().join("cache");
+    let whole = folder.path().join("whole");
+    let start = Instant::now();
+    finish(train(&recipe, &whole, &cache, &[]));
+    let duration = start.elapsed();
+    let wanted = results(&whole);
+    assert!(wanted.2.len() == 12 && wanted.2.iter().all(|m| m["logprob_gap_max"] == 0.0));
+    assert!(wanted.2[11]["v_norm"].as_f64().expect("a number") > 0.01, "v moved");
+    for kill in 0..kills {
+        let out = folder.path().join(format!("killed-{kill}"));
+        // Moments spread over the run, odd enough to fall anywhere.
+        let moment = duration.mul_f64((f64::from(kill) * 0.618_034 + 0.31).fract());
+        let mut child = train(&recipe, &out, &cache, &[]).spawn().expect("the program starts");
+        std::thread::sleep(moment);
+        child.kill().expect("it can be killed");
+        child.wait().expect("it ends");
+        let resume: &[&str] = if out.join("recipe.toml").exists() { &["--resume"] } else { &[] };
+        finish(train(&recipe, &out, &cache, resume));
+        assert!(results(&out) == wanted, "killed after {moment:?} of {duration:?}");
+    }
+}
+
+#[test]
+fn threads_do_not_matter() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let recipe = prepare(folder.path());
+    let cache = folder.path().join("cache");
+    let run = |threads: &str| {
+        let out = folder.path().join(threads);
+        let mut command = train(&recipe, &out, &cache, &["--set", "train.steps=4"]);
+        command.env("TINYLORA_THREADS", threads);
+        finish(command);
+        results(&out)
+    };
+    assert!(run("1") == run("2"));
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_saves_and_exits_130() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let recipe = prepare(folder.path());
+    let cache = folder.path().join("cache");
+    let whole = folder.path().join("whole");
+    finish(train(&recipe, &whole, &cache, &[]));
+    let out = folder.path().join("stopped");
+    let child = train(&recipe, &out, &cache, &[]).spawn().expect("the program starts");
+    // As soon as the first step is in the log.
+    let metrics = out.join("metrics.jsonl");
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while std::fs::metadata(&metrics).map_or(0, |m| m.len()) == 0 && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let status = Command::new("kill").arg("-INT").arg(child.id().to_string()).status().expect("kill");
+    assert!(status.success());
+    let output = child.wait_with_output().expect("it ends");
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.success() {
+        eprintln!("the run was done before the signal came");
+    } else {
+        assert_eq!(output.status.code(), Some(130), "{message}");
+        assert!(message.contains("--resume"), "says how to go on: {message}");
+        finish(train(&recipe, &out, &cache, &["--resume"]));
+    }
+    assert!(results(&out) == results(&whole));
+}
