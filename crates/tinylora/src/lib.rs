@@ -7,6 +7,8 @@ pub mod atomic_file;
 
 pub mod random;
 
+pub mod statistics;
+
 pub mod recipe;
 
 pub mod hub;
@@ -36,6 +38,8 @@ pub mod gradient;
 pub mod optimizer;
 
 pub mod checkpoint;
+
+pub mod run_folder;
 
 //X pub mod evaluate;
 
