@@ -7,7 +7,7 @@ use crate::screen::Screen;
 use anyhow::{Context, Result};
 use tinylora::adapter;
 use tinylora::base::{Adapter, Base};
-use tinylora::hub::HubOptions;
+use tinylora::hub::{HubOptions, cache_dir};
 use tinylora::inference::Sampling;
 use tinylora::model::Adapters;
 use tinylora_compute::Cpu;
@@ -36,13 +36,14 @@ impl Opened {
         let file = args.adapter.as_deref().map(|name| Ok::<_, anyhow::Error>((name, adapter::load(name)?)));
         let file = file.transpose()?;
         let options = HubOptions::from_env();
+        let factors = cache_dir(&options).join("factors");
         let mut display = LoadingDisplay::new(screen.clone());
         let opened = (|| {
             let base = Base::open(cpu, &args.model, args.dtype.into(), positions, &options, &mut |news| {
-                display.take(news);
+                display.take(&news);
             })?;
             let adapter = file.map(|(name, file)| {
-                Adapter::from_file(cpu, &base, name, &file, &options.cache, &mut |news| display.take(news))
+                Adapter::from_file(cpu, &base, name, &file, &factors, &mut |news| display.take(&news))
             });
             Ok(Self { adapter: adapter.transpose()?, base })
         })();

@@ -109,7 +109,7 @@ fn score(
 }
 
 fn output<'a>(tokens: &'a [u32], logprobs: &[f32]) -> Output<'a> {
-    let total: f64 = logprobs.iter().map(|&logprob| f64::from(logprob)).sum();
+    let total = logprobs.iter().fold(0.0, |sum, &logprob| sum + f64::from(logprob));
     let (mean, perplexity) = averages(total, logprobs.len());
     Output {
         tokens,

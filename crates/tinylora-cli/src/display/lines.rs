@@ -1,14 +1,20 @@
 //! Events enter, lines that stay leave: those above the live block, and the whole course of a run where there is
 //! no block.
 
-use super::view::{News, View};
+use super::view::View;
 use crate::draw::{Style, Tone};
 use crate::format;
-use tinylora::train::{EvalResult, Event, MemoryPlan, SampleRecord, StepMetrics};
+use crate::loading::News;
+use tinylora::run_folder::EvalResult;
+use tinylora::train::{Event, MemoryPlan, SampleRecord, StepMetrics};
 
 /// What scrolls by above the block.
-pub fn above_block(event: &Event<'_>, style: Style, width: usize) -> Option<String> {
+pub fn above_block(event: &Event<'_>, news: &News, style: Style, width: usize) -> Option<String> {
     match event {
+        Event::Loading(_) => match news {
+            News::Message(text) => Some(text.clone()),
+            _ => None,
+        },
         Event::Message(text) => Some(text.clone()),
         Event::Memory(plan) => Some(style.paint(Tone::Faint, &memory(plan))),
         Event::Sample(sample) => Some(sample_lines(sample, style, width)),
@@ -20,13 +26,16 @@ pub fn above_block(event: &Event<'_>, style: Style, width: usize) -> Option<Stri
 }
 
 /// What a run without a terminal says, if the event is worth a line.
-pub fn plain(event: &Event<'_>, view: &View, news: News) -> Option<String> {
+pub fn plain(event: &Event<'_>, view: &View, news: &News) -> Option<String> {
     match event {
-        Event::Loading { what, .. } => (news == News::Begins).then(|| format!("{what} …")),
-        Event::Rollout { what, total, .. } if *what != "rollout" => {
-            (news == News::Begins).then(|| format!("{what}: {total} completions …"))
-        }
-        Event::Rollout { .. } => None,
+        Event::Loading(_) => match news {
+            News::Message(text) | News::Begins(text) => Some(text.clone()),
+            News::GoesOn => None,
+        },
+        Event::Rollout { what, total, .. } => match news {
+            News::Begins(_) if *what != "rollout" => Some(format!("{what}: {total} completions …")),
+            _ => None,
+        },
         Event::Message(text) => Some(text.clone()),
         Event::Memory(plan) => Some(memory(plan)),
         Event::Start { done: 0, steps, trainable } => Some(format!("training {trainable} numbers for {steps} steps")),

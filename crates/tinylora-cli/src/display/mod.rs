@@ -43,11 +43,11 @@ impl RunDisplay {
         let news = self.view.take(event, now);
         let style = self.screen.style();
         if self.screen.is_live() {
-            if let Some(text) = lines::above_block(event, style, self.screen.width()) {
+            if let Some(text) = lines::above_block(event, &news, style, self.screen.width()) {
                 self.screen.print(&text);
             }
             self.screen.show(&block::render(&self.view, now, style, self.screen.width()));
-        } else if let Some(text) = lines::plain(event, &self.view, news) {
+        } else if let Some(text) = lines::plain(event, &self.view, &news) {
             self.screen.print(&text);
         }
     }

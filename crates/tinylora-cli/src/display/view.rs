@@ -1,9 +1,11 @@
 //! The events of a run enter, what a display needs of them is kept.
 
-use crate::meter::{Meter, Unit};
+use crate::loading::{self, News};
+use crate::meter::Meter;
 use std::collections::VecDeque;
 use std::time::Duration;
-use tinylora::train::{EvalResult, Event, StepMetrics};
+use tinylora::run_folder::EvalResult;
+use tinylora::train::{Event, StepMetrics};
 
 /// What is known of a run.
 #[derive(Debug, Default)]
@@ -32,15 +34,6 @@ pub struct View {
     ends: VecDeque<Duration>,
 }
 
-/// Whether an event began a piece of work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum News {
-    /// It did.
-    Begins,
-    /// It did not.
-    GoesOn,
-}
-
 /// Steps over whose times the time left is estimated.
 const RECENT_STEPS: usize = 20;
 
@@ -48,19 +41,16 @@ impl View {
     /// Takes an event that happened at `now`.
     pub fn take(&mut self, event: &Event<'_>, now: Duration) -> News {
         match event {
-            Event::Loading { what, done, total } => {
-                let unit = if what.contains("fetching") { Unit::Bytes } else { Unit::Things("done") };
-                self.work(what, *done, *total, unit, now)
-            }
+            Event::Loading(news) => loading::advance(&mut self.meter, news, now),
             Event::Rollout { what, done, total, tokens } => {
                 self.tokens = *tokens;
-                self.work(what, *done as u64, *total as u64, Unit::Things("completions"), now)
+                loading::work(&mut self.meter, what, "completions", (*done as u64, *total as u64), now)
             }
             Event::Start { done, steps, .. } => {
                 (self.done, self.steps, self.started) = (*done, *steps, Some(now));
                 self.meter = None;
                 self.ends = VecDeque::from([now]);
-                News::Begins
+                News::GoesOn
             }
             Event::Step { metrics, v } => {
                 self.done = metrics.step;
@@ -93,16 +83,5 @@ impl View {
         }
         let left = self.steps.saturating_sub(self.done);
         Some(Duration::from_secs_f64(last.saturating_sub(*first).as_secs_f64() / f64::from(seen) * left as f64))
-    }
-
-    fn work(&mut self, what: &str, done: u64, total: u64, unit: Unit, now: Duration) -> News {
-        // A counter that falls is another piece of work under the same name.
-        let same = |meter: &&mut Meter| meter.what == what && meter.done <= done;
-        if let Some(meter) = self.meter.as_mut().filter(same) {
-            (meter.done, meter.total) = (done, total);
-            return News::GoesOn;
-        }
-        self.meter = Some(Meter { what: what.to_owned(), done, total, unit, began: now });
-        News::Begins
     }
 }
