@@ -50,7 +50,10 @@ The run's folder holds recipe.toml, metrics.jsonl, samples.jsonl, tensorboard/, 
     #[command(after_help = "\
 Examples:
   tinylora eval --model smollm2-135m --task sum --limit 200
-  tinylora eval --model smollm2-135m --adapter runs/quickstart/adapter.tinylora --data test.jsonl --out results")]
+  tinylora eval --model smollm2-135m --adapter runs/quickstart/adapter.tinylora --data test.jsonl --out results
+  tinylora eval --model smollm2-135m --adapter runs/quickstart/adapter.tinylora --recipe runs/quickstart/recipe.toml
+
+An option that is left out is taken from the recipe where one is given.")]
     Eval(EvalArgs),
     /// Complete a prompt
     #[command(after_help = "\
@@ -139,41 +142,51 @@ impl From<Dtype> for WeightDtype {
 
 /// `tinylora eval`
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("problems").required(true).args(["task", "data"]))]
+#[command(group = clap::ArgGroup::new("problems").required(true).args(["task", "data", "recipe"]))]
 pub struct EvalArgs {
     #[command(flatten)]
     pub model: ModelArgs,
-    /// A built-in task: sum, difference, product, chain, word-one-step, word-two-step
+    /// Problems of a built-in task: sum, difference, product, chain, word-one-step, word-two-step
     #[arg(long, value_name = "NAME")]
     pub task: Option<String>,
-    /// Problems from a file, an object with "question" and "answer" a line
+    /// Problems of a file, an object a line
     #[arg(long, value_name = "FILE.jsonl")]
     pub data: Option<String>,
+    /// The held-out problems of a recipe, with its prompts, scorer and [eval] settings
+    #[arg(long, value_name = "RECIPE.toml", conflicts_with_all = ["scorer", "prompt_format"])]
+    pub recipe: Option<PathBuf>,
+    /// With --data: the field that holds the question
+    #[arg(long, value_name = "KEY", default_value = "question")]
+    pub question_field: String,
+    /// With --data: the field that holds the right answer ("… #### n" is understood)
+    #[arg(long, value_name = "KEY", default_value = "answer")]
+    pub answer_field: String,
     /// How an answer is judged: gsm8k-strict, gsm8k-flexible, boxed, plain
     /// [default: what the prompt format asks for]
     #[arg(long, value_name = "NAME")]
     pub scorer: Option<String>,
-    /// How the answer is asked for: hashes ("#### n"), boxed, plain
-    #[arg(long, value_name = "NAME", default_value = "hashes")]
-    pub prompt_format: String,
-    /// Sampled completions a problem, besides the greedy one; 0: greedy alone
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub samples: usize,
-    /// Temperature of the sampled completions
-    #[arg(long, value_name = "T", default_value_t = 1.0)]
-    pub temperature: f32,
-    /// Sample from the most probable tokens with at least this probability in all; 1: from all
-    #[arg(long, value_name = "P", default_value_t = 1.0)]
-    pub top_p: f32,
-    /// Largest length of a completion, in tokens
-    #[arg(long, value_name = "N", default_value_t = 256)]
-    pub max_tokens: usize,
-    /// Number of problems; 0: all of a file, 512 of a task
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub limit: usize,
-    /// Seed of problems and sampling
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    pub seed: u64,
+    /// How the question is put: hashes (answer as "#### n"), boxed, plain; for --data also gsm8k, qwen-boxed,
+    /// qwen25-math-cot, abel [default: hashes]
+    #[arg(long, value_name = "NAME")]
+    pub prompt_format: Option<String>,
+    /// Sampled completions a problem, besides the greedy one; 0: greedy alone [default: 1]
+    #[arg(long, value_name = "N")]
+    pub samples: Option<usize>,
+    /// Temperature of the sampled completions [default: 1]
+    #[arg(long, value_name = "T")]
+    pub temperature: Option<f32>,
+    /// Sample from the most probable tokens with at least this probability in all; 1: from all [default: 1]
+    #[arg(long, value_name = "P")]
+    pub top_p: Option<f32>,
+    /// Largest length of a completion, in tokens [default: 256]
+    #[arg(long, value_name = "N")]
+    pub max_tokens: Option<usize>,
+    /// Number of problems [default: all of a file, 512 of a task]
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Seed of the sampling [default: 0]
+    #[arg(long, value_name = "S")]
+    pub seed: Option<u64>,
     /// Folder for summary.json and samples.jsonl [default: nothing is written]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,

@@ -10,6 +10,7 @@ use anyhow::Result;
 use std::path::{Path, PathBuf};
 use tinylora::adapter::{AdapterFile, TEXT_PREFIX, load};
 use tinylora::base::Loading;
+use tinylora::gguf::TensorType;
 use tinylora::hub::{self, HubOptions, ModelFiles, ModelLayout};
 use tinylora::model::config::{ModelConfig, RopeScaling};
 use tinylora::model::weights::Weights;
@@ -124,7 +125,9 @@ fn describe_model(
     page.row("sha256", sha256.to_owned());
     page.row("family", format!("{:?}", config.family));
     page.row("parameters", format!("{} ({})", grouped(config.parameters), count(config.parameters)));
-    page.row("storage", weights.stored_as());
+    let stored = |(dtype, tensors, size): (TensorType, usize, u64)| format!("{dtype:?} {} in {tensors}", bytes(size));
+    let stored: Vec<String> = weights.stored_types().into_iter().map(stored).collect();
+    page.row("tensors", stored.join(", "));
     describe_config(&mut page, config);
     page.heading("text");
     page.row("tokenizer", format!("{} tokens", grouped(tokenizer.vocab_size() as u64)));

@@ -3,7 +3,6 @@
 
 mod args;
 mod chat;
-mod display;
 mod draw;
 mod failure;
 mod format;
@@ -14,11 +13,9 @@ mod loading;
 mod messages;
 mod meter;
 mod open;
-mod report;
 mod score;
 mod screen;
 mod stream;
-mod train;
 
 use args::{AdapterCommand, Cli, Command, ModelCommand};
 use clap::Parser;
@@ -37,8 +34,7 @@ fn main() -> ExitCode {
 
 fn run(command: &Command) -> anyhow::Result<u8> {
     match command {
-        Command::Train(args) => return train::run(args),
-        Command::Eval(args) => eval::run(args)?,
+        _ => {}
         Command::Generate(args) => generate::run(args)?,
         Command::Chat(args) => chat::run(args)?,
         Command::Score(args) => score::run(args)?,

@@ -12,6 +12,9 @@ use std::time::Instant;
 use tinylora::train::Event;
 use view::View;
 
+pub use block::summary as summary_of_numbers;
+pub use lines::{accuracy as accuracy_line, memory as memory_line};
+
 /// Shows a run.
 pub struct RunDisplay {
     screen: Screen,
