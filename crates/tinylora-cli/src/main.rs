@@ -1,2 +1,46 @@
-//! placeholder
-fn main() {}
+//! The `tinylora` command: arguments enter, results leave on standard output, progress and messages on standard
+//! error, and an exit status. Everything that it can do the library can do; nothing is computed here.
+
+mod args;
+mod chat;
+mod draw;
+mod failure;
+mod format;
+mod generate;
+mod inspect;
+mod interrupt;
+mod loading;
+mod messages;
+mod meter;
+mod open;
+mod score;
+mod screen;
+mod stream;
+
+use args::{AdapterCommand, Cli, Command, ModelCommand};
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli.command) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("{}", failure::message(&error));
+            ExitCode::from(failure::status(&error))
+        }
+    }
+}
+
+fn run(command: &Command) -> anyhow::Result<u8> {
+    match command {
+        _ => {}
+        Command::Generate(args) => generate::run(args)?,
+        Command::Chat(args) => chat::run(args)?,
+        Command::Score(args) => score::run(args)?,
+        Command::Adapter(AdapterCommand::Inspect { file }) => inspect::adapter(file)?,
+        Command::Model(ModelCommand::Inspect { reference }) => inspect::model(reference)?,
+        Command::Model(ModelCommand::Pull { reference }) => inspect::pull(reference)?,
+    }
+    Ok(failure::DONE)
+}

@@ -49,8 +49,17 @@ impl Rows {
         Ok(Self { template: task.template.clone(), seed, train, held_out })
     }
 
+    /// Takes every row of `task.train` as held out: for evaluations, which train on nothing.
+    pub(super) fn open_all_held_out(task: &JsonlTask) -> Result<Self, DataError> {
+        let held_out = read(task, &task.train, "train")?;
+        Ok(Self { template: task.template.clone(), seed: 0, train: Vec::new(), held_out })
+    }
+
     pub(super) fn train_batch(&self, step: u64, n: usize) -> Vec<Problem> {
         let rows = self.train.len() as u64;
+        if rows == 0 {
+            return Vec::new();
+        }
         let first = step * n as u64;
         let mut order = (u64::MAX, Vec::new());
         let mut batch = Vec::with_capacity(n);

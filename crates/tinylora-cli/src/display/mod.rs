@@ -1,0 +1,65 @@
+//! The events of a run enter; a live block on a terminal, or a line a step elsewhere, leaves on standard error.
+//! What is drawn is decided by [`block`] and [`lines`] from plain data alone; nothing here knows how to train.
+
+mod block;
+mod lines;
+mod view;
+
+use crate::screen::Screen;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+use tinylora::train::Event;
+use view::View;
+
+pub use block::summary as summary_of_numbers;
+pub use lines::{accuracy as accuracy_line, memory as memory_line};
+
+/// Shows a run.
+pub struct RunDisplay {
+    screen: Screen,
+    clock: Instant,
+    view: View,
+    last_checkpoint: LastCheckpoint,
+}
+
+/// The newest checkpoint, also for whoever handles Ctrl-C.
+pub type LastCheckpoint = Arc<Mutex<Option<PathBuf>>>;
+
+impl RunDisplay {
+    /// Nothing is shown yet.
+    pub fn new(screen: Screen) -> Self {
+        Self { screen, clock: Instant::now(), view: View::default(), last_checkpoint: LastCheckpoint::default() }
+    }
+
+    /// Where the newest checkpoint will be named.
+    pub fn last_checkpoint(&self) -> LastCheckpoint {
+        self.last_checkpoint.clone()
+    }
+
+    /// Takes one event.
+    pub fn take(&mut self, event: &Event<'_>) {
+        if let Event::Checkpoint(path) = event {
+            *self.last_checkpoint.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some((*path).into());
+        }
+        let now = self.clock.elapsed();
+        let news = self.view.take(event, now);
+        let style = self.screen.style();
+        if self.screen.is_live() {
+            if let Some(text) = lines::above_block(event, &news, style, self.screen.width()) {
+                self.screen.print(&text);
+            }
+            self.screen.show(&block::render(&self.view, now, style, self.screen.width()));
+        } else if let Some(text) = lines::plain(event, &self.view, &news) {
+            self.screen.print(&text);
+        }
+    }
+
+    /// Takes the block away.
+    pub fn finish(&self) {
+        self.screen.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests;

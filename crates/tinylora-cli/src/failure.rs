@@ -1,0 +1,66 @@
+//! An error enters, what a person reads and the exit status leave.
+
+use tinylora::recipe::RecipeError;
+
+/// Exit status: done.
+pub const DONE: u8 = 0;
+/// Exit status: failed.
+pub const FAILED: u8 = 1;
+/// Exit status: wrong usage or recipe.
+pub const USAGE: u8 = 2;
+/// Exit status: interrupted, with the state saved.
+pub const INTERRUPTED: u8 = 130;
+
+/// Something in the command line or its environment that must be written differently.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
+/// The status of a command that ended with this error.
+pub fn status(error: &anyhow::Error) -> u8 {
+    let wrong_usage = error.chain().any(|cause| {
+        cause.is::<Usage>() || cause.is::<RecipeError>() || cause.is::<tinylora_compute::KernelError>()
+    });
+    if wrong_usage { USAGE } else { FAILED }
+}
+
+/// The message with its causes, a line each; a cause that the line above already tells is left out.
+pub fn message(error: &anyhow::Error) -> String {
+    let mut text = format!("error: {error}");
+    let mut told = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        if !told.contains(&cause) {
+            text.push_str(&format!("\n  because: {cause}"));
+            told.push_str(&cause);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn usage_and_recipes_are_two_and_the_rest_is_one() {
+        assert_eq!(status(&anyhow::anyhow!("broken")), FAILED);
+        assert_eq!(status(&Usage("so not".into()).into()), USAGE);
+        let recipe = tinylora::recipe::Recipe::from_toml("nane = 'x'", &[]).unwrap_err();
+        let error = Err::<(), _>(recipe).context("the recipe").unwrap_err();
+        assert_eq!(status(&error), USAGE);
+    }
+
+    #[test]
+    fn causes_are_told_once() {
+        let io = std::io::Error::other("disk on fire");
+        let error = Err::<(), _>(io).context("cannot write x").context("saving failed").unwrap_err();
+        assert_eq!(
+            message(&error),
+            "error: saving failed\n  because: cannot write x\n  because: disk on fire"
+        );
+        let told = anyhow::anyhow!("disk on fire").context("cannot write x: disk on fire");
+        assert_eq!(message(&told), "error: cannot write x: disk on fire");
+    }
+}

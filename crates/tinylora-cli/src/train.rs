@@ -1,0 +1,77 @@
+//! `tinylora train`: a recipe enters, a run's folder and a report leave.
+
+use crate::args::TrainArgs;
+use crate::display::{LastCheckpoint, RunDisplay, memory_line};
+use crate::failure::{DONE, INTERRUPTED};
+use crate::screen::{Screen, stdout_style};
+use crate::{interrupt, open, report};
+use anyhow::Result;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tinylora::adapter::AdapterFile;
+use tinylora::hub::HubOptions;
+use tinylora::recipe::Recipe;
+use tinylora::train::{Outcome, TrainOptions, train};
+
+/// Runs the command; gives the exit status.
+pub fn run(args: &TrainArgs) -> Result<u8> {
+    let recipe = Recipe::load(&args.recipe, &args.set)?;
+    if args.dry_run {
+        return dry_run(&recipe);
+    }
+    let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&recipe.name));
+    let cpu = open::device()?;
+    let screen = Screen::stderr();
+    let mut display = RunDisplay::new(screen.clone());
+    let stop = Arc::new(AtomicBool::new(false));
+    watch_interrupts(screen.clone(), stop.clone(), display.last_checkpoint())?;
+    let options =
+        TrainOptions { out: out.clone(), resume: args.resume, hub: HubOptions::from_env(), interrupt: &stop };
+    let outcome = train(&cpu, &recipe, &options, &mut |event| display.take(&event));
+    display.finish();
+    match outcome? {
+        Outcome::Done(summary) => {
+            let adapter = out.join("adapter.tinylora");
+            let v = AdapterFile::read(&adapter)?.v;
+            print!("{}", report::render(&summary, &v, &out, stdout_style()));
+            Ok(DONE)
+        }
+        Outcome::Interrupted { step, checkpoint } => {
+            screen.print(&interrupted(step, checkpoint.as_deref(), args));
+            Ok(INTERRUPTED)
+        }
+    }
+}
+
+/// First press: the step is finished and saved. Second press: out, at once.
+fn watch_interrupts(screen: Screen, stop: Arc<AtomicBool>, last: LastCheckpoint) -> Result<()> {
+    interrupt::on_press(move |press| {
+        stop.store(true, Ordering::Relaxed);
+        if press == 1 {
+            screen.print("finishing this step, then saving (Ctrl-C again: stop at once)");
+            return;
+        }
+        screen.clear();
+        let last = last.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        screen.print(&match last {
+            Some(path) => format!("stopped; the last checkpoint is {}", path.display()),
+            None => "stopped; nothing was saved yet".into(),
+        });
+        std::process::exit(INTERRUPTED.into());
+    })
+}
+
+fn interrupted(step: u64, checkpoint: Option<&Path>, args: &TrainArgs) -> String {
+    let Some(checkpoint) = checkpoint else {
+        return "stopped before the first step; nothing was saved".into();
+    };
+    let mut command = format!("tinylora train {}", report::shell_word(&args.recipe.display().to_string()));
+    if let Some(out) = &args.out {
+        command.push_str(&format!(" --out {}", report::shell_word(&out.display().to_string())));
+    }
+    for set in &args.set {
+        command.push_str(&format!(" --set {}", report::shell_word(set)));
+    }
+    format!("stopped after step {step}, saved in {}\ngo on with: {command} --resume", checkpoint.display())
+}
