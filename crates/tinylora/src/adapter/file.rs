@@ -123,7 +123,7 @@ pub enum AdapterFileError {
     },
     /// The base is right, its factors aren't.
     #[error(
-        "{name}: the factors of {module} differ from those it was trained with: {what} {expected} in the file, {found} here; the adapter would be applied along other directions"
+        "{name}: the factors of {module} differ from those it was trained with: {what} {expected} in the file, {found} here; the adapter would be applied along other directions (it was trained with the weights held in {dtype}; use the same model.dtype)"
     )]
     OtherFactors {
         /// File or text.
@@ -136,6 +136,8 @@ pub enum AdapterFileError {
         expected: f32,
         /// At hand.
         found: f32,
+        /// Precision of the weights in training.
+        dtype: &'static str,
     },
     /// The file could not be read.
     #[error("cannot read {path}: {source}", path = path.display())]
@@ -325,6 +327,10 @@ impl AdapterFile {
             what: mismatch.what,
             expected: mismatch.expected,
             found: mismatch.found,
+            dtype: match self.base.dtype {
+                WeightDtype::Bf16 => "bf16",
+                WeightDtype::F32 => "f32",
+            },
         })
     }
 }
