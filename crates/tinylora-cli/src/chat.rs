@@ -5,10 +5,10 @@ use crate::args::ChatArgs;
 use crate::draw::Tone;
 use crate::failure::INTERRUPTED;
 use crate::generate::print_part;
+use crate::interrupt;
 use crate::open::{self, Opened};
 use crate::screen::{Screen, stdout_style};
 use crate::stream::TextStream;
-use crate::interrupt;
 use anyhow::{Result, bail};
 use std::io::{BufRead, IsTerminal};
 use std::sync::Arc;
@@ -143,8 +143,12 @@ impl Chat<'_> {
         let Control { answering, stop } = &self.control;
         stop.store(false, Ordering::Relaxed);
         answering.store(true, Ordering::Relaxed);
-        let options =
-            GenerateOptions { seed: self.args.sampling.seed, max_batch: 1, stop: &self.stop, interrupt: stop };
+        let options = GenerateOptions {
+            seed: self.args.sampling.seed,
+            max_batch: 1,
+            stop: &self.stop,
+            interrupt: stop,
+        };
         let mut text = TextStream::new(tokenizer, &self.args.sampling.stop);
         let mut said = String::new();
         let mut say = |part: String| {

@@ -104,7 +104,10 @@ mod tests {
         assert_eq!(bytes(1300), "1.27 KiB");
         assert_eq!(bytes(100_743_584), "96.1 MiB");
         assert_eq!(bytes(1023 * 1024), "1.00 MiB");
-        assert_eq!((count(999), count(1000), count(134_515_008)), ("999".into(), "1.00k".into(), "135M".into()));
+        assert_eq!(
+            (count(999), count(1000), count(134_515_008)),
+            ("999".into(), "1.00k".into(), "135M".into())
+        );
         assert_eq!((grouped(7), grouped(134_515_008)), ("7".into(), "134,515,008".into()));
     }
 

@@ -47,7 +47,8 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     let positions = inputs.iter().map(most_tokens).max().unwrap_or(0) + max_tokens;
     let opened = Opened::new(&cpu, &args.model, positions, &Screen::stderr())?;
     let tokenizer = &opened.base.tokenizer;
-    let prompts: Result<Vec<Vec<u32>>> = inputs.into_iter().map(|input| encode(tokenizer, input, args.raw)).collect();
+    let prompts: Result<Vec<Vec<u32>>> =
+        inputs.into_iter().map(|input| encode(tokenizer, input, args.raw)).collect();
     let prompts = prompts?;
     let stream = !args.json && prompts.len() == 1;
     let completions = complete(&cpu, &opened, &prompts, sampling, &args.sampling, stream)?;
@@ -96,9 +97,10 @@ fn most_tokens(input: &Input) -> usize {
     TEMPLATE
         + match input {
             Input::Text(text) => text.len(),
-            Input::Chat(messages) => {
-                messages.iter().map(|message| message.content.len() + message.role.len() + AROUND_A_MESSAGE).sum()
-            }
+            Input::Chat(messages) => messages
+                .iter()
+                .map(|message| message.content.len() + message.role.len() + AROUND_A_MESSAGE)
+                .sum(),
         }
 }
 

@@ -3,9 +3,9 @@
 
 use crate::draw::{self, Style, Tone};
 use crate::format::{bytes, count, grouped};
+use crate::interrupt;
 use crate::loading::LoadingDisplay;
 use crate::screen::{Screen, stdout_style};
-use crate::interrupt;
 use anyhow::Result;
 use std::path::{Path, PathBuf};
 use tinylora::adapter::{AdapterFile, TEXT_PREFIX, load};
@@ -40,7 +40,10 @@ fn describe_adapter(adapter: &AdapterFile, size: usize, style: Style) -> String 
     };
     let mut page = Page::new(style);
     page.heading("adapter");
-    page.row("file", format!("{}, of which the numbers {}", bytes(size as u64), bytes(spec.payload_bytes() as u64)));
+    page.row(
+        "file",
+        format!("{}, of which the numbers {}", bytes(size as u64), bytes(spec.payload_bytes() as u64)),
+    );
     page.row("trained numbers", format!("{} ({precision})", spec.trainable_parameters()));
     page.row("kind", format!("TinyLoRA, rank {}, u {}, scale {}", spec.rank, spec.u, spec.scale));
     page.row("sharing", sharing(spec.tying, spec.n_tie, spec.num_modules(), spec.num_groups()));
@@ -52,14 +55,20 @@ fn describe_adapter(adapter: &AdapterFile, size: usize, style: Style) -> String 
     page.row("projections", format!("{projection}, seed {}", spec.projection_seed));
     if !run.name.is_empty() {
         let seed = run.seed;
-        page.row("run", format!("{}: {}, {} steps, seed {seed}, tinylora {}", run.name, run.task, run.steps, run.version));
+        page.row(
+            "run",
+            format!("{}: {}, {} steps, seed {seed}, tinylora {}", run.name, run.task, run.steps, run.version),
+        );
     }
     page.heading("base model");
     page.row("reference", base.reference.clone());
     page.row("family", format!("{:?}, {} parameters", base.family, grouped(base.parameters)));
     page.row(
         "sizes",
-        format!("{} layers, hidden size {}, vocabulary {}", base.num_layers, base.hidden_size, base.vocab_size),
+        format!(
+            "{} layers, hidden size {}, vocabulary {}",
+            base.num_layers, base.hidden_size, base.vocab_size
+        ),
     );
     page.row("trained in", dtype_name(base.dtype).into());
     page.row("sha256", base.sha256.iter().map(|byte| format!("{byte:02x}")).collect());
@@ -72,7 +81,9 @@ fn sharing(tying: Tying, n_tie: usize, modules: usize, groups: usize) -> String 
     match (tying, n_tie) {
         (_, 0) => format!("all {modules} modules share one v"),
         (Tying::None, _) => format!("each of {modules} modules has its own v"),
-        (Tying::Tiled, n) => format!("tiled, {n} neighbouring modules share one v: {modules} modules, {groups} groups"),
+        (Tying::Tiled, n) => {
+            format!("tiled, {n} neighbouring modules share one v: {modules} modules, {groups} groups")
+        }
         (Tying::Structured, n) => {
             format!("structured, {n} modules of a kind share one v: {modules} modules, {groups} groups")
         }
@@ -101,7 +112,8 @@ pub fn model(reference: &str) -> Result<()> {
     let mut display = LoadingDisplay::new(Screen::stderr());
     let mut report = |progress| display.take(&Loading::Hub(progress));
     let files = hub::resolve(reference, &options, &mut report);
-    let sha256 = files.as_ref().ok().map(|files| hub::weights_sha256(files, &options, &mut report)).transpose();
+    let sha256 =
+        files.as_ref().ok().map(|files| hub::weights_sha256(files, &options, &mut report)).transpose();
     display.finish();
     let (files, sha256) = (files?, sha256?.unwrap_or_default());
     let weights = Weights::open(&files)?;
@@ -125,7 +137,8 @@ fn describe_model(
     page.row("sha256", sha256.to_owned());
     page.row("family", format!("{:?}", config.family));
     page.row("parameters", format!("{} ({})", grouped(config.parameters), count(config.parameters)));
-    let stored = |(dtype, tensors, size): (TensorType, usize, u64)| format!("{dtype:?} {} in {tensors}", bytes(size));
+    let stored =
+        |(dtype, tensors, size): (TensorType, usize, u64)| format!("{dtype:?} {} in {tensors}", bytes(size));
     let stored: Vec<String> = weights.stored_types().into_iter().map(stored).collect();
     page.row("tensors", stored.join(", "));
     describe_config(&mut page, config);
@@ -148,7 +161,10 @@ fn describe_config(page: &mut Page, config: &ModelConfig) {
     page.row("hidden, MLP", format!("{}, {}", config.hidden_size, config.intermediate_size));
     page.row(
         "heads",
-        format!("{} queries, {} keys and values, of {}", config.num_heads, config.num_kv_heads, config.head_dim),
+        format!(
+            "{} queries, {} keys and values, of {}",
+            config.num_heads, config.num_kv_heads, config.head_dim
+        ),
     );
     let head = if config.tied_head { "the head is the embedding" } else { "with a head of its own" };
     page.row("vocabulary", format!("{}, {head}", grouped(config.vocab_size as u64)));

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Calls `press` in a thread of its own each time, with the number of the press from 1 on. Called once a process.
 pub fn on_press(mut press: impl FnMut(usize) + Send + 'static) -> Result<()> {
     let presses = AtomicUsize::new(0);
-    ctrlc::set_handler(move || press(presses.fetch_add(1, Ordering::Relaxed) + 1)).context("cannot handle Ctrl-C")
+    ctrlc::set_handler(move || press(presses.fetch_add(1, Ordering::Relaxed) + 1))
+        .context("cannot handle Ctrl-C")
 }
 
 /// For commands that have nothing to save.

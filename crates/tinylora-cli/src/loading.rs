@@ -22,7 +22,9 @@ pub enum News {
 pub fn advance(meter: &mut Option<Meter>, news: &Loading, now: Duration) -> News {
     match news {
         Loading::Hub(progress) => advance_hub(meter, progress, now),
-        Loading::Weights { done, total } => work(meter, "loading the weights", "layers", (*done, *total), now),
+        Loading::Weights { done, total } => {
+            work(meter, "loading the weights", "layers", (*done, *total), now)
+        }
         Loading::Factors { done, total } => work(meter, "factorising", "matrices", (*done, *total), now),
         Loading::Message(text) => News::Message(text.clone()),
     }

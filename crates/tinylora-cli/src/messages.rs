@@ -111,7 +111,10 @@ pub fn score_items(name: &str, text: &str) -> Result<Vec<(usize, ScoreItem)>> {
 
 /// Lines that hold something, with their numbers.
 fn numbered(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    text.lines().enumerate().map(|(index, line)| (index + 1, line)).filter(|(_, line)| !line.trim().is_empty())
+    text.lines()
+        .enumerate()
+        .map(|(index, line)| (index + 1, line))
+        .filter(|(_, line)| !line.trim().is_empty())
 }
 
 #[cfg(test)]
@@ -132,24 +135,33 @@ mod tests {
     #[test]
     fn a_conversation_a_line_are_several() {
         let line = "{\"messages\":[{\"role\":\"user\",\"content\":\"u\"}]}\n";
-        assert_eq!(conversations("f", &line.repeat(2)).unwrap(), [[message("user", "u")], [message("user", "u")]]);
+        assert_eq!(
+            conversations("f", &line.repeat(2)).unwrap(),
+            [[message("user", "u")], [message("user", "u")]]
+        );
     }
 
     #[test]
     fn mistakes_name_their_line() {
         let error = |text: &str| format!("{:#}", conversations("chat.jsonl", text).unwrap_err());
-        assert!(error("{\"role\":\"user\",\"content\":\"u\"}\n{\"role\":1}").starts_with("chat.jsonl, line 2: expected"));
+        assert!(
+            error("{\"role\":\"user\",\"content\":\"u\"}\n{\"role\":1}")
+                .starts_with("chat.jsonl, line 2: expected")
+        );
         assert!(error("{oops").starts_with("chat.jsonl, line 1: not valid JSON"));
         assert!(error("\n").contains("no message"));
         assert!(error("{\"messages\":[]}").contains("is empty"));
-        let both = "{\"role\":\"user\",\"content\":\"u\"}\n{\"messages\":[{\"role\":\"user\",\"content\":\"u\"}]}";
+        let both =
+            "{\"role\":\"user\",\"content\":\"u\"}\n{\"messages\":[{\"role\":\"user\",\"content\":\"u\"}]}";
         assert!(error(both).contains("line 2: a file holds either"));
     }
 
     #[test]
     fn what_to_score() {
-        let text = "{\"text\":\"a\"}\n{\"tokens\":[1,2]}\n{\"messages\":[{\"role\":\"user\",\"content\":\"u\"}]}";
-        let items: Vec<ScoreItem> = score_items("f", text).unwrap().into_iter().map(|(_, item)| item).collect();
+        let text =
+            "{\"text\":\"a\"}\n{\"tokens\":[1,2]}\n{\"messages\":[{\"role\":\"user\",\"content\":\"u\"}]}";
+        let items: Vec<ScoreItem> =
+            score_items("f", text).unwrap().into_iter().map(|(_, item)| item).collect();
         assert_eq!(items[0], ScoreItem::Text { text: "a".into() });
         assert_eq!(items[1], ScoreItem::Tokens { tokens: vec![1, 2] });
         assert_eq!(items[2], ScoreItem::Messages { messages: vec![message("user", "u")] });

@@ -47,7 +47,8 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
     let mut workspace = GradientWorkspace::new(&opened.base.model);
     let mut totals = (0.0, 0);
     for batch in batches(&texts) {
-        let scored = opened.with_adapters(|adapters| score(&cpu, &opened, adapters, batch, &mut workspace))?;
+        let scored =
+            opened.with_adapters(|adapters| score(&cpu, &opened, adapters, batch, &mut workspace))?;
         for (tokens, logprobs) in batch.iter().zip(scored) {
             let output = output(tokens, &logprobs);
             totals = (totals.0 + output.total, totals.1 + logprobs.len());
@@ -56,7 +57,10 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
     }
     if !args.json && texts.len() > 1 {
         let (mean, perplexity) = averages(totals.0, totals.1);
-        println!("{}", human_line(totals.0, totals.1, mean, perplexity, &format!("all {} texts", texts.len())));
+        println!(
+            "{}",
+            human_line(totals.0, totals.1, mean, perplexity, &format!("all {} texts", texts.len()))
+        );
     }
     Ok(())
 }
@@ -67,7 +71,10 @@ fn most_tokens(item: &messages::ScoreItem) -> usize {
         messages::ScoreItem::Text { text } => text.len() + 16,
         messages::ScoreItem::Tokens { tokens } => tokens.len(),
         messages::ScoreItem::Messages { messages } => {
-            512 + messages.iter().map(|message| message.content.len() + message.role.len() + 32).sum::<usize>()
+            512 + messages
+                .iter()
+                .map(|message| message.content.len() + message.role.len() + 32)
+                .sum::<usize>()
         }
     }
 }
@@ -104,7 +111,8 @@ fn score(
     let groups: Vec<TrainingGroup> = texts.iter().filter(|tokens| tokens.len() > 1).map(group).collect();
     let scored = completion_logprobs(cpu, &opened.base.model, adapters, &groups, 1.0, workspace)?;
     let mut scored = scored.into_iter().flatten();
-    let next = |tokens: &Vec<u32>| if tokens.len() > 1 { scored.next().unwrap_or_default() } else { Vec::new() };
+    let next =
+        |tokens: &Vec<u32>| if tokens.len() > 1 { scored.next().unwrap_or_default() } else { Vec::new() };
     Ok(texts.iter().map(next).collect())
 }
 

@@ -57,9 +57,15 @@ fn wrong_usage_is_two_and_names_the_nearest() {
     assert_eq!(status, 2);
     assert!(message.contains("--prompt") && message.contains("--messages"), "{message}");
     assert_eq!(fails(folder.path(), &["eval", "--model", "m"]).0, 2);
-    assert_eq!(fails(folder.path(), &["generate", "--model", "m", "--prompt", "x", "--temperature", "-1"]).0, 2);
+    assert_eq!(
+        fails(folder.path(), &["generate", "--model", "m", "--prompt", "x", "--temperature", "-1"]).0,
+        2
+    );
     assert_eq!(fails(folder.path(), &["generate", "--model", "m", "--prompt", "x", "--top-p", "0"]).0, 2);
-    assert_eq!(fails(folder.path(), &["generate", "--model", "m", "--prompt", "x", "--max-tokens", "0"]).0, 2);
+    assert_eq!(
+        fails(folder.path(), &["generate", "--model", "m", "--prompt", "x", "--max-tokens", "0"]).0,
+        2
+    );
 }
 
 #[test]
@@ -68,7 +74,10 @@ fn a_wrong_recipe_is_two_and_names_key_and_nearest() {
     std::fs::write(folder.path().join("wrong.toml"), RECIPE.replace("steps", "stepz")).unwrap();
     let (status, message) = fails(folder.path(), &["train", "wrong.toml"]);
     assert_eq!(status, 2);
-    assert!(message.contains("wrong.toml") && message.contains("stepz") && message.contains("`steps`"), "{message}");
+    assert!(
+        message.contains("wrong.toml") && message.contains("stepz") && message.contains("`steps`"),
+        "{message}"
+    );
     let (status, message) = fails(folder.path(), &["train", "r.toml", "--set", "rollout.max_token=4"]);
     assert_eq!(status, 2);
     assert!(message.contains("max_token") && message.contains("max_tokens"), "{message}");
@@ -83,7 +92,8 @@ fn a_wrong_recipe_is_two_and_names_key_and_nearest() {
 #[test]
 fn the_environment_is_checked() {
     let folder = tempfile::tempdir().unwrap();
-    for (name, value) in [("TINYLORA_DEVICE", "cuda"), ("TINYLORA_KERNEL", "sse9"), ("TINYLORA_THREADS", "0")] {
+    for (name, value) in [("TINYLORA_DEVICE", "cuda"), ("TINYLORA_KERNEL", "sse9"), ("TINYLORA_THREADS", "0")]
+    {
         let output = Command::new(env!("CARGO_BIN_EXE_tinylora"))
             .args(["generate", "--model", "m", "--prompt", "x"])
             .env_clear()

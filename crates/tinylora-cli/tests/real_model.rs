@@ -75,9 +75,14 @@ fn conversations_give_a_line_each() {
     let all = output(&model, folder.path(), &["generate", "--messages", file, "--max-tokens", "6", "--json"]);
     assert_eq!(all.lines().count(), 2);
     // A conversation alone gets the same answer as in company.
-    std::fs::write(folder.path().join("one.jsonl"), "{\"role\":\"user\",\"content\":\"Say hello.\"}\n").unwrap();
+    std::fs::write(folder.path().join("one.jsonl"), "{\"role\":\"user\",\"content\":\"Say hello.\"}\n")
+        .unwrap();
     let one = folder.path().join("one.jsonl");
-    let one = output(&model, folder.path(), &["generate", "--messages", one.to_str().unwrap(), "--max-tokens", "6", "--json"]);
+    let one = output(
+        &model,
+        folder.path(),
+        &["generate", "--messages", one.to_str().unwrap(), "--max-tokens", "6", "--json"],
+    );
     assert_eq!(one.lines().next(), all.lines().next());
 }
 

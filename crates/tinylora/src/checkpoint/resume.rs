@@ -7,9 +7,8 @@ use super::{Checkpoint, CheckpointError};
 /// Keys that may change between the start of a run and a resume: they say how long it goes, what is written
 /// down and what it may take of the machine, but change no number of the steps that both runs have. With a falling
 /// schedule `train.steps` and `train.epochs` do change the learning rates that are still to come.
-pub const MAY_CHANGE: [&str; 10] = [
+pub const MAY_CHANGE: [&str; 9] = [
     "name",
-    "model.memory",
     "reward.timeout_seconds",
     "rollout.max_batch",
     "train.checkpoint_every",

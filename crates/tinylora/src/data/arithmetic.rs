@@ -8,7 +8,8 @@
 
 use super::{DataError, Problem, words};
 use crate::random::{Purpose, Stream};
-use crate::recipe::{AnswerFormat, ArithmeticKind, ArithmeticTask, WorkedForm};
+use crate::recipe::{AnswerFormat, ArithmeticKind, ArithmeticTask, ExampleForm, WorkedForm};
+use crate::tokenizer::Message;
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 
@@ -99,6 +100,8 @@ pub(super) struct Arithmetic {
     example_ids: HashSet<String>,
     /// Everything before the question; the same for every prompt.
     prefix: String,
+    /// Worked examples as (question, answer), where they are turns of the conversation.
+    turns: Vec<(String, String)>,
 }
 
 impl Arithmetic {
@@ -108,7 +111,14 @@ impl Arithmetic {
         let examples = draw_examples(task)?;
         let example_ids = examples.iter().map(|e| e.id.clone()).collect();
         let prefix = prefix(task, &examples);
-        let this = Self { task: task.clone(), seed, held_out, example_ids, prefix };
+        let turns = match task.example_form {
+            ExampleForm::Text => Vec::new(),
+            ExampleForm::Turns => {
+                let turn = |e: &Drawn| (e.question.clone(), worked(task, e).trim_start().to_owned());
+                examples.iter().map(turn).collect()
+            }
+        };
+        let this = Self { task: task.clone(), seed, held_out, example_ids, prefix, turns };
         // A stream with nothing to give would never end.
         let mut draws = Draws::new(FIXED_SEED, Purpose::TrainProblems, 0);
         match (0..100_000).any(|_| this.may_train(&draw(task, &mut draws))) {
@@ -128,6 +138,19 @@ impl Arithmetic {
 
     pub(super) fn prompt_text(&self, problem: &Problem) -> String {
         format!("{}Question: {}\nAnswer:", self.prefix, problem.question)
+    }
+
+    /// The conversation up to the question: turns, or everything in one message.
+    pub(super) fn messages(&self, problem: &Problem) -> Vec<Message> {
+        let message = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+        if self.turns.is_empty() {
+            return vec![message("user", &self.prompt_text(problem))];
+        }
+        let turns = self.turns.iter();
+        turns
+            .flat_map(|(question, answer)| [message("user", question), message("assistant", answer)])
+            .chain([message("user", &problem.question)])
+            .collect()
     }
 
     /// The problem at a position of the endless stream: the first that may be trained on among those
@@ -496,8 +519,13 @@ mod tests {
         );
         let prompt = open(&["model.system=Be brief.", "task.examples=0"]).prompt(&problem);
         assert_eq!(prompt.messages[0].role, "system");
-        assert_eq!(prompt.plain_text(), format!("Be brief.\n\n{bare}"));
-        assert_eq!(open(&[]).prompt(&problem).messages.len(), 1);
+        assert_eq!(prompt.text, format!("Be brief.\n\n{bare}"));
+        assert_eq!(open(&["task.example_form=text"]).prompt(&problem).messages.len(), 1);
+        let turns = open(&["task.worked=steps"]).prompt(&problem).messages;
+        let roles: Vec<&str> = turns.iter().map(|message| message.role.as_str()).collect();
+        assert_eq!(roles, ["user", "assistant", "user"]);
+        assert!(turns[1].content.ends_with(&format!(".\n#### {sum}")), "{}", turns[1].content);
+        assert_eq!(turns[2].content, problem.question);
     }
 
     #[test]

@@ -27,16 +27,10 @@ pub struct Problem {
 /// What the model is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prompt {
-    /// The conversation so far: the system message, if there is one, and the user's.
+    /// The conversation so far: the system message, if there is one, worked examples as turns, the question.
     pub messages: Vec<Message>,
-}
-
-impl Prompt {
-    /// The prompt for a model that is used without its chat template: the contents, with an empty line between.
-    pub fn plain_text(&self) -> String {
-        let contents: Vec<&str> = self.messages.iter().map(|m| m.content.as_str()).collect();
-        contents.join("\n\n")
-    }
+    /// The same as one text, for a model that is used without its chat template.
+    pub text: String,
 }
 
 /// Why a task cannot give its problems.
@@ -178,11 +172,18 @@ impl TaskData {
         }
     }
 
-    /// The whole prompt: the recipe's system message, if it has one, and the user's message.
+    /// The whole prompt: the recipe's system message, if it has one, worked examples and the question.
     pub fn prompt(&self, problem: &Problem) -> Prompt {
-        let message = |role: &str, content: String| Message { role: role.into(), content };
-        let system = (!self.system.is_empty()).then(|| message("system", self.system.clone()));
-        let user = message("user", self.prompt_text(problem));
-        Prompt { messages: system.into_iter().chain([user]).collect() }
+        let text = self.prompt_text(problem);
+        let messages = match &self.source {
+            Source::Arithmetic(task) => task.messages(problem),
+            Source::Jsonl(_) => vec![Message { role: "user".into(), content: text.clone() }],
+        };
+        if self.system.is_empty() {
+            return Prompt { messages, text };
+        }
+        let system = Message { role: "system".into(), content: self.system.clone() };
+        let text = format!("{}\n\n{text}", self.system);
+        Prompt { messages: [system].into_iter().chain(messages).collect(), text }
     }
 }

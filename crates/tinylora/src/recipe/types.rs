@@ -181,6 +181,9 @@ pub struct ArithmeticTask {
     /// Worked examples put before the question; the same ones for every prompt.
     #[serde(default = "one")]
     pub examples: usize,
+    /// Where worked examples stand.
+    #[serde(default)]
+    pub example_form: ExampleForm,
     /// What a worked example shows before its answer.
     #[serde(default)]
     pub worked: WorkedForm,
@@ -190,6 +193,17 @@ pub struct ArithmeticTask {
     /// Share of the problem space that is kept for the held-out set.
     #[serde(default = "one_fifth")]
     pub held_out_share: f64,
+}
+
+/// Where worked examples stand, for models with a chat template.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExampleForm {
+    /// Each is a turn of the conversation: the question from the user, the answer from the assistant.
+    #[default]
+    Turns,
+    /// All are text in the user's one message, before the question.
+    Text,
 }
 
 /// What a worked example shows before its answer.

@@ -72,7 +72,7 @@ pub fn encode_prompt(
     if chat_template && tokenizer.has_chat_template() {
         tokenizer.encode_chat(&prompt.messages, true)
     } else {
-        tokenizer.encode(&prompt.plain_text(), true)
+        tokenizer.encode(&prompt.text, true)
     }
 }
 
