@@ -95,55 +95,54 @@ impl<E: Element> Block<E> {
         let mut panel = 0;
         while panel < panels {
             let left = panels - panel;
-            // SAFETY: passed on to the caller.
-            unsafe {
-                match self.rows {
-                    1 if left >= 4 => self.columns_of::<L, 4>(panel),
-                    1..=3 if left >= 2 => self.columns_of::<L, 2>(panel),
-                    4.. if L::TILE_PANELS == 2 && left >= 2 => self.columns_of::<L, 2>(panel),
-                    _ => self.columns_of::<L, 1>(panel),
-                }
-            }
-            panel += match self.rows {
+            // Few rows: several panels at once, so that there are enough independent chains.
+            let together = match self.rows {
                 1 if left >= 4 => 4,
-                1..=3 if left >= 2 => 2,
+                1..=2 if left >= 2 => 2,
                 4.. if L::TILE_PANELS == 2 && left >= 2 => 2,
                 _ => 1,
             };
+            // SAFETY: passed on to the caller.
+            unsafe {
+                match together {
+                    4 => self.columns_of::<L, 4>(panel),
+                    2 => self.columns_of::<L, 2>(panel),
+                    _ => self.columns_of::<L, 1>(panel),
+                }
+            }
+            panel += together;
         }
     }
 
-    /// All rows of P panels, from `panel` on.
+    /// All rows of P panels, from `panel` on, in tiles of near-equal height: a last tile of one row would cost as
+    /// much as one of four.
     #[inline(always)]
     unsafe fn columns_of<L: Lanes, const P: usize>(&self, panel: usize) {
+        let highest = match P {
+            4 => 1,
+            2 if L::TILE_PANELS == 1 => 2,
+            // Widening bf16 takes registers: one row less, and nothing is spilled.
+            _ if E::PAIRED => L::TILE_ROWS_BF16,
+            _ => L::TILE_ROWS,
+        };
+        let tiles = self.rows.div_ceil(highest);
         let mut row = 0;
-        // SAFETY: passed on to the caller; only rows below `self.rows` are touched.
-        unsafe {
-            while row < self.rows {
-                let left = self.rows - row;
-                if P == 4 {
-                    self.tile::<L, 1, P>(row, panel);
-                    row += 1;
-                } else if L::TILE_ROWS >= 8 && left >= 8 {
-                    self.tile::<L, 8, P>(row, panel);
-                    row += 8;
-                } else if L::TILE_ROWS >= 6 && left >= 6 && (P == 1 || L::TILE_PANELS == 2) {
-                    self.tile::<L, 6, P>(row, panel);
-                    row += 6;
-                } else if left >= 4 && (P == 1 || L::TILE_PANELS == 2) {
-                    self.tile::<L, 4, P>(row, panel);
-                    row += 4;
-                } else if left >= 3 {
-                    self.tile::<L, 3, P>(row, panel);
-                    row += 3;
-                } else if left >= 2 {
-                    self.tile::<L, 2, P>(row, panel);
-                    row += 2;
-                } else {
-                    self.tile::<L, 1, P>(row, panel);
-                    row += 1;
+        for tile in 0..tiles {
+            let height = self.rows / tiles + usize::from(tile < self.rows % tiles);
+            // SAFETY: passed on to the caller; the heights add up to `self.rows`.
+            unsafe {
+                match height {
+                    1 => self.tile::<L, 1, P>(row, panel),
+                    2 => self.tile::<L, 2, P>(row, panel),
+                    3 => self.tile::<L, 3, P>(row, panel),
+                    4 => self.tile::<L, 4, P>(row, panel),
+                    5 => self.tile::<L, 5, P>(row, panel),
+                    6 => self.tile::<L, 6, P>(row, panel),
+                    7 => self.tile::<L, 7, P>(row, panel),
+                    _ => self.tile::<L, 8, P>(row, panel),
                 }
             }
+            row += height;
         }
     }
 
@@ -211,19 +210,17 @@ impl<E: Element> Block<E> {
             let mut b = self.b.add(panel * self.b_panel);
             let step = if E::PAIRED { 2 } else { 1 };
             for _ in 0..self.inner / step {
-                let low: [L; P] = std::array::from_fn(|p| E::low(b.add(p * self.b_panel)));
-                for m in 0..M {
-                    let x = L::splat(*a.add(m * self.a_row));
-                    for p in 0..P {
-                        acc[m][p] = x.fma(low[p], acc[m][p]);
+                for p in 0..P {
+                    let low: L = E::low(b.add(p * self.b_panel));
+                    for m in 0..M {
+                        acc[m][p] = L::splat(*a.add(m * self.a_row)).fma(low, acc[m][p]);
                     }
                 }
                 if E::PAIRED {
-                    let high: [L; P] = std::array::from_fn(|p| E::high(b.add(p * self.b_panel)));
-                    for m in 0..M {
-                        let x = L::splat(*a.add(m * self.a_row + self.a_inner));
-                        for p in 0..P {
-                            acc[m][p] = x.fma(high[p], acc[m][p]);
+                    for p in 0..P {
+                        let high: L = E::high(b.add(p * self.b_panel));
+                        for m in 0..M {
+                            acc[m][p] = L::splat(*a.add(m * self.a_row + self.a_inner)).fma(high, acc[m][p]);
                         }
                     }
                 }

@@ -11,6 +11,7 @@ pub struct Avx2(__m256, __m256);
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Lanes for Avx2 {
     const TILE_ROWS: usize = 6;
+    const TILE_ROWS_BF16: usize = 5;
     const TILE_PANELS: usize = 1;
 
     #[inline(always)]

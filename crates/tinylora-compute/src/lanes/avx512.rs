@@ -11,6 +11,7 @@ pub struct Avx512(__m512);
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Lanes for Avx512 {
     const TILE_ROWS: usize = 8;
+    const TILE_ROWS_BF16: usize = 8;
     const TILE_PANELS: usize = 2;
 
     #[inline(always)]

@@ -30,6 +30,8 @@ pub const LANES: usize = 16;
 pub trait Lanes: Copy {
     /// Rows of the register tile of a product over one panel (16 columns).
     const TILE_ROWS: usize;
+    /// The same where the panel is bf16.
+    const TILE_ROWS_BF16: usize;
     /// Panels that such a tile spans.
     const TILE_PANELS: usize;
 

@@ -18,6 +18,7 @@ impl Neon {
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Lanes for Neon {
     const TILE_ROWS: usize = 4;
+    const TILE_ROWS_BF16: usize = 4;
     const TILE_PANELS: usize = 1;
 
     #[inline(always)]

@@ -15,6 +15,7 @@ impl Scalar {
 
 impl Lanes for Scalar {
     const TILE_ROWS: usize = 4;
+    const TILE_ROWS_BF16: usize = 4;
     const TILE_PANELS: usize = 1;
 
     #[inline(always)]
