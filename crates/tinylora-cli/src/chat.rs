@@ -16,7 +16,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tinylora::inference::{Engine, EngineError, GenerateOptions, Progress, Request, Sampling};
 use tinylora::rollout::TextStop;
 use tinylora::tokenizer::{Message, Tokenizer};
-use tinylora_compute::Cpu;
 use tinylora_compute::attention::BLOCK_TOKENS;
 
 const HELP: &str = "/reset  forget the conversation\n/quit   leave (also Ctrl-D)\n/help   these lines\nCtrl-C  stop an answer";
@@ -42,7 +41,6 @@ pub fn run(args: &ChatArgs) -> Result<()> {
     }
     let system = args.system.clone().map(|content| Message { role: "system".into(), content });
     let mut chat = Chat {
-        cpu: &cpu,
         opened: &opened,
         stop: TextStop::new(tokenizer, &args.sampling.stop),
         engine: Engine::new(&cpu, &opened.base.model, room.div_ceil(BLOCK_TOKENS) + 2),
@@ -82,7 +80,6 @@ impl Control {
 }
 
 struct Chat<'a> {
-    cpu: &'a Cpu,
     opened: &'a Opened,
     stop: TextStop<'a>,
     engine: Engine<'a>,

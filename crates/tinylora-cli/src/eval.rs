@@ -172,7 +172,11 @@ fn made_recipe(args: &EvalArgs) -> Result<Recipe> {
             }
             let answer = format.name;
             let overrides = [format!("task.problems=\"{task}\""), format!("task.answer_format=\"{answer}\"")];
-            Recipe::from_toml("name='e'\n[model]\nref='-'\n[task]\nkind='arithmetic'\nproblems='sum'", &overrides)?.task
+            Recipe::from_toml(
+                "name='e'\n[model]\nref='-'\n[task]\nkind='arithmetic'\nproblems='sum'",
+                &overrides,
+            )?
+            .task
         }
     };
     recipe.reward.scorer = match (&args.scorer, format.answer) {
@@ -236,7 +240,7 @@ fn measure(
 /// Sequences that run together, and KV blocks for them.
 fn room(model: &Model, prompt: usize, new: usize, samples: usize, total: usize) -> (usize, usize) {
     let one = prompt.div_ceil(BLOCK_TOKENS) + new.div_ceil(BLOCK_TOKENS) + 1;
-    let fitting = KV_BYTES / (one * KvCache::block_bytes(model)).max(1);
+    let fitting = KV_BYTES / (one * KvCache::block_bytes(&model.config)).max(1);
     let at_once = fitting.min(MOST_AT_ONCE).min(total).max(1);
     // The samples of a problem are taken in together.
     (at_once, one * at_once.max(samples))
@@ -253,7 +257,8 @@ fn write(
 ) -> Result<()> {
     std::fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
     let recipe_name = args.recipe.as_ref().map(|path| path.display().to_string());
-    let problems = args.task.as_deref().or(args.data.as_deref()).or(recipe_name.as_deref()).unwrap_or_default();
+    let problems =
+        args.task.as_deref().or(args.data.as_deref()).or(recipe_name.as_deref()).unwrap_or_default();
     let summary = Summary {
         model: &args.model.model,
         model_sha256: &opened.base.sha256,
@@ -313,7 +318,10 @@ mod tests {
     #[test]
     fn options_reach_the_recipe() {
         let recipe = made(&["--task", "chain", "--samples", "0", "--limit", "7", "--seed", "3"]).unwrap();
-        assert_eq!((recipe.eval.samples, recipe.eval.greedy, recipe.eval.problems, recipe.seed), (0, true, 7, 3));
+        assert_eq!(
+            (recipe.eval.samples, recipe.eval.greedy, recipe.eval.problems, recipe.seed),
+            (0, true, 7, 3)
+        );
         assert_eq!(recipe.model.reference, "m");
     }
 

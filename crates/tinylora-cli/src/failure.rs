@@ -1,6 +1,10 @@
 //! An error enters, what a person reads and the exit status leave.
 
+use tinylora::base::BaseError;
+use tinylora::data::DataError;
 use tinylora::recipe::RecipeError;
+use tinylora::run_folder::RunFolderError;
+use tinylora::train::TrainError;
 
 /// Exit status: done.
 pub const DONE: u8 = 0;
@@ -19,9 +23,30 @@ pub struct Usage(pub String);
 /// The status of a command that ended with this error.
 pub fn status(error: &anyhow::Error) -> u8 {
     let wrong_usage = error.chain().any(|cause| {
-        cause.is::<Usage>() || cause.is::<RecipeError>() || cause.is::<tinylora_compute::KernelError>()
+        cause.is::<Usage>()
+            || cause.is::<RecipeError>()
+            || cause.is::<tinylora_compute::KernelError>()
+            || cause.downcast_ref().is_some_and(is_recipe_at_fault)
     });
     if wrong_usage { USAGE } else { FAILED }
+}
+
+/// Whether the recipe or the command must be written differently for the run to start: settings that only the
+/// model or the data could show to be impossible.
+fn is_recipe_at_fault(error: &TrainError) -> bool {
+    match error {
+        TrainError::Base(BaseError::Adapter(_)) | TrainError::Memory(_) => true,
+        TrainError::Data(error) => {
+            matches!(
+                error,
+                DataError::HeldOut { .. } | DataError::NothingToTrain { .. } | DataError::Examples { .. }
+            )
+        }
+        TrainError::RunFolder(error) => {
+            matches!(error, RunFolderError::Taken { .. } | RunFolderError::NoRun { .. })
+        }
+        _ => false,
+    }
 }
 
 /// The message with its causes, a line each; a cause that the line above already tells is left out.
@@ -42,6 +67,7 @@ pub fn message(error: &anyhow::Error) -> String {
 mod tests {
     use super::*;
     use anyhow::Context;
+    use tinylora::adapter::AdapterError;
 
     #[test]
     fn usage_and_recipes_are_two_and_the_rest_is_one() {
@@ -50,6 +76,10 @@ mod tests {
         let recipe = tinylora::recipe::Recipe::from_toml("nane = 'x'", &[]).unwrap_err();
         let error = Err::<(), _>(recipe).context("the recipe").unwrap_err();
         assert_eq!(status(&error), USAGE);
+        let adapter = TrainError::Base(BaseError::Adapter(AdapterError::NoTargets));
+        assert_eq!(status(&adapter.into()), USAGE);
+        let taken = RunFolderError::Taken { path: "runs/a".into(), found: vec!["metrics.jsonl"] };
+        assert_eq!(status(&TrainError::RunFolder(taken).into()), USAGE);
     }
 
     #[test]

@@ -3,7 +3,9 @@
 
 mod args;
 mod chat;
+mod display;
 mod draw;
+mod eval;
 mod failure;
 mod format;
 mod generate;
@@ -13,9 +15,11 @@ mod loading;
 mod messages;
 mod meter;
 mod open;
+mod report;
 mod score;
 mod screen;
 mod stream;
+mod train;
 
 use args::{AdapterCommand, Cli, Command, ModelCommand};
 use clap::Parser;
@@ -34,7 +38,8 @@ fn main() -> ExitCode {
 
 fn run(command: &Command) -> anyhow::Result<u8> {
     match command {
-        _ => {}
+        Command::Train(args) => return train::run(args),
+        Command::Eval(args) => eval::run(args)?,
         Command::Generate(args) => generate::run(args)?,
         Command::Chat(args) => chat::run(args)?,
         Command::Score(args) => score::run(args)?,

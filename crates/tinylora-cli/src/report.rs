@@ -56,7 +56,13 @@ pub fn render(summary: &Summary, v: &[f32], out: &Path, style: Style) -> String 
 }
 
 /// `12.3 % (9.6–15.6) → 31.0 % (27.1–35.2)`, where both were measured.
-fn change(from: Option<f64>, from_ci: [f64; 2], to: Option<f64>, to_ci: [f64; 2], style: Style) -> Option<String> {
+fn change(
+    from: Option<f64>,
+    from_ci: [f64; 2],
+    to: Option<f64>,
+    to_ci: [f64; 2],
+    style: Style,
+) -> Option<String> {
     let (from, to) = (from?, to?);
     let interval = |[low, high]: [f64; 2]| format!("({:.1}–{:.1})", 100.0 * low, 100.0 * high);
     let tone = if to > from { Tone::Up } else { Tone::Strong };
@@ -88,7 +94,8 @@ fn commands(model: &str, adapter: &str, out: &Path, style: Style) -> String {
         format!("tinylora adapter inspect {adapter}"),
         format!("tensorboard --logdir {board}"),
     ];
-    let lines: Vec<String> = lines.iter().map(|line| format!("  {}\n", style.paint(Tone::Accent, line))).collect();
+    let lines: Vec<String> =
+        lines.iter().map(|line| format!("  {}\n", style.paint(Tone::Accent, line))).collect();
     format!("\nTry it:\n{}", lines.concat())
 }
 

@@ -6,13 +6,14 @@ use crate::failure::{DONE, INTERRUPTED};
 use crate::screen::{Screen, stdout_style};
 use crate::{interrupt, open, report};
 use anyhow::Result;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tinylora::adapter::AdapterFile;
+use tinylora::base::BaseError;
 use tinylora::hub::HubOptions;
 use tinylora::recipe::Recipe;
-use tinylora::train::{Outcome, TrainOptions, train};
+use tinylora::train::{Outcome, TrainError, TrainOptions, plan, train};
 
 /// Runs the command; gives the exit status.
 pub fn run(args: &TrainArgs) -> Result<u8> {
@@ -42,6 +43,23 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
             Ok(INTERRUPTED)
         }
     }
+}
+
+/// The complete recipe on standard output, what it takes on standard error.
+fn dry_run(recipe: &Recipe) -> Result<u8> {
+    print!("{}", recipe.to_toml());
+    let screen = Screen::stderr();
+    match plan(recipe, &HubOptions::from_env()) {
+        Ok(plan) => screen.print(&memory_line(&plan)),
+        Err(TrainError::Base(BaseError::Hub(error))) => {
+            let model = report::shell_word(&recipe.model.reference);
+            screen.print(&format!(
+                "memory: not known before the model is here (`tinylora model pull {model}` fetches it): {error}"
+            ));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(DONE)
 }
 
 /// First press: the step is finished and saved. Second press: out, at once.

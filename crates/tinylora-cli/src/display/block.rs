@@ -17,8 +17,20 @@ pub fn render(view: &View, now: Duration, style: Style, width: usize) -> Vec<Str
     }
     if let Some(metrics) = &view.last {
         let course = (width.saturating_sub(40)).clamp(8, 60);
-        lines.push(course_line("reward", &view.rewards, format!("{:.3}", metrics.reward_mean), style, course));
-        lines.push(course_line("accuracy", &view.accuracies, format::percent(metrics.accuracy), style, course));
+        lines.push(course_line(
+            "reward",
+            &view.rewards,
+            format!("{:.3}", metrics.reward_mean),
+            style,
+            course,
+        ));
+        lines.push(course_line(
+            "accuracy",
+            &view.accuracies,
+            format::percent(metrics.accuracy),
+            style,
+            course,
+        ));
         lines.extend(metric_lines(metrics, style));
         lines.extend(number_lines(&view.v, style));
     }
@@ -97,7 +109,11 @@ pub fn summary(v: &[f32]) -> String {
     let low = v.iter().copied().fold(f32::INFINITY, f32::min);
     let high = v.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let first: Vec<String> = v.iter().take(4).map(|x| format!("{x:+.4}")).collect();
-    format!("{} numbers, {low:+.4} to {high:+.4}, the first {}", format::grouped(v.len() as u64), first.join(" "))
+    format!(
+        "{} numbers, {low:+.4} to {high:+.4}, the first {}",
+        format::grouped(v.len() as u64),
+        first.join(" ")
+    )
 }
 
 fn label(name: &str, style: Style) -> String {

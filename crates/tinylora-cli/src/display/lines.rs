@@ -38,13 +38,17 @@ pub fn plain(event: &Event<'_>, view: &View, news: &News) -> Option<String> {
         },
         Event::Message(text) => Some(text.clone()),
         Event::Memory(plan) => Some(memory(plan)),
-        Event::Start { done: 0, steps, trainable } => Some(format!("training {trainable} numbers for {steps} steps")),
+        Event::Start { done: 0, steps, trainable } => {
+            Some(format!("training {trainable} numbers for {steps} steps"))
+        }
         Event::Start { done, steps, trainable } => {
             Some(format!("training {trainable} numbers, going on after step {done} of {steps}"))
         }
         Event::Step { metrics, .. } => Some(step(metrics, view)),
         Event::Sample(sample) => Some(sample_line(sample)),
-        Event::Evaluation { when, result } => Some(format!("{}: {}", evaluation_name(when), accuracy(result))),
+        Event::Evaluation { when, result } => {
+            Some(format!("{}: {}", evaluation_name(when), accuracy(result)))
+        }
         Event::Checkpoint(path) => Some(format!("saved {}", path.display())),
     }
 }
@@ -118,13 +122,16 @@ fn sample_lines(sample: &SampleRecord, style: Style, width: usize) -> String {
     let tone = if sample.reward > 0.0 { Tone::Up } else { Tone::Down };
     let reward = style.paint(tone, &format!("reward {}", sample.reward));
     let wanted = format::one_line(&sample.gold, 40);
-    let head = format!("── sample of step {}, {reward}, answer {wanted}, {} tokens", sample.step, sample.tokens);
+    let head =
+        format!("── sample of step {}, {reward}, answer {wanted}, {} tokens", sample.step, sample.tokens);
     let most = width.saturating_sub(4).max(20);
     let prompt = style.paint(Tone::Faint, &format::one_line(question(sample), most));
     let mut lines = vec![head, format!("   {prompt}")];
     let completion = format::harmless(sample.completion.trim());
     let mut written = completion.lines().filter(|line| !line.trim().is_empty());
-    lines.extend(written.by_ref().take(SAMPLE_LINES).map(|line| format!("   {}", format::one_line(line, most))));
+    lines.extend(
+        written.by_ref().take(SAMPLE_LINES).map(|line| format!("   {}", format::one_line(line, most))),
+    );
     let more = written.count();
     if more > 0 {
         lines.push(format!("   … {more} more lines"));

@@ -29,7 +29,12 @@ pub type LastCheckpoint = Arc<Mutex<Option<PathBuf>>>;
 impl RunDisplay {
     /// Nothing is shown yet.
     pub fn new(screen: Screen) -> Self {
-        Self { screen, clock: Instant::now(), view: View::default(), last_checkpoint: LastCheckpoint::default() }
+        Self {
+            screen,
+            clock: Instant::now(),
+            view: View::default(),
+            last_checkpoint: LastCheckpoint::default(),
+        }
     }
 
     /// Where the newest checkpoint will be named.
@@ -40,7 +45,8 @@ impl RunDisplay {
     /// Takes one event.
     pub fn take(&mut self, event: &Event<'_>) {
         if let Event::Checkpoint(path) = event {
-            *self.last_checkpoint.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some((*path).into());
+            *self.last_checkpoint.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) =
+                Some((*path).into());
         }
         let now = self.clock.elapsed();
         let news = self.view.take(event, now);

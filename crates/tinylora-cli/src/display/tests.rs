@@ -98,7 +98,10 @@ fn the_block_of_a_run() {
 fn many_numbers_are_summed_up() {
     let v: Vec<f32> = (0..1000).map(|i| i as f32 / 1000.0 - 0.5).collect();
     let lines = block::render(&played(&v), Duration::from_secs(15), Style::Plain, 80);
-    assert_eq!(lines[6], "v         1,000 numbers, -0.5000 to +0.4990, the first -0.5000 -0.4990 -0.4980 -0.4970");
+    assert_eq!(
+        lines[6],
+        "v         1,000 numbers, -0.5000 to +0.4990, the first -0.5000 -0.4990 -0.4980 -0.4970"
+    );
 }
 
 #[test]

@@ -82,6 +82,8 @@ impl View {
             return None;
         }
         let left = self.steps.saturating_sub(self.done);
-        Some(Duration::from_secs_f64(last.saturating_sub(*first).as_secs_f64() / f64::from(seen) * left as f64))
+        Some(Duration::from_secs_f64(
+            last.saturating_sub(*first).as_secs_f64() / f64::from(seen) * left as f64,
+        ))
     }
 }

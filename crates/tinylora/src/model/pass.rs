@@ -1,6 +1,7 @@
 //! The one forward pass, for prefill, decode and training, and its backward pass.
 
 use super::batch::Batch;
+use super::config::ModelConfig;
 use super::kept::{KeptActivations, LayerKept};
 use super::linear::resize;
 use super::load::Model;
@@ -41,8 +42,8 @@ impl KvCache {
     }
 
     /// Bytes of one block in all layers.
-    pub fn block_bytes(model: &Model) -> usize {
-        model.config.num_layers * KvLayer::block_bytes(model.config.num_kv_heads, model.config.head_dim)
+    pub fn block_bytes(config: &ModelConfig) -> usize {
+        config.num_layers * KvLayer::block_bytes(config.num_kv_heads, config.head_dim)
     }
 
     /// Number of blocks.

@@ -1,6 +1,7 @@
 //! What a run will hold in memory, estimated before it starts and kept to the recipe's limit.
 
-use crate::model::{KvCache, Model, kept_bytes_per_token};
+use crate::model::config::ModelConfig;
+use crate::model::{KvCache, kept_bytes_per_token};
 use crate::recipe::Recipe;
 use serde::{Deserialize, Serialize};
 use tinylora_compute::attention::BLOCK_TOKENS;
@@ -51,14 +52,19 @@ const DEFAULT_BATCH: usize = 192;
 /// Tokens of a micro-batch at most: more hardly pays on a CPU.
 const MICRO_BATCH_TOKENS: usize = 1024;
 
-/// Shares the memory out. `longest_prompt` is in tokens.
-pub(super) fn plan(model: &Model, recipe: &Recipe, longest_prompt: usize) -> Result<MemoryPlan, MemoryError> {
+/// Shares the memory out beside `weights` bytes of weights. `longest_prompt` is in tokens.
+pub(super) fn plan(
+    config: &ModelConfig,
+    weights: u64,
+    recipe: &Recipe,
+    longest_prompt: usize,
+) -> Result<MemoryPlan, MemoryError> {
     let limit = match recipe.model.memory {
         0 => machine_bytes() / 4 * 3,
         bytes => bytes,
     };
-    let (weights, block) = (model.bytes() as u64, KvCache::block_bytes(model) as u64);
-    let per_token = kept_bytes_per_token(&model.config) as u64;
+    let block = KvCache::block_bytes(config) as u64;
+    let per_token = kept_bytes_per_token(config) as u64;
     let new = recipe.rollout.max_tokens.max(recipe.eval.max_tokens);
     let samples = recipe.rollout.samples_per_prompt.max(recipe.eval.samples);
     let (prompt_blocks, new_blocks) = (longest_prompt.div_ceil(BLOCK_TOKENS) + 1, new.div_ceil(BLOCK_TOKENS));

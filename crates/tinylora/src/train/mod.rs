@@ -6,7 +6,7 @@ mod setup;
 mod step;
 
 pub use memory::{MemoryError, MemoryPlan};
-pub use setup::{TrainError, TrainOptions};
+pub use setup::{TrainError, TrainOptions, plan};
 
 use crate::atomic_file;
 use crate::checkpoint::{self, Checkpoint, Counters};

@@ -1,9 +1,9 @@
 //! From a recipe to everything that a step needs: folder, base, adapter, data, memory; and back from a
 //! checkpoint.
 
-use super::memory::{MemoryError, MemoryPlan, plan};
+use super::memory::{self, MemoryError, MemoryPlan};
 use super::{Carried, Event, State};
-use crate::adapter::{AdapterFileError, RunMetadata};
+use crate::adapter::{AdapterFileError, RunMetadata, TinyLoraSpec};
 use crate::atomic_file::AtomicFileError;
 use crate::base::{Adapter, Base, BaseError};
 use crate::checkpoint::{self, CheckpointError};
@@ -12,14 +12,15 @@ use crate::evaluate::{EvalSettings, EvaluateError, Evaluation, evaluate};
 use crate::gradient::{GradientError, GradientWorkspace};
 use crate::hub::{self, HubOptions};
 use crate::inference::{Engine, EngineError, Progress, Sampling};
+use crate::model::weights::Weights;
 use crate::optimizer::{OptimizerError, OptimizerState};
-use crate::recipe::{Recipe, TaskSection};
+use crate::recipe::{Recipe, TaskSection, WeightDtype};
 use crate::reward::{RewardError, Rewarder};
 use crate::rollout::{TextStop, encode_prompt};
 use crate::run_folder::{
     AdapterSummary, EvalResult, ModelSummary, RunFolder, RunFolderError, StoppedRun, Summary,
 };
-use crate::tokenizer::TokenizerError;
+use crate::tokenizer::{Tokenizer, TokenizerError};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -181,12 +182,9 @@ impl<'a> Session<'a> {
     ) -> Result<Self, TrainError> {
         let data = TaskData::open(recipe)?;
         let rewarder = Rewarder::open(&recipe.reward, recipe.task.answer_format())?;
-        let problems = if recipe.eval.problems > 0 { data.held_out(recipe.eval.problems)? } else { vec![] };
-        let held_out = with_prompts(base, recipe, &data, problems)?;
-        let first = with_prompts(base, recipe, &data, data.train_batch(0, recipe.rollout.prompts_per_step))?;
-        let longest = held_out.iter().chain(&first).map(|(_, prompt)| prompt.len()).max().unwrap_or(1);
-        // Later prompts may be somewhat longer than those looked at.
-        let plan = plan(&base.model, recipe, longest + longest / 2)?;
+        let held_out = with_prompts(&base.tokenizer, recipe, &data, data.held_out(recipe.eval.problems)?)?;
+        let longest = longest_prompt(&base.tokenizer, recipe, &data, &held_out)?;
+        let plan = memory::plan(&base.model.config, base.model.bytes() as u64, recipe, longest)?;
         report(Event::Memory(plan));
         let cache = hub::cache_dir(&options.hub).join("factors");
         let adapter =
@@ -218,7 +216,7 @@ impl<'a> Session<'a> {
 
     /// Problems with their prompts' tokens.
     pub fn prompts(&self, problems: Vec<Problem>) -> Result<Vec<(Problem, Vec<u32>)>, TrainError> {
-        with_prompts(self.base, self.recipe, &self.data, problems)
+        with_prompts(&self.base.tokenizer, self.recipe, &self.data, problems)
     }
 
     /// Evaluates on the held-out problems; None if the run was asked to stop meanwhile.
@@ -317,15 +315,48 @@ impl<'a> Session<'a> {
     }
 }
 
+/// The memory that a run will take, estimated from files that are here already: nothing is downloaded, and no
+/// weights are loaded.
+pub fn plan(recipe: &Recipe, options: &HubOptions) -> Result<MemoryPlan, TrainError> {
+    // Without a Hub and without a path to pip only what is cached is found.
+    let here = HubOptions { offline: true, path: None, ..options.clone() };
+    let files = hub::resolve(&recipe.model.reference, &here, &mut |_| {}).map_err(BaseError::from)?;
+    let weights = Weights::open(&files).map_err(BaseError::from)?;
+    let tokenizer = Tokenizer::open(&files)?;
+    let data = TaskData::open(recipe)?;
+    let held_out = with_prompts(&tokenizer, recipe, &data, data.held_out(recipe.eval.problems)?)?;
+    let longest = longest_prompt(&tokenizer, recipe, &data, &held_out)?;
+    let config = weights.config();
+    TinyLoraSpec::new(&recipe.adapter, config).map_err(BaseError::from)?;
+    let bytes_each = match recipe.model.dtype {
+        WeightDtype::Bf16 => 2,
+        WeightDtype::F32 => 4,
+    };
+    Ok(memory::plan(config, config.parameters * bytes_each, recipe, longest)?)
+}
+
+/// Tokens that prompts have at most: later ones may be somewhat longer than those looked at.
+fn longest_prompt(
+    tokenizer: &Tokenizer,
+    recipe: &Recipe,
+    data: &TaskData,
+    held_out: &[(Problem, Vec<u32>)],
+) -> Result<usize, TrainError> {
+    let first = data.train_batch(0, recipe.rollout.prompts_per_step);
+    let first = with_prompts(tokenizer, recipe, data, first)?;
+    let longest = held_out.iter().chain(&first).map(|(_, prompt)| prompt.len()).max().unwrap_or(1);
+    Ok(longest + longest / 2)
+}
+
 fn with_prompts(
-    base: &Base,
+    tokenizer: &Tokenizer,
     recipe: &Recipe,
     data: &TaskData,
     problems: Vec<Problem>,
 ) -> Result<Vec<(Problem, Vec<u32>)>, TrainError> {
     let encode = |problem: Problem| {
         let prompt = data.prompt(&problem);
-        Ok((problem, encode_prompt(&base.tokenizer, &prompt, recipe.model.chat_template)?))
+        Ok((problem, encode_prompt(tokenizer, &prompt, recipe.model.chat_template)?))
     };
     problems.into_iter().map(encode).collect()
 }
