@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::error::{RunFolderError, append_failed, failed};
 
@@ -51,6 +51,7 @@ impl AppendFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     #[test]
     fn pieces_are_visible_at_once_and_go_behind_what_is_there() {
