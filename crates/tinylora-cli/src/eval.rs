@@ -328,9 +328,12 @@ mod tests {
             let recipe = made(&["--data", "f.jsonl", "--prompt-format", format.name]).unwrap();
             assert_eq!(recipe.model.system, format.system);
         }
-        for (name, scorer) in SCORERS {
-            assert_eq!(made(&["--task", "sum", "--scorer", name]).unwrap().reward.scorer, scorer);
+        for ((name, scorer), format) in SCORERS.into_iter().zip(["hashes", "hashes", "boxed", "plain"]) {
+            let recipe = made(&["--task", "sum", "--scorer", name, "--prompt-format", format]).unwrap();
+            assert_eq!(recipe.reward.scorer, scorer);
         }
+        let error = made(&["--task", "sum", "--scorer", "boxed"]).unwrap_err();
+        assert_eq!(crate::failure::status(&error), crate::failure::USAGE);
     }
 
     #[test]
