@@ -117,8 +117,8 @@ pub struct ModelArgs {
     /// An adapter on it: an adapter.tinylora file, or its text form "tinylora:…" [default: none]
     #[arg(long, value_name = "FILE")]
     pub adapter: Option<String>,
-    /// Precision of the weights in memory
-    #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
+    /// Precision of the weights in memory: bf16 (two bytes a weight) or f32 (four)
+    #[arg(long, value_enum, hide_possible_values = true, default_value_t = Dtype::Bf16)]
     pub dtype: Dtype,
 }
 

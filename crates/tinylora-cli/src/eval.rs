@@ -13,7 +13,7 @@ use serde::Serialize;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
-use tinylora::data::{Problem, TaskData};
+use tinylora::data::{DataError, Problem, TaskData};
 use tinylora::evaluate::{EvalSettings, Evaluation, evaluate};
 use tinylora::inference::{Engine, Progress, Sampling};
 use tinylora::model::{KvCache, Model};
@@ -58,6 +58,19 @@ const SCORERS: [(&str, Scorer); 4] = [
     ("plain", Scorer::Plain),
 ];
 
+/// Where no recipe is given: only task, scorer and `[eval]` of it matter.
+const MADE_RECIPE: &str = "\
+name = 'eval'
+[model]
+ref = '-'
+[task]
+kind = 'arithmetic'
+problems = 'sum'
+[train]
+steps = 1
+[eval]
+max_tokens = 256";
+
 const TASKS: [&str; 6] = ["sum", "difference", "product", "chain", "word-one-step", "word-two-step"];
 
 /// Memory for keys and values.
@@ -85,13 +98,9 @@ struct Summary<'a> {
 pub fn run(args: &EvalArgs) -> Result<()> {
     interrupt::leave_at_once()?;
     let recipe = recipe(args)?;
-    let data = match (&recipe.task, &args.data) {
-        (TaskSection::Jsonl(task), Some(_)) => TaskData::for_evaluation(task, &recipe.model.system)?,
-        _ => TaskData::open(&recipe)?,
-    };
-    let wanted = if args.data.is_some() { args.limit } else { Some(recipe.eval.problems) };
-    let problems = match wanted {
-        Some(wanted) => data.held_out(wanted)?,
+    let data = open_data(args, &recipe)?;
+    let problems = match args.limit {
+        Some(limit) => data.held_out(limit)?,
         None => data.all_held_out().to_vec(),
     };
     let cpu = open::device()?;
@@ -112,6 +121,22 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         write(out, args, &recipe, &opened, &cpu, &evaluation, wall)?;
     }
     Ok(())
+}
+
+/// The problems: of a file all rows, of a task as many as asked for. A small task may have fewer than the 512 that
+/// are the default.
+fn open_data(args: &EvalArgs, recipe: &Recipe) -> Result<TaskData> {
+    if let (TaskSection::Jsonl(task), Some(_)) = (&recipe.task, &args.data) {
+        return Ok(TaskData::for_evaluation(task, &recipe.model.system)?);
+    }
+    match TaskData::open(recipe) {
+        Err(DataError::HeldOut { available, .. }) if args.task.is_some() && args.limit.is_none() => {
+            let mut smaller = recipe.clone();
+            smaller.eval.problems = available;
+            Ok(TaskData::open(&smaller)?)
+        }
+        opened => Ok(opened?),
+    }
 }
 
 fn details(result: &EvalResult, wall: Duration) -> String {
@@ -151,10 +176,7 @@ fn made_recipe(args: &EvalArgs) -> Result<Recipe> {
     let names: Vec<&str> = known.iter().map(|format| format.name).collect();
     let format = known.iter().find(|format| format.name == name);
     let format = format.ok_or_else(|| unknown("--prompt-format", name, &names))?;
-    let mut recipe = Recipe::from_toml(
-        "name = 'eval'\n[model]\nref = '-'\n[task]\nkind = 'arithmetic'\nproblems = 'sum'\n[eval]\nmax_tokens = 256",
-        &[],
-    )?;
+    let mut recipe = Recipe::from_toml(MADE_RECIPE, &[])?;
     recipe.model.system = format.system.into();
     recipe.task = match (&args.data, &args.task) {
         (Some(file), _) => TaskSection::Jsonl(JsonlTask {
@@ -172,11 +194,7 @@ fn made_recipe(args: &EvalArgs) -> Result<Recipe> {
             }
             let answer = format.name;
             let overrides = [format!("task.problems=\"{task}\""), format!("task.answer_format=\"{answer}\"")];
-            Recipe::from_toml(
-                "name='e'\n[model]\nref='-'\n[task]\nkind='arithmetic'\nproblems='sum'",
-                &overrides,
-            )?
-            .task
+            Recipe::from_toml(MADE_RECIPE, &overrides)?.task
         }
     };
     recipe.reward.scorer = match (&args.scorer, format.answer) {
@@ -310,9 +328,12 @@ mod tests {
             let recipe = made(&["--data", "f.jsonl", "--prompt-format", format.name]).unwrap();
             assert_eq!(recipe.model.system, format.system);
         }
-        for (name, scorer) in SCORERS {
-            assert_eq!(made(&["--task", "sum", "--scorer", name]).unwrap().reward.scorer, scorer);
+        for ((name, scorer), format) in SCORERS.into_iter().zip(["hashes", "hashes", "boxed", "plain"]) {
+            let recipe = made(&["--task", "sum", "--scorer", name, "--prompt-format", format]).unwrap();
+            assert_eq!(recipe.reward.scorer, scorer);
         }
+        let error = made(&["--task", "sum", "--scorer", "boxed"]).unwrap_err();
+        assert_eq!(crate::failure::status(&error), crate::failure::USAGE);
     }
 
     #[test]

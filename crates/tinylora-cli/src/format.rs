@@ -59,9 +59,22 @@ pub fn percent(fraction: f64) -> String {
     if fraction.is_finite() { format!("{:.1} %", 100.0 * fraction) } else { "n/a".into() }
 }
 
-/// A rate: `312 tokens/s`; `-` where no time has passed.
+/// A number in three digits: `0`, `0.0123`, `1.59`, `42.0`, `1.20e-5`.
+pub fn short(number: f64) -> String {
+    let size = number.abs();
+    if number == 0.0 || !number.is_finite() {
+        format!("{number}")
+    } else if (1e-3..1e4).contains(&size) {
+        let decimals = (2 - size.log10().floor() as i32).max(0) as usize;
+        format!("{number:.decimals$}")
+    } else {
+        format!("{number:.2e}")
+    }
+}
+
+/// A rate: `312 tokens/s`; `-` where there was nothing to do.
 pub fn rate(tokens: u64, seconds: f64) -> String {
-    if seconds > 0.0 {
+    if tokens > 0 && seconds > 0.0 {
         format!("{} tokens/s", count((tokens as f64 / seconds).round() as u64))
     } else {
         "- tokens/s".into()
@@ -109,6 +122,15 @@ mod tests {
             ("999".into(), "1.00k".into(), "135M".into())
         );
         assert_eq!((grouped(7), grouped(134_515_008)), ("7".into(), "134,515,008".into()));
+    }
+
+    #[test]
+    fn numbers_in_three_digits() {
+        let cases = [(0.0, "0"), (0.01, "0.0100"), (1.594, "1.59"), (-42.0, "-42.0"), (1234.5, "1234")];
+        for (number, text) in cases {
+            assert_eq!(short(number), text);
+        }
+        assert_eq!((short(1.2e-5), short(f64::NAN)), ("1.20e-5".into(), "NaN".into()));
     }
 
     #[test]

@@ -81,7 +81,8 @@ fn numbers(v: &[f32]) -> String {
     if v.len() > MOST_NUMBERS {
         return summary_of_numbers(v);
     }
-    v.iter().map(|x| format!("{x:+.5}")).collect::<Vec<_>>().join(" ")
+    let row = |row: &[f32]| row.iter().map(|x| format!("{x:+.5}")).collect::<Vec<_>>().join(" ");
+    v.chunks(8).map(row).collect::<Vec<_>>().join(&format!("\n{:18}", ""))
 }
 
 fn commands(model: &str, adapter: &str, out: &Path, style: Style) -> String {
@@ -169,13 +170,19 @@ mod tests {
 
     #[test]
     fn the_report_says_what_changed_and_what_to_do_next() {
-        let text = render(&summary(), &[0.5, -0.25], Path::new("runs/my run"), Style::Plain);
+        let text = render(
+            &summary(),
+            &[0.5, -0.25, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0],
+            Path::new("runs/my run"),
+            Style::Plain,
+        );
         let expected = "\
 done              60 steps in 5 min 3 s
 accuracy, sampled 12.3 % (9.3–15.3) → 31.0 % (28.0–34.0)
 measured on       512 held-out problems, 95 % intervals; completions of 21 → 21 tokens
 trained           13 numbers (26 B) beside 134,515,008 frozen ones
-v                 +0.50000 -0.25000
+v                 +0.50000 -0.25000 +0.00000 +0.00000 +0.00000 +0.00000 +0.00000 +0.00000
+                  +1.00000
 speed             sampling 312 tokens/s, training 980 tokens/s
 adapter           runs/my run/adapter.tinylora (612 B)
 

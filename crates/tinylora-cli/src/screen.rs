@@ -54,6 +54,9 @@ impl Screen {
     /// Replaces the block, if there is one. The first line stands beside the spinner.
     pub fn show(&self, lines: &[String]) {
         let Some(block) = &self.block else { return };
+        if block.is_finished() {
+            block.reset();
+        }
         // The last column stays free: some terminals begin a new line there.
         let most = self.width().saturating_sub(3).max(10);
         let lines: Vec<_> = lines.iter().map(|line| console::truncate_str(line, most, "…")).collect();
@@ -73,9 +76,7 @@ impl Screen {
     pub fn clear(&self) {
         if let Some(block) = &self.block {
             block.disable_steady_tick();
-            block.set_message("");
             block.finish_and_clear();
-            block.reset();
         }
     }
 }

@@ -83,8 +83,10 @@ fn metric_lines(metrics: &StepMetrics, style: Style) -> Vec<String> {
         (
             "learning",
             format!(
-                "rate {:.1e}    gradient {:.2e}    |v| {:.4}",
-                metrics.learning_rate, metrics.grad_norm, metrics.v_norm
+                "rate {}    gradient {}    |v| {}",
+                format::short(metrics.learning_rate),
+                format::short(metrics.grad_norm),
+                format::short(metrics.v_norm)
             ),
         ),
     ];

@@ -89,7 +89,7 @@ fn step(metrics: &StepMetrics, view: &View) -> String {
     };
     format!(
         "step {}/{}: reward {:.3}, accuracy {}, length {:.1} tokens, {} cut off, sampling {}, training {}, \
-         rate {:.1e}, gradient {:.2e}, |v| {:.4}{left}",
+         rate {}, gradient {}, |v| {}{left}",
         metrics.step,
         view.steps,
         metrics.reward_mean,
@@ -98,9 +98,9 @@ fn step(metrics: &StepMetrics, view: &View) -> String {
         format::percent(metrics.truncated_fraction),
         format::rate(metrics.rollout_tokens, metrics.rollout_seconds),
         format::rate(metrics.train_tokens, metrics.train_seconds),
-        metrics.learning_rate,
-        metrics.grad_norm,
-        metrics.v_norm,
+        format::short(metrics.learning_rate),
+        format::short(metrics.grad_norm),
+        format::short(metrics.v_norm),
     )
 }
 
@@ -139,7 +139,8 @@ fn sample_lines(sample: &SampleRecord, style: Style, width: usize) -> String {
     lines.join("\n")
 }
 
-/// What was asked: the prompt's last line that holds something.
+/// What was asked: the prompt's last line that holds something, but for a label such as `Answer:`.
 fn question(sample: &SampleRecord) -> &str {
-    sample.prompt.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("")
+    let holds_something = |line: &&str| !line.trim().is_empty() && !line.trim_end().ends_with(':');
+    sample.prompt.lines().rev().find(holds_something).unwrap_or("")
 }

@@ -53,7 +53,7 @@ fn sample() -> SampleRecord {
     SampleRecord {
         step: 2,
         problem: "sum:3+4".into(),
-        prompt: "Answer with #### n.\n\nWhat is 3 + 4?\n".into(),
+        prompt: "Answer with #### n.\n\nWhat is 3 + 4?\nAnswer:".into(),
         gold: "7".into(),
         completion: "3 + 4 = 7\n\n#### 7\x1b[2J".into(),
         reward: 1.0,
@@ -86,7 +86,7 @@ fn the_block_of_a_run() {
         "accuracy    50.0 %  ▁█".into(),
         "length    21.2 tokens, 2.0 % cut off    groups with signal 50.0 %".into(),
         "speed     sampling 510 tokens/s    training 1.50k tokens/s".into(),
-        "learning  rate 1.0e-2    gradient 1.23e-2    |v| 0.5000".into(),
+        "learning  rate 0.0100    gradient 0.0123    |v| 0.500".into(),
         "v         ▄▄      ".into(),
         "±0.200    ▔▔▔██▔▔▔".into(),
         format!("rollout              {half} 48/96 completions, 1.10k tokens"),
@@ -139,7 +139,7 @@ fn a_log_has_a_line_a_step_and_no_control_characters() {
         "evaluation before: sampled 25.0 % (16.0–37.0), greedy 50.0 % (38.0–62.0) right of 64 problems",
         "training 13 numbers for 4 steps",
         "step 1/4: reward 0.250, accuracy 25.0 %, length 21.2 tokens, 2.0 % cut off, sampling 510 tokens/s, \
-         training 1.50k tokens/s, rate 1.0e-2, gradient 1.23e-2, |v| 0.5000, about 6.0 s left",
+         training 1.50k tokens/s, rate 0.0100, gradient 0.0123, |v| 0.500, about 6.0 s left",
         "sample of step 2: \"What is 3 + 4?\" → \"3 + 4 = 7 ⏎  ⏎ #### 7\u{fffd}[2J\" (reward 1, answer 7)",
         "saved runs/q/checkpoints/step-000001.ckpt",
     ];
