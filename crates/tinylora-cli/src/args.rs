@@ -80,6 +80,17 @@ Examples:
 With --json each input line gives {\"tokens\": [ids], \"logprobs\": [ln p(token | tokens before it)], …}; the first
 token's log-probability is null.")]
     Score(ScoreArgs),
+    /// Answer requests over HTTP, as OpenAI's interface has them
+    #[command(after_help = "\
+Examples:
+  tinylora serve --model smollm2-135m
+  tinylora serve --model smollm2-135m --adapter sums=runs/quickstart/adapter.tinylora --port 8000
+  curl http://127.0.0.1:8080/v1/completions -H 'Content-Type: application/json' \\
+       -d '{\"model\": \"smollm2-135m\", \"prompt\": \"Once upon a time\"}'
+
+There is no login: whoever reaches the port may use it. Ctrl-C once: answers that are being written are finished.
+Twice: stop at once.")]
+    Serve(ServeArgs),
     /// Look into adapter files
     #[command(subcommand)]
     Adapter(AdapterCommand),
@@ -263,6 +274,26 @@ pub struct ScoreArgs {
     /// Print an object a line instead of a table
     #[arg(long)]
     pub json: bool,
+}
+
+/// `tinylora serve`
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// The model: a short name, org/name, a folder or a .gguf file (see tinylora --help)
+    #[arg(long, value_name = "REF")]
+    pub model: String,
+    /// An adapter on it, asked for by its name; may be given several times
+    #[arg(long, value_name = "NAME=FILE")]
+    pub adapter: Vec<String>,
+    /// Precision of the weights in memory
+    #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
+    pub dtype: Dtype,
+    /// Address to listen at
+    #[arg(long, value_name = "HOST", default_value = "127.0.0.1")]
+    pub host: String,
+    /// Port to listen at; 0: any free one
+    #[arg(long, value_name = "PORT", default_value_t = 8080)]
+    pub port: u16,
 }
 
 /// `tinylora adapter`

@@ -8,13 +8,12 @@ use crate::generate::print_part;
 use crate::interrupt;
 use crate::open::{self, Opened};
 use crate::screen::{Screen, stdout_style};
-use crate::stream::TextStream;
 use anyhow::{Result, bail};
 use std::io::{BufRead, IsTerminal};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tinylora::inference::{Engine, EngineError, GenerateOptions, Progress, Request, Sampling};
-use tinylora::rollout::TextStop;
+use tinylora::rollout::{TextStop, TextStream};
 use tinylora::tokenizer::{Message, Tokenizer};
 use tinylora_compute::attention::BLOCK_TOKENS;
 

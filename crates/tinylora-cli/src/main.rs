@@ -18,7 +18,7 @@ mod open;
 mod report;
 mod score;
 mod screen;
-mod stream;
+mod serve;
 mod train;
 
 use args::{AdapterCommand, Cli, Command, ModelCommand};
@@ -43,6 +43,7 @@ fn run(command: &Command) -> anyhow::Result<u8> {
         Command::Generate(args) => generate::run(args)?,
         Command::Chat(args) => chat::run(args)?,
         Command::Score(args) => score::run(args)?,
+        Command::Serve(args) => serve::run(args)?,
         Command::Adapter(AdapterCommand::Inspect { file }) => inspect::adapter(file)?,
         Command::Model(ModelCommand::Inspect { reference }) => inspect::model(reference)?,
         Command::Model(ModelCommand::Pull { reference }) => inspect::pull(reference)?,

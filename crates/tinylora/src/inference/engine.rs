@@ -45,8 +45,8 @@ pub struct GenerateOptions<'a> {
 
 /// What ends a completion.
 pub trait Stop: Sync {
-    /// Whether the completion is at its end; called after every token.
-    fn is_end(&self, tokens: &[u32]) -> bool;
+    /// Whether a completion of the request (an index) is at its end; called after every token.
+    fn is_end(&self, request: usize, tokens: &[u32]) -> bool;
 }
 
 /// Why a completion ended.
@@ -536,7 +536,7 @@ impl<'a> Run<'a> {
         while index < self.active.len() {
             let sequence = &self.active[index];
             let request = &self.requests[sequence.request];
-            let finish = if self.options.stop.is_end(&sequence.ids) {
+            let finish = if self.options.stop.is_end(sequence.request, &sequence.ids) {
                 Finish::Stop
             } else if sequence.ids.len() >= request.max_tokens {
                 Finish::Length

@@ -2,8 +2,10 @@
 //! Nothing here scores.
 
 mod stop;
+mod text;
 
 pub use stop::TextStop;
+pub use text::{TextStream, text_of};
 
 use crate::data::{Problem, Prompt};
 use crate::inference::{

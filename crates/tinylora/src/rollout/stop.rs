@@ -20,7 +20,7 @@ impl<'a> TextStop<'a> {
 }
 
 impl Stop for TextStop<'_> {
-    fn is_end(&self, tokens: &[u32]) -> bool {
+    fn is_end(&self, _request: usize, tokens: &[u32]) -> bool {
         let Some(last) = tokens.last() else { return false };
         if self.tokenizer.end_tokens().contains(last) {
             return true;

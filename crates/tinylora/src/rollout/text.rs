@@ -1,7 +1,7 @@
 //! Tokens enter one by one, text leaves as soon as it is certain: whole characters, nothing of a stop text and
 //! nothing behind it.
 
-use tinylora::tokenizer::{StreamDecoder, Tokenizer};
+use crate::tokenizer::{StreamDecoder, Tokenizer};
 
 /// The text of one completion while it is written.
 pub struct TextStream {
