@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM
 import planted
 from make_models import CONFIGS, MODELS
 from reference import (
-    Adapter, Batch, adapter_quantities, compare_golden, everything_in_f64, f32_errors, next_logprobs, relative_error,
+    TEMPERATURE, Adapter, Batch, adapter_quantities, compare_golden, everything_in_f64, f32_errors, next_logprobs, relative_error,
     write_golden,
 )
 
@@ -43,6 +43,7 @@ ADAPTERS = {
     "gemma3": (2, 5, 0.9, 0.15),
 }
 PROJECTION_SEED = 42
+LEARNING_RATE = 1e-2
 PROMPTS = (9, 13)  # tokens; sequences 0 and 1 share the first, 2 and 3 the second
 COMPLETIONS = (14, 10, 24, 17)
 ADVANTAGES = (0.9, -0.6, -1.3, 0.4)
@@ -123,8 +124,8 @@ def base_quantities(model: torch.nn.Module, batch: Batch) -> dict:
             if s == 0:
                 out["hidden.base.0"] = torch.stack([hidden[0] for hidden in result.hidden_states])
             out[f"logits.base.{s}"] = result.logits[0]
-            out[f"logprobs.base.{s}"] = next_logprobs(result.logits[0], tokens)
-            out[f"logprobs.base_tempered.{s}"] = next_logprobs(result.logits[0], tokens, 0.7)
+            out[f"logprobs.base.{s}"] = next_logprobs(result.logits[0], tokens).float()
+            out[f"logprobs.base_tempered.{s}"] = next_logprobs(result.logits[0], tokens, TEMPERATURE).float()
     return out
 
 
@@ -137,7 +138,7 @@ def all_quantities(peft: PeftModel, batch: Batch, old: list | None) -> dict:
         v.requires_grad_(True)
     base = [out[f"logprobs.base.{s}"] for s in range(len(batch.tokens))]
     forward = lambda tokens: peft(input_ids=tokens[None], use_cache=False).logits[0]
-    out.update(adapter_quantities(forward, adapter, batch, base, old))
+    out.update(adapter_quantities(forward, adapter, batch, base, old, LEARNING_RATE))
     return out
 
 
@@ -196,6 +197,7 @@ def make_golden(name: str, folder: Path) -> dict:
     settings = {
         "model": name,
         "adapter": {"r": r, "u": u, "weight_tying": tying, "projection_seed": PROJECTION_SEED, "v_deviation": deviation},
+        "learning_rate": LEARNING_RATE,
         "seeds": {"tokens": 2000 + number, "v": 3000 + number},
         "modules": [key for key, _ in adapted_modules(peft)],
         "planted_errors": costs,

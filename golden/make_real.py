@@ -29,17 +29,20 @@ from gguf.quants import dequantize
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reference import (
-    Adapter, Batch, adapter_quantities, compare_golden, everything_in_f64, f32_errors, next_logprobs, relative_error,
+    TEMPERATURE, Adapter, Batch, adapter_quantities, compare_golden, everything_in_f64, f32_errors, next_logprobs, relative_error,
     write_golden,
 )
 
 HERE = Path(__file__).parent
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 RANK, U, V_DEVIATION = 2, 13, 0.02
+LEARNING_RATE = 2e-3  # of the curves; at 1e-2 they grow rounding errors of f32 to 5e-4 in ten steps
 SEEDS = {"P": 71, "v": 72, "old_logprobs": 73}
 TOP = 64  # logits kept at each of these positions, counted from the end of the prompt
 OFFSETS = (-20, -1, 0, 1, 3, 7)
-SVD_ERROR = 6e-7  # of singular values and vectors: they are from f64, rounded; a product W x in f32 is no better
+# Of what is computed in f64 and rounded: as good as products with W in f32 can be; a vector's error is that over the
+# gap to the next singular value, of which the least is 0.15 %.
+SVD_ERRORS = {"singular_values": 6e-7, "u_start": 6e-6, "vt_start": 6e-6}
 EXAMPLE = "Q: What is 3 + 5 + 1?\nA: 3 + 5 + 1 = 9\n#### 9\n\nQ: What is {}?\nA:"
 CHATS = (  # question, completion, advantage; sequences 0 and 1 share a prompt
     ("4 + 7 + 2", " 4 + 7 + 2 = 13\n#### 13<|im_end|>\n", 1.2),
@@ -56,7 +59,7 @@ TEXTS = (
     + " ".join(
         f"On day {day} he counted {day * 7 % 31} sheep, {day * 5 % 17} cows and {day * 3 % 11} hens, "
         f"and wrote {day * 7 % 31 + day * 5 % 17 + day * 3 % 11} in his book."
-        for day in range(1, 17)
+        for day in range(1, 20)
     ),
 )
 
@@ -166,11 +169,11 @@ def quantities(model, factors: list, projections, v, batch: Batch, old: list | N
     with torch.no_grad():
         for s, tokens in enumerate(batch.tokens):
             out[f"logits.base.{s}"] = logits = forward(tokens)
-            out[f"logprobs.base.{s}"] = next_logprobs(logits, tokens)
-            out[f"logprobs.base_tempered.{s}"] = next_logprobs(logits, tokens, 0.7)
+            out[f"logprobs.base.{s}"] = next_logprobs(logits, tokens).float()
+            out[f"logprobs.base_tempered.{s}"] = next_logprobs(logits, tokens, TEMPERATURE).float()
     base = [out[f"logprobs.base.{s}"] for s in range(len(batch.tokens))]
     adapter, handles = attach(model, factors, projections, v)
-    out.update(adapter_quantities(forward, adapter, batch, base, old))
+    out.update(adapter_quantities(forward, adapter, batch, base, old, LEARNING_RATE))
     for handle in handles:
         handle.remove()
     return out
@@ -188,7 +191,7 @@ def keep_top(found: dict, positions: list[torch.Tensor], ids: dict | None) -> tu
         key = f"top_ids.{kind}.{s}"
         chosen[key] = ids[key].long() if ids else rows.topk(TOP).indices
         out[f"top_logits.{kind}.{s}"] = rows.gather(1, chosen[key])
-        out[f"logsumexp.{kind}.{s}"] = torch.logsumexp(rows, dim=1)
+        out[f"logsumexp.{kind}.{s}"] = torch.logsumexp(rows.double(), dim=1).float()
     return out, {key: value.to(torch.int32) for key, value in chosen.items()}
 
 
@@ -260,7 +263,7 @@ def make_smollm2(file: Path, folder: Path, bf16: bool) -> Path:
         exact = {name: value for name, value in exact.items() if not name.startswith("old_logprobs")}  # inputs
         errors = f32_errors(tensors, exact)
         progress("f64")
-    errors.update({name: SVD_ERROR for name in ("singular_values", "u_start", "vt_start")})
+    errors.update(SVD_ERRORS)
     tensors.update(ids)
     for s, tokens in enumerate(batch.tokens):
         tensors[f"tokens.{s}"] = tokens.to(torch.int32)
@@ -271,6 +274,7 @@ def make_smollm2(file: Path, folder: Path, bf16: bool) -> Path:
         "model": "SmolLM2-135M-Instruct, Q4_1" + (", matrices rounded to bf16" if bf16 else ""),
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "adapter": {"r": RANK, "u": U, "groups": 1, "v_deviation": V_DEVIATION},
+        "learning_rate": LEARNING_RATE,
         "seeds": SEEDS,
         "singular_value_gaps": gaps(factors, names),
         "planted_errors": costs,
@@ -304,7 +308,7 @@ def text_quantities(model: torch.nn.Module, texts: list[torch.Tensor], positions
             for start in range(0, len(tokens) - 1, 64):
                 end = min(start + 65, len(tokens))  # the next piece's first token is this one's last target
                 pieces.append(next_logprobs(model.lm_head(hidden[start:end]), tokens[start:end]))
-            out[f"logprobs.base.{s}"] = torch.cat(pieces)
+            out[f"logprobs.base.{s}"] = torch.cat(pieces).float()
             out[f"logits.base.{s}"] = model.lm_head(hidden[positions[s]])
     return out
 

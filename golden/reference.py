@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 TEMPERATURE = 0.7
 CLIP_LOW, CLIP_HIGH = 0.2, 0.28
-LEARNING_RATE, BETAS, ADAM_EPS, STEPS = 1e-2, (0.9, 0.999), 1e-8, 10
+BETAS, ADAM_EPS, STEPS = (0.9, 0.999), 1e-8, 10
 TOLERANCES = (1e-5, 2e-5, 5e-5, 1e-4)  # what a relative error may be, at most: the smallest with room for f32
 CURVE_TOLERANCES = (*TOLERANCES, 2e-4, 5e-4)  # for v of a loss curve: Adam divides by |gradient|, however small
 ROOM = 16.0  # times the error of f32 arithmetic that an engine with another order of summation may make …
@@ -51,8 +51,11 @@ class Adapter:
 
 
 def next_logprobs(logits: torch.Tensor, tokens: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """log p(token t + 1 | tokens ≤ t) for each t but the last: (n − 1,)."""
-    logprobs = torch.log_softmax(logits[:-1] / temperature, dim=-1)
+    """log p(token t + 1 | tokens ≤ t) for each t but the last: (n − 1,), in f64 whatever the logits are.
+
+    Torch's f32 log_softmax over 49152 entries loses the many small ones: 1e-5 of the loss, 1e-4 of its gradient.
+    """
+    logprobs = torch.log_softmax(logits[:-1].double() / temperature, dim=-1)
     return logprobs.gather(1, tokens[1:, None]).squeeze(1)
 
 
@@ -64,7 +67,7 @@ def losses(batch: Batch, logits: list[torch.Tensor], old: list[torch.Tensor], ba
     ]
     logprobs, tempered = at(1.0), at(TEMPERATURE)
     count = sum(len(lp) for lp in logprobs)
-    a = batch.advantages.to(logits[0].dtype)
+    a = batch.advantages.double()
     clipped, kl = 0.0, 0.0
     for s in sequences:
         ratio = torch.exp(logprobs[s] - old[s])
@@ -90,7 +93,7 @@ def loss_and_gradients(forward: Callable, adapter: Adapter, batch: Batch, base: 
     out = {}
     for name, loss in losses(batch, logits, old, base).items():
         found = torch.autograd.grad(loss, adapter.v + [r for _, r in rs], retain_graph=True)
-        out[f"loss.{name}"] = loss.detach()
+        out[f"loss.{name}"] = loss.detach().float()
         out[f"dv.{name}"] = torch.stack(found[: len(adapter.v)])
         if name in ("nll", "grpo"):
             total = torch.zeros(adapter.module_count, *rs[0][1].shape, dtype=rs[0][1].dtype)
@@ -101,15 +104,17 @@ def loss_and_gradients(forward: Callable, adapter: Adapter, batch: Batch, base: 
     return out
 
 
-def loss_curve(forward: Callable, adapter: Adapter, batch: Batch, base: list, old: list, name: str) -> dict:
+def loss_curve(
+    forward: Callable, adapter: Adapter, batch: Batch, base: list, old: list, name: str, learning_rate: float
+) -> dict:
     """AdamW on v: losses at the start and after each step (STEPS + 1,), v at the same times (STEPS + 1, g, u)."""
     start = [v.detach().clone() for v in adapter.v]
-    optimizer = torch.optim.AdamW(adapter.v, lr=LEARNING_RATE, betas=BETAS, eps=ADAM_EPS, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(adapter.v, lr=learning_rate, betas=BETAS, eps=ADAM_EPS, weight_decay=0.0)
     values, vs = [], []
     for step in range(STEPS + 1):
         adapter.trace.clear()
         loss = losses(batch, [forward(tokens) for tokens in batch.tokens], old, base)[name]
-        values.append(loss.detach())
+        values.append(loss.detach().float())
         vs.append(torch.stack([v.detach().clone() for v in adapter.v]))
         if step < STEPS:
             optimizer.zero_grad()
@@ -122,21 +127,23 @@ def loss_curve(forward: Callable, adapter: Adapter, batch: Batch, base: list, ol
     return {f"curve.{name}.loss": torch.stack(values), f"curve.{name}.v": torch.stack(vs)}
 
 
-def adapter_quantities(forward: Callable, adapter: Adapter, batch: Batch, base: list, old: list | None) -> dict:
+def adapter_quantities(
+    forward: Callable, adapter: Adapter, batch: Batch, base: list, old: list | None, learning_rate: float
+) -> dict:
     """Log-probs with the adapter, losses, gradients and curves. `old`: as first computed in f32, or None."""
     out = {}
     with torch.no_grad():
         for s, tokens in enumerate(batch.tokens):
             logits = forward(tokens)
             out[f"logits.adapter.{s}"] = logits
-            out[f"logprobs.adapter.{s}"] = next_logprobs(logits, tokens)
-            out[f"logprobs.adapter_tempered.{s}"] = next_logprobs(logits, tokens, TEMPERATURE)
+            out[f"logprobs.adapter.{s}"] = next_logprobs(logits, tokens).float()
+            out[f"logprobs.adapter_tempered.{s}"] = next_logprobs(logits, tokens, TEMPERATURE).float()
     if old is None:
         old = [out[f"logprobs.adapter.{s}"][batch.completion(s)] + noise for s, noise in enumerate(batch.old_noise)]
     out.update({f"old_logprobs.{s}": value for s, value in enumerate(old)})
     out.update(loss_and_gradients(forward, adapter, batch, base, old))
     for name in ("nll", "grpo"):
-        out.update(loss_curve(forward, adapter, batch, base, old, name))
+        out.update(loss_curve(forward, adapter, batch, base, old, name, learning_rate))
     return out
 
 
