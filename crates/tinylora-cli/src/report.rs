@@ -34,7 +34,7 @@ pub fn render(summary: &Summary, v: &[f32], out: &Path, style: Style) -> String 
         &format!(
             "{} numbers ({}) beside {} frozen ones",
             format::grouped(adapter.trainable_parameters as u64),
-            format::bytes(adapter.payload_bytes as u64),
+            format::bytes(adapter.payload_bytes),
             format::grouped(summary.model.parameters)
         ),
     );

@@ -140,7 +140,7 @@ impl PackedMatrix {
             Data::F32(data) => data[(panel * self.k + column) * LANES + lane],
             Data::Bf16(data) => {
                 let unit = data[(panel * self.k.div_ceil(2) + column / 2) * LANES + lane];
-                f32::from_bits(if column % 2 == 0 { unit << 16 } else { unit & 0xFFFF_0000 })
+                f32::from_bits(if column.is_multiple_of(2) { unit << 16 } else { unit & 0xFFFF_0000 })
             }
         }
     }

@@ -27,6 +27,7 @@ pub const LANES: usize = 16;
 /// # Safety
 /// Every method needs a processor with the instruction set of the type; the pointers given must be valid
 /// for sixteen elements.
+#[allow(clippy::missing_safety_doc)] // said once, for the whole trait
 pub trait Lanes: Copy {
     /// Rows of the register tile of a product over one panel (16 columns).
     const TILE_ROWS: usize;
@@ -83,7 +84,7 @@ pub(crate) unsafe fn exp<L: Lanes>(x: L) -> L {
         let r = n.fma(L::splat(-0.693_359_4), x);
         let r = n.fma(L::splat(2.121_944_4e-4), r);
         let mut p = L::splat(1.987_569_1e-4);
-        for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1] {
+        for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
             p = p.fma(r, L::splat(c));
         }
         let p = p.fma(r.mul(r), r).add(L::splat(1.0));
