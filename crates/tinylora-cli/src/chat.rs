@@ -9,7 +9,7 @@ use crate::interrupt;
 use crate::open::{self, Opened};
 use crate::screen::{Screen, stdout_style};
 use anyhow::{Result, bail};
-use std::io::{BufRead, IsTerminal};
+use std::io::{BufRead, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tinylora::inference::{Engine, EngineError, GenerateOptions, Progress, Request, Sampling};
@@ -95,7 +95,10 @@ impl Chat<'_> {
         let mut lines = std::io::stdin().lock().lines();
         loop {
             print_prompt();
-            let Some(line) = lines.next().transpose()? else { return Ok(()) };
+            let Some(line) = lines.next().transpose()? else {
+                print_part("\n");
+                return Ok(());
+            };
             match line.trim() {
                 "" => {}
                 "/quit" | "/exit" => return Ok(()),
@@ -192,10 +195,9 @@ fn fitting(tokenizer: &Tokenizer, history: &mut Vec<Message>, room: usize) -> Re
 /// Shown only to a person.
 fn print_prompt() {
     if std::io::stdin().is_terminal() {
-        print_part(&stdout_style_prompt());
+        let mut out = std::io::stdout().lock();
+        let prompt = stdout_style().paint(Tone::Accent, "> ");
+        // Whoever has gone away is noticed by the next answer.
+        let _ = write!(out, "{prompt}").and_then(|()| out.flush());
     }
-}
-
-fn stdout_style_prompt() -> String {
-    stdout_style().paint(Tone::Accent, "> ")
 }

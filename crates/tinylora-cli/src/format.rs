@@ -61,14 +61,15 @@ pub fn percent(fraction: f64) -> String {
 
 /// A number in three digits: `0`, `0.0123`, `1.59`, `42.0`, `1.20e-5`.
 pub fn short(number: f64) -> String {
-    let size = number.abs();
     if number == 0.0 || !number.is_finite() {
-        format!("{number}")
-    } else if (1e-3..1e4).contains(&size) {
-        let decimals = (2 - size.log10().floor() as i32).max(0) as usize;
-        format!("{number:.decimals$}")
-    } else {
-        format!("{number:.2e}")
+        return format!("{number}");
+    }
+    // The exponent after rounding: 0.0099999 is 0.0100.
+    let scientific = format!("{number:.2e}");
+    let exponent = scientific.split_once('e').and_then(|(_, exponent)| exponent.parse().ok()).unwrap_or(0);
+    match exponent {
+        -3..4 => format!("{number:.decimals$}", decimals = (2 - exponent).max(0) as usize),
+        _ => scientific,
     }
 }
 
@@ -126,7 +127,8 @@ mod tests {
 
     #[test]
     fn numbers_in_three_digits() {
-        let cases = [(0.0, "0"), (0.01, "0.0100"), (1.594, "1.59"), (-42.0, "-42.0"), (1234.5, "1234")];
+        let cases =
+            [(0.0, "0"), (0.009_999_999_77, "0.0100"), (1.594, "1.59"), (-42.0, "-42.0"), (1234.5, "1234")];
         for (number, text) in cases {
             assert_eq!(short(number), text);
         }

@@ -29,12 +29,6 @@ impl Screen {
         Self { block: Some(block) }
     }
 
-    /// Lines alone.
-    #[cfg(test)]
-    pub fn plain() -> Self {
-        Self { block: None }
-    }
-
     /// Whether there is a block.
     pub fn is_live(&self) -> bool {
         self.block.is_some()

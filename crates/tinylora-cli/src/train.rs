@@ -1,16 +1,17 @@
 //! `tinylora train`: a recipe enters, a run's folder and a report leave.
 
 use crate::args::TrainArgs;
-use crate::display::{LastCheckpoint, RunDisplay, memory_line};
+use crate::display::{RunDisplay, memory_line};
 use crate::failure::{DONE, INTERRUPTED};
 use crate::screen::{Screen, stdout_style};
 use crate::{interrupt, open, report};
 use anyhow::Result;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tinylora::adapter::AdapterFile;
 use tinylora::base::BaseError;
+use tinylora::checkpoint;
 use tinylora::hub::HubOptions;
 use tinylora::recipe::Recipe;
 use tinylora::train::{Outcome, TrainError, TrainOptions, plan, train};
@@ -26,7 +27,7 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
     let screen = Screen::stderr();
     let mut display = RunDisplay::new(screen.clone());
     let stop = Arc::new(AtomicBool::new(false));
-    watch_interrupts(screen.clone(), stop.clone(), display.last_checkpoint())?;
+    watch_interrupts(screen.clone(), stop.clone(), out.join("checkpoints"))?;
     let options =
         TrainOptions { out: out.clone(), resume: args.resume, hub: HubOptions::from_env(), interrupt: &stop };
     let outcome = train(&cpu, &recipe, &options, &mut |event| display.take(&event));
@@ -63,7 +64,7 @@ fn dry_run(recipe: &Recipe) -> Result<u8> {
 }
 
 /// First press: the step is finished and saved. Second press: out, at once.
-fn watch_interrupts(screen: Screen, stop: Arc<AtomicBool>, last: LastCheckpoint) -> Result<()> {
+fn watch_interrupts(screen: Screen, stop: Arc<AtomicBool>, checkpoints: PathBuf) -> Result<()> {
     interrupt::on_press(move |press| {
         stop.store(true, Ordering::Relaxed);
         if press == 1 {
@@ -71,9 +72,9 @@ fn watch_interrupts(screen: Screen, stop: Arc<AtomicBool>, last: LastCheckpoint)
             return;
         }
         screen.clear();
-        let last = last.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
-        screen.print(&match last {
-            Some(path) => format!("stopped; the last checkpoint is {}", path.display()),
+        let newest = checkpoint::list(&checkpoints).ok().and_then(|mut all| all.pop());
+        screen.print(&match newest {
+            Some((_, path)) => format!("stopped; the last checkpoint is {}", path.display()),
             None => "stopped; nothing was saved yet".into(),
         });
         std::process::exit(INTERRUPTED.into());

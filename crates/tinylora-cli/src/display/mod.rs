@@ -6,8 +6,6 @@ mod lines;
 mod view;
 
 use crate::screen::Screen;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use tinylora::train::Event;
 use view::View;
@@ -20,34 +18,16 @@ pub struct RunDisplay {
     screen: Screen,
     clock: Instant,
     view: View,
-    last_checkpoint: LastCheckpoint,
 }
-
-/// The newest checkpoint, also for whoever handles Ctrl-C.
-pub type LastCheckpoint = Arc<Mutex<Option<PathBuf>>>;
 
 impl RunDisplay {
     /// Nothing is shown yet.
     pub fn new(screen: Screen) -> Self {
-        Self {
-            screen,
-            clock: Instant::now(),
-            view: View::default(),
-            last_checkpoint: LastCheckpoint::default(),
-        }
-    }
-
-    /// Where the newest checkpoint will be named.
-    pub fn last_checkpoint(&self) -> LastCheckpoint {
-        self.last_checkpoint.clone()
+        Self { screen, clock: Instant::now(), view: View::default() }
     }
 
     /// Takes one event.
     pub fn take(&mut self, event: &Event<'_>) {
-        if let Event::Checkpoint(path) = event {
-            *self.last_checkpoint.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) =
-                Some((*path).into());
-        }
         let now = self.clock.elapsed();
         let news = self.view.take(event, now);
         let style = self.screen.style();

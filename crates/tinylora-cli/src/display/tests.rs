@@ -156,11 +156,3 @@ fn a_sample_above_the_block() {
         "── sample of step 2, reward 1, answer 7, 9 tokens\n   What is 3 + 4?\n   3 + 4 = 7\n   #### 7\u{fffd}[2J"
     );
 }
-
-#[test]
-fn the_newest_checkpoint_is_known_outside() {
-    let mut display = RunDisplay::new(Screen::plain());
-    let last = display.last_checkpoint();
-    display.take(&Event::Checkpoint(std::path::Path::new("a.ckpt")));
-    assert_eq!(last.lock().unwrap().as_deref(), Some(std::path::Path::new("a.ckpt")));
-}
