@@ -144,13 +144,14 @@ fn messages_have_no_control_characters_and_no_backtrace() {
 #[test]
 fn help_pages() {
     let folder = tempfile::tempdir().unwrap();
-    let pages: [&[&str]; 10] = [
+    let pages: [&[&str]; 11] = [
         &["--help"],
         &["train", "--help"],
         &["eval", "--help"],
         &["generate", "--help"],
         &["chat", "--help"],
         &["score", "--help"],
+        &["serve", "--help"],
         &["adapter", "--help"],
         &["adapter", "inspect", "--help"],
         &["model", "inspect", "--help"],
