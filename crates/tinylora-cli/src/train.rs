@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tinylora::adapter::AdapterFile;
 use tinylora::base::BaseError;
 use tinylora::checkpoint;
-use tinylora::hub::HubOptions;
+use tinylora::hub::{HubError, HubOptions};
 use tinylora::recipe::Recipe;
 use tinylora::train::{Outcome, TrainError, TrainOptions, plan, train};
 
@@ -52,10 +52,11 @@ fn dry_run(recipe: &Recipe) -> Result<u8> {
     let screen = Screen::stderr();
     match plan(recipe, &HubOptions::from_env()) {
         Ok(plan) => screen.print(&memory_line(&plan)),
-        Err(TrainError::Base(BaseError::Hub(error))) => {
+        // Nothing is fetched for an estimate.
+        Err(TrainError::Base(BaseError::Hub(HubError::NoPip { .. } | HubError::Offline { .. }))) => {
             let model = report::shell_word(&recipe.model.reference);
             screen.print(&format!(
-                "memory: not known before the model is here (`tinylora model pull {model}` fetches it): {error}"
+                "memory: not known before the model is here; `tinylora model pull {model}` fetches it"
             ));
         }
         Err(error) => return Err(error.into()),

@@ -90,6 +90,23 @@ fn a_wrong_recipe_is_two_and_names_key_and_nearest() {
 }
 
 #[test]
+fn a_dry_run_prints_the_recipe_and_fetches_nothing() {
+    let folder = folder_with_recipe();
+    let output = tinylora(folder.path(), &["train", "r.toml", "--dry-run", "--set", "seed=9"]);
+    let (recipe, message) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{message}");
+    assert!(recipe.contains("seed = 9") && recipe.contains("[optimizer]"), "{recipe}");
+    assert!(message.contains("tinylora model pull smollm2-135m"), "{message}");
+    // What was printed is a recipe that says the same.
+    std::fs::write(folder.path().join("whole.toml"), &recipe).unwrap();
+    let again = tinylora(folder.path(), &["train", "whole.toml", "--dry-run"]);
+    assert_eq!(text(&again.stdout), recipe);
+    // A model that does not exist is found out at once.
+    let output = tinylora(folder.path(), &["train", "r.toml", "--dry-run", "--set", "model.ref=smollm3"]);
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
 fn the_environment_is_checked() {
     let folder = tempfile::tempdir().unwrap();
     for (name, value) in [("TINYLORA_DEVICE", "cuda"), ("TINYLORA_KERNEL", "sse9"), ("TINYLORA_THREADS", "0")]
