@@ -92,7 +92,10 @@ fn unknown_keys_name_place_and_nearest() {
         "--set learning_rate=1: unknown key `learning_rate` at the top level; did you mean `optimizer.learning_rate`?"
     );
     let text = error(SHORT, &["task.template=x"]);
-    assert!(text.contains("in [task] of kind \"arithmetic\"; known keys: answer_format, example_form"), "{text}");
+    assert!(
+        text.contains("in [task] of kind \"arithmetic\"; known keys: answer_format, example_form"),
+        "{text}"
+    );
     for key in ["a.b", "model.ref.x", "a.b.c", "grpo.los", "", "."] {
         let text = error(SHORT, &[&format!("{key}=1")]);
         assert!(text.starts_with("--set "), "{text}");
