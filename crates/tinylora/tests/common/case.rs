@@ -65,12 +65,12 @@ pub fn groups(golden: &Tensors) -> Vec<TrainingGroup> {
     for (s, &prompt) in prompts.iter().enumerate() {
         let tokens = golden.ids(&format!("tokens.{s}"));
         let (prompt, completion) = tokens.split_at(prompt as usize);
-        if s % 2 == 0 {
+        // Neighbours with the same prompt are samples of one group.
+        if groups.last().is_none_or(|group| group.prompt != prompt) {
             groups.push(TrainingGroup { prompt: prompt.to_vec(), completions: vec![] });
         }
-        assert_eq!(groups[s / 2].prompt, prompt, "pairs share their prompt");
         let base = golden.get(&format!("logprobs.base.{s}"));
-        groups[s / 2].completions.push(TrainingCompletion {
+        groups.last_mut().expect("pushed above").completions.push(TrainingCompletion {
             tokens: completion.to_vec(),
             old_logprobs: golden.get(&format!("old_logprobs.{s}")).to_vec(),
             reference_logprobs: base[prompt.len() - 1..].to_vec(),
@@ -131,8 +131,9 @@ pub fn gradient(case: &Case, name: &str, v: &[f32], most: usize) -> (f32, Vec<f3
     (total as f32, dr, dv)
 }
 
-/// Losses before the first of ten AdamW steps (learning rate 1e-2) and after each, and v at the same times.
+/// Losses before the first of ten AdamW steps (the golden file's learning rate) and after each, and v at the same times.
 pub fn curve(case: &Case, loss: &str) -> (Vec<f32>, Vec<f32>) {
+    let rate = case.golden.json["learning_rate"].as_f64().unwrap_or(1e-2);
     let mut v = case.v.clone();
     let (mut m, mut s) = (vec![0f64; v.len()], vec![0f64; v.len()]);
     let (mut losses, mut vs) = (Vec::new(), Vec::new());
@@ -145,7 +146,7 @@ pub fn curve(case: &Case, loss: &str) -> (Vec<f32>, Vec<f32>) {
             m[i] = 0.9 * m[i] + 0.1 * g;
             s[i] = 0.999 * s[i] + 0.001 * g * g;
             let (mh, sh) = (m[i] / (1.0 - 0.9f64.powi(step)), s[i] / (1.0 - 0.999f64.powi(step)));
-            v[i] -= (1e-2 * mh / (sh.sqrt() + 1e-8)) as f32;
+            v[i] -= (rate * mh / (sh.sqrt() + 1e-8)) as f32;
         }
     }
     (losses, vs)

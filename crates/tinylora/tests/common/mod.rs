@@ -119,7 +119,7 @@ pub fn tiny_files(name: &str) -> ModelFiles {
 
 pub fn load(cpu: &Cpu, files: &ModelFiles, precision: Precision) -> Model {
     let weights = Weights::open(files).expect("the weights open");
-    Model::load(cpu, &weights, precision, 256, &mut |_, _| {}).expect("the model loads")
+    Model::load(cpu, &weights, precision, 1024, &mut |_, _| {}).expect("the model loads")
 }
 
 /// The real models' folder, from `TINYLORA_TEST_MODELS`; None, with a printed reason, where it is not given.
