@@ -1,8 +1,8 @@
 //! TOML text and `--set` overrides enter, a validated [`Recipe`] leaves; nothing here opens a model or
 //! data, or fills anything in later: a recipe that left this module can be run as it stands.
 //!
-//! Text → table ([`raw`]: unknown keys, wrong types, each with its place) → [`Recipe`] (defaults
-//! resolved) → [`validate`] (ranges and combinations).
+//! Text → table (`raw`: unknown keys, wrong types, each with its place) → [`Recipe`] (defaults
+//! resolved) → `validate` (ranges and combinations).
 
 mod forms;
 mod raw;
@@ -46,7 +46,7 @@ pub enum RecipeError {
     UnknownKey {
         /// File, line and column, or the override.
         place: String,
-        /// Where the key stands, such as "in [rollout]".
+        /// Where the key stands, such as "in `[rollout]`".
         table: String,
         /// The key.
         key: String,
