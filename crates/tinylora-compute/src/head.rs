@@ -7,9 +7,10 @@
 
 use crate::kernel::{Cpu, Kernel, Simd, dispatch};
 use crate::lanes::{LANES, Lanes, exp};
+use crate::operand::{Operand, pairs_for};
 use crate::packed::{Data, PackedMatrix, SendPointer};
-use crate::product::with_scratch;
-use crate::tile::{Block, Element, Start};
+use crate::product::{product_at, with_scratch};
+use crate::tile::{Block, Element, Pair, Start};
 
 /// Vocabulary entries a chunk.
 pub const VOCABULARY_CHUNK: usize = 256;
@@ -63,6 +64,8 @@ pub fn head_statistics(
     inverse_temperature: f32,
 ) -> HeadStatistics {
     let rows = row_count(head, x);
+    let pairs = pairs_for(cpu, head, x, head.columns());
+    let x = Operand { x, pairs: &pairs, inner: head.columns() };
     let chunks = head.rows().div_ceil(VOCABULARY_CHUNK);
     let mut sums = vec![[0f32; 3]; rows * chunks];
     let to = SendPointer(sums.as_mut_ptr());
@@ -72,7 +75,7 @@ pub fn head_statistics(
         let rows = ROWS.min(rows - first_row);
         with_scratch(rows * VOCABULARY_CHUNK, |logits| {
             for chunk in run * RUN..(run * RUN + RUN).min(chunks) {
-                let x = &x[first_row * head.columns()..][..rows * head.columns()];
+                let x = x.rows(first_row, rows);
                 let count = chunk_logits(cpu.kernel(), head, x, chunk, inverse_temperature, logits);
                 for (row, logits) in logits.chunks_exact(VOCABULARY_CHUNK).enumerate() {
                     let sums = dispatch(cpu.kernel(), Summarise { logits: &logits[..count] });
@@ -105,7 +108,11 @@ fn finish(cpu: &Cpu, inverse_temperature: f32, chunks: usize, sums: Vec<[f32; 3]
             }
             let log_normalizer = f64::from(largest) + normalizer.ln();
             let entropy = (log_normalizer - weighted / normalizer) as f32;
-            Distribution { log_normalizer: log_normalizer as f32, entropy, share_of_largest: (1.0 / normalizer) as f32 }
+            Distribution {
+                log_normalizer: log_normalizer as f32,
+                entropy,
+                share_of_largest: (1.0 / normalizer) as f32,
+            }
         })
         .collect();
     HeadStatistics { inverse_temperature, chunks, sums, rows }
@@ -174,13 +181,15 @@ fn choose(
 ) -> Vec<Choice> {
     let (rows, width) = (row_count(head, x), head.columns());
     assert_eq!(statistics.rows.len(), rows);
+    let pairs = pairs_for(cpu, head, x, width);
+    let x = Operand { x, pairs: &pairs, inner: width };
     let mut choices = vec![Choice { token: 0, logit: 0.0 }; rows];
     let to = SendPointer(choices.as_mut_ptr());
     cpu.parallel(rows, |row| {
         let sums = &statistics.sums[row * statistics.chunks..][..statistics.chunks];
         let (chunk, pick) = pick(row, sums);
         let mut logits = [0f32; VOCABULARY_CHUNK];
-        let x = &x[row * width..][..width];
+        let x = x.rows(row, 1);
         let count = chunk_logits(cpu.kernel(), head, x, chunk, statistics.inverse_temperature, &mut logits);
         let logits = &logits[..count];
         let at = match pick {
@@ -226,7 +235,8 @@ pub fn logits_at(
     crate::rows::for_chunks(cpu, &mut logits, 8, |start, out| {
         for (i, out) in out.iter_mut().enumerate() {
             let row = start + i;
-            *out = head.dot_row(tokens[row] as usize, &x[row * width..][..width]) * inverse_temperature;
+            *out =
+                product_at(cpu, head, tokens[row] as usize, &x[row * width..][..width]) * inverse_temperature;
         }
     });
     logits
@@ -247,6 +257,8 @@ pub fn head_directions(
 ) -> (HeadStatistics, Vec<f32>) {
     let (rows, width) = (row_count(head, x), head.columns());
     assert!(targets.len() == rows && directions.len() == x.len());
+    let pairs = pairs_for(cpu, head, x, width);
+    let operand = Operand { x, pairs: &pairs, inner: width };
     let chunks = head.rows().div_ceil(VOCABULARY_CHUNK);
     let mut sums = vec![[0f32; 3]; rows * chunks];
     let to_sums = SendPointer(sums.as_mut_ptr());
@@ -261,7 +273,7 @@ pub fn head_directions(
                 std::slice::from_raw_parts_mut(to.get().add(first * width), rows * width),
             )
         };
-        let x = &x[first * width..][..rows * width];
+        let x = operand.rows(first, rows);
         expected_embeddings(cpu.kernel(), head, x, inverse_temperature, sums, out);
     });
     let statistics = finish(cpu, inverse_temperature, chunks, sums);
@@ -283,13 +295,13 @@ pub fn head_directions(
 fn expected_embeddings(
     kernel: Kernel,
     head: &PackedMatrix,
-    x: &[f32],
+    x: Operand<'_>,
     inverse_temperature: f32,
     sums: &mut [[f32; 3]],
     out: &mut [f32],
 ) {
     let width = head.columns();
-    let rows = x.len() / width;
+    let rows = x.x.len() / width;
     let chunks = sums.len() / rows;
     out.fill(0.0);
     let mut running = vec![f32::NEG_INFINITY; rows];
@@ -314,7 +326,10 @@ fn expected_embeddings(
         for panel in 0..width.div_ceil(LANES) {
             head.unpack_transposed(chunk * VOCABULARY_CHUNK, count, panel, &mut embeddings);
             let columns = LANES.min(width - panel * LANES);
-            dispatch(kernel, WeightedSum { weights: &weights, embeddings: &embeddings, count, part: &mut part });
+            dispatch(
+                kernel,
+                WeightedSum { weights: &weights, embeddings: &embeddings, count, part: &mut part },
+            );
             for (out, part) in out.chunks_exact_mut(width).zip(part.chunks_exact(LANES)) {
                 let out = &mut out[panel * LANES..][..columns];
                 out.iter_mut().zip(part).for_each(|(out, part)| *out += part);
@@ -364,7 +379,7 @@ impl Simd for WeightedSum<'_> {
 fn chunk_logits(
     kernel: Kernel,
     head: &PackedMatrix,
-    x: &[f32],
+    x: Operand<'_>,
     chunk: usize,
     inverse_temperature: f32,
     out: &mut [f32],
@@ -377,7 +392,7 @@ fn chunk_logits(
 
 struct ChunkLogits<'a> {
     head: &'a PackedMatrix,
-    x: &'a [f32],
+    x: Operand<'a>,
     first: usize,
     count: usize,
     inverse_temperature: f32,
@@ -385,10 +400,16 @@ struct ChunkLogits<'a> {
 }
 
 impl ChunkLogits<'_> {
+    /// `x` is (M, width) of what the element multiplies by.
     #[inline(always)]
-    fn product<L: Lanes, E: Element>(&mut self, data: &[E], units_a_panel: usize) {
-        let width = self.head.columns();
-        let rows = self.x.len() / width;
+    fn product<L: Lanes, E: Element>(
+        &mut self,
+        x: &[E::Left],
+        width: usize,
+        data: &[E],
+        units_a_panel: usize,
+    ) {
+        let rows = x.len() / width;
         assert!(self.out.len() >= rows * VOCABULARY_CHUNK);
         for start in (0..width.max(1)).step_by(INNER) {
             let unit = if E::PAIRED { start / 2 } else { start };
@@ -396,7 +417,7 @@ impl ChunkLogits<'_> {
             unsafe {
                 Block {
                     inner: INNER.min(width - start),
-                    a: self.x.as_ptr().add(start),
+                    a: x.as_ptr().add(start),
                     a_row: width,
                     a_inner: 1,
                     b: data.as_ptr().add((self.first / LANES * units_a_panel + unit) * LANES),
@@ -424,9 +445,12 @@ impl Simd for ChunkLogits<'_> {
     type Output = ();
     #[inline(always)]
     fn run<L: Lanes>(mut self) {
+        let (x, width) = (self.x, self.head.columns());
+        let pairs = width.div_ceil(2);
         match &self.head.data {
-            Data::Bf16(data) => self.product::<L, u32>(data, self.head.columns().div_ceil(2)),
-            Data::F32(data) => self.product::<L, f32>(data, self.head.columns()),
+            Data::Bf16(data) if L::DOT_BF16 => self.product::<L, Pair>(x.pairs, pairs, Pair::of(data), pairs),
+            Data::Bf16(data) => self.product::<L, u32>(x.x, width, data, pairs),
+            Data::F32(data) => self.product::<L, f32>(x.x, width, data, width),
         }
     }
 }
@@ -550,7 +574,11 @@ mod tests {
                 let cpu = Cpu::new(kernel, 2);
                 let e: Vec<f32> = numbers(1, vocabulary * width).iter().map(|x| x * 2.0).collect();
                 let head = PackedMatrix::from_slice(&cpu, (vocabulary, width), precision, &e);
-                let x = numbers(2, rows * width);
+                let mut x = numbers(2, rows * width);
+                if precision == Precision::Bf16 {
+                    // As the kernels that round would.
+                    x.iter_mut().for_each(|x| *x = half::bf16::from_f32(*x).to_f32());
+                }
                 let targets: Vec<u32> = (0..rows).map(|r| (r * 131 % vocabulary) as u32).collect();
                 let statistics = head_statistics(&cpu, &head, &x, 1.0 / 0.7);
                 let mut directions = vec![0.0; rows * width];

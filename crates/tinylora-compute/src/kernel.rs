@@ -12,6 +12,9 @@ pub enum Kernel {
     Avx2,
     /// x86-64 AVX-512 F, BW and VL.
     Avx512,
+    /// The same with AVX512-BF16: products with bf16 matrices round the other operand to bf16 too and multiply
+    /// pairs, two terms a lane and instruction.
+    Avx512Bf16,
     /// AArch64 NEON.
     Neon,
 }
@@ -20,7 +23,7 @@ pub enum Kernel {
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
     /// The name is not one of ours.
-    #[error("unknown kernel {0:?}: use scalar, avx2, avx512 or neon")]
+    #[error("unknown kernel {0:?}: use scalar, avx2, avx512, avx512-bf16 or neon")]
     Unknown(String),
     /// The processor lacks it.
     #[error("kernel {wanted:?} was asked for, but this processor can run only {available:?}")]
@@ -37,7 +40,7 @@ pub enum KernelError {
 
 impl Kernel {
     /// All kernels, slowest first.
-    pub const ALL: [Self; 4] = [Self::Scalar, Self::Avx2, Self::Avx512, Self::Neon];
+    pub const ALL: [Self; 5] = [Self::Scalar, Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::Neon];
 
     /// The name used in `TINYLORA_KERNEL` and in results.
     pub fn name(self) -> &'static str {
@@ -45,6 +48,7 @@ impl Kernel {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Avx512Bf16 => "avx512-bf16",
             Self::Neon => "neon",
         }
     }
@@ -62,6 +66,8 @@ impl Kernel {
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("fma")
             }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => Self::Avx512.is_available() && is_x86_feature_detected!("avx512bf16"),
             #[cfg(target_arch = "aarch64")]
             Self::Neon => true,
             #[allow(unreachable_patterns)] // which names are reachable depends on the architecture
@@ -77,6 +83,18 @@ impl Kernel {
     /// The fastest that this processor can run.
     pub fn best() -> Self {
         *Self::available().last().expect("scalar is always available")
+    }
+
+    /// The fastest whose products keep activations in f32: the reference for comparisons with f32 elsewhere.
+    pub fn best_exact() -> Self {
+        let exact = Self::available().into_iter().filter(|kernel| !kernel.rounds_activations());
+        exact.last().expect("scalar is always available")
+    }
+
+    /// Whether products with bf16 matrices round the other operand to bf16. Kernels that don't give the same bits
+    /// as one another.
+    pub fn rounds_activations(self) -> bool {
+        self == Self::Avx512Bf16
     }
 
     /// The kernel of that name, if this processor can run it.
@@ -161,6 +179,9 @@ pub(crate) fn dispatch<S: Simd>(kernel: Kernel, work: S) -> S::Output {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `Cpu::new` has checked that the processor has these AVX-512 parts.
         Kernel::Avx512 => unsafe { with_avx512(work) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `Cpu::new` has checked that the processor has these AVX-512 parts.
+        Kernel::Avx512Bf16 => unsafe { with_avx512_bf16(work) },
         #[cfg(target_arch = "aarch64")]
         Kernel::Neon => work.run::<crate::lanes::Neon>(),
         #[allow(unreachable_patterns)] // which names are reachable depends on the architecture
@@ -177,5 +198,11 @@ fn with_avx2<S: Simd>(work: S) -> S::Output {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
 fn with_avx512<S: Simd>(work: S) -> S::Output {
-    work.run::<crate::lanes::Avx512>()
+    work.run::<crate::lanes::Avx512<false>>()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
+fn with_avx512_bf16<S: Simd>(work: S) -> S::Output {
+    work.run::<crate::lanes::Avx512<true>>()
 }

@@ -7,6 +7,7 @@
 use crate::buffer::Buffer;
 use crate::kernel::Cpu;
 use crate::lanes::LANES;
+use crate::tile::Pair;
 use half::bf16;
 use std::sync::Mutex;
 
@@ -152,11 +153,6 @@ impl PackedMatrix {
         }
     }
 
-    /// One output for one input row: the very chain, bit for bit, that a product gives.
-    pub fn dot_row(&self, row: usize, x: &[f32]) -> f32 {
-        x.iter().enumerate().fold(0.0, |sum, (column, &value)| value.mul_add(self.get(row, column), sum))
-    }
-
     /// Rows `16 · panel ..` as `[row][16]` f32 for the inner index running over rows: element (i, j) is
     /// `W[first_row + i][16 · column_panel + j]`. Columns past the end are 0.
     pub(crate) fn unpack_transposed(
@@ -197,6 +193,37 @@ impl PackedMatrix {
                         }
                     }
                 }
+            }
+        }
+    }
+
+    /// The same of a bf16 matrix in pairs of neighbouring rows, `[row / 2][16]`, for products of pairs: element (i, j)
+    /// is `W[first_row + 2i][16 · column_panel + j]` (low half) and the same of the next row. Past the ends 0.
+    pub(crate) fn unpack_transposed_pairs(
+        &self,
+        first_row: usize,
+        rows: usize,
+        column_panel: usize,
+        out: &mut [Pair],
+    ) {
+        debug_assert_eq!(first_row % LANES, 0);
+        let Data::Bf16(data) = &self.data else { unreachable!("pairs are of bf16 matrices") };
+        let first_column = column_panel * LANES;
+        let column_pairs = LANES.min(self.k - first_column).div_ceil(2);
+        for start in (0..rows).step_by(LANES) {
+            let panel = (first_row + start) / LANES;
+            // Rows past the last are 0 in the packed panel.
+            let count = LANES.min(rows - start).div_ceil(2);
+            let out = &mut out[start / 2 * LANES..][..count * LANES];
+            let from =
+                &data[(panel * self.k.div_ceil(2) + first_column / 2) * LANES..][..column_pairs * LANES];
+            for (row, out) in out.chunks_exact_mut(LANES).enumerate() {
+                for (units, out) in from.chunks_exact(LANES).zip(out.chunks_exact_mut(2)) {
+                    let (upper, lower) = (units[2 * row], units[2 * row + 1]);
+                    out[0] = Pair(upper & 0xFFFF | lower << 16);
+                    out[1] = Pair(upper >> 16 | lower & 0xFFFF_0000);
+                }
+                out[2 * column_pairs..].fill(Pair(0));
             }
         }
     }

@@ -6,8 +6,9 @@
 
 use crate::kernel::{Cpu, Simd, dispatch};
 use crate::lanes::{LANES, Lanes};
-use crate::packed::{Data, PackedMatrix, SendPointer};
-use crate::tile::{Block, Element, SideTerms, Start};
+use crate::operand::{Operand, pairs_for, reads_pairs};
+use crate::packed::{Data, PackedMatrix, Precision, SendPointer};
+use crate::tile::{Block, Element, Pair, SideTerms, Start};
 use std::cell::RefCell;
 
 /// Inner indices handled at once: a panel of so many stays in the first-level cache.
@@ -96,7 +97,8 @@ struct Job<'a> {
 /// If a length does not fit.
 pub fn product(cpu: &Cpu, x: &[f32], rows: usize, outputs: &mut [Product<'_>]) {
     let Some(first) = outputs.first() else { return };
-    let inner = first.weight.columns();
+    let first_weight = first.weight;
+    let inner = first_weight.columns();
     assert_eq!(x.len(), rows * inner, "x is (M = {rows}, K = {inner})");
     if rows == 0 {
         return;
@@ -125,12 +127,18 @@ pub fn product(cpu: &Cpu, x: &[f32], rows: usize, outputs: &mut [Product<'_>]) {
             }
         })
         .collect();
+    let pairs = pairs_for(cpu, first_weight, x, inner);
+    let reads_pairs =
+        |job: &Job| reads_pairs(cpu.kernel(), job.weight) == reads_pairs(cpu.kernel(), first_weight);
+    assert!(jobs.iter().all(reads_pairs), "all products of a group have one precision");
+    let x = Operand { x, pairs: &pairs, inner };
     cpu.parallel(tasks, |task| {
         let job = &jobs[jobs.partition_point(|job| job.first_task <= task) - 1];
         let chunks = job.weight.rows().div_ceil(LANES).div_ceil(panels_a_task);
         let (row_block, chunk) = ((task - job.first_task) / chunks, (task - job.first_task) % chunks);
         let first_row = row_block * ROW_BLOCK;
-        let work = Forward { job, x, first_row, rows: ROW_BLOCK.min(rows - first_row), chunk };
+        let rows = ROW_BLOCK.min(rows - first_row);
+        let work = Forward { job, x: x.rows(first_row, rows), first_row, rows, chunk };
         dispatch(cpu.kernel(), work);
     });
 }
@@ -153,7 +161,7 @@ fn inner_block(inner: usize) -> usize {
 
 struct Forward<'a> {
     job: &'a Job<'a>,
-    x: &'a [f32],
+    x: Operand<'a>,
     first_row: usize,
     rows: usize,
     chunk: usize,
@@ -165,17 +173,21 @@ impl Simd for Forward<'_> {
     fn run<L: Lanes>(self) {
         let inner = self.job.weight.columns();
         match &self.job.weight.data {
-            Data::Bf16(data) => self.blocks::<L, u32>(data, inner.div_ceil(2)),
-            Data::F32(data) => self.blocks::<L, f32>(data, inner),
+            Data::Bf16(data) if L::DOT_BF16 => {
+                self.blocks::<L, Pair>(self.x.pairs, inner.div_ceil(2), Pair::of(data), inner.div_ceil(2));
+            }
+            Data::Bf16(data) => self.blocks::<L, u32>(self.x.x, inner, data, inner.div_ceil(2)),
+            Data::F32(data) => self.blocks::<L, f32>(self.x.x, inner, data, inner),
         }
     }
 }
 
 impl Forward<'_> {
+    /// `x` is (M, inner) of what the element multiplies by.
     #[inline(always)]
-    fn blocks<L: Lanes, E: Element>(&self, data: &[E], units_a_panel: usize) {
+    fn blocks<L: Lanes, E: Element>(&self, x: &[E::Left], inner: usize, data: &[E], units_a_panel: usize) {
         let job = self.job;
-        let (n, inner) = (job.weight.rows(), job.weight.columns());
+        let n = job.weight.rows();
         let first_panel = self.chunk * job.panels_a_task;
         let last_panel = (first_panel + job.panels_a_task).min(n.div_ceil(LANES));
         let step = inner_block(inner);
@@ -185,7 +197,7 @@ impl Forward<'_> {
             unsafe {
                 Block {
                     inner: step.min(inner - start),
-                    a: self.x.as_ptr().add(self.first_row * inner + start),
+                    a: x.as_ptr().add(start),
                     a_row: inner,
                     a_inner: 1,
                     b: data.as_ptr().add(
@@ -251,6 +263,8 @@ pub fn product_backward(cpu: &Cpu, terms: &[BackwardTerm<'_>], rows: usize, dx: 
     if rows == 0 {
         return;
     }
+    let pairs: Vec<Vec<u32>> =
+        terms.iter().map(|term| pairs_for(cpu, term.weight, term.gradient, term.weight.rows())).collect();
     let panels = columns.div_ceil(LANES);
     let panels_a_task = (panels / (cpu.threads() * 6)).clamp(1, 4);
     let out = SendPointer(dx.as_mut_ptr());
@@ -260,7 +274,8 @@ pub fn product_backward(cpu: &Cpu, terms: &[BackwardTerm<'_>], rows: usize, dx: 
         // The scratch memory is taken out here: a closure inside of `run` would be compiled without the
         // kernel's instruction set, and each intrinsic in it would become a call.
         with_scratch((last_panel - first_panel) * OUTER_BLOCK * LANES, |scratch| {
-            let work = Backward { terms, out, rows, columns, first_panel, last_panel, scratch };
+            let work =
+                Backward { terms, pairs: &pairs, out, rows, columns, first_panel, last_panel, scratch };
             dispatch(cpu.kernel(), work);
         });
     });
@@ -268,6 +283,8 @@ pub fn product_backward(cpu: &Cpu, terms: &[BackwardTerm<'_>], rows: usize, dx: 
 
 struct Backward<'a> {
     terms: &'a [BackwardTerm<'a>],
+    /// The gradients' pairs, one list a term.
+    pairs: &'a [Vec<u32>],
     out: SendPointer<f32>,
     rows: usize,
     columns: usize,
@@ -299,44 +316,132 @@ impl Simd for Backward<'_> {
     type Output = ();
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        const ROWS: usize = 48;
-        let panels = self.last_panel - self.first_panel;
-        let scratch = self.scratch;
-        for (index, term) in self.terms.iter().enumerate() {
+        for (index, (term, pairs)) in self.terms.iter().zip(self.pairs).enumerate() {
             let n = term.weight.rows();
             for start in (0..n.max(1)).step_by(OUTER_BLOCK) {
                 let inner = OUTER_BLOCK.min(n - start);
-                let last = start + OUTER_BLOCK >= n;
-                for panel in 0..panels {
-                    let to = &mut scratch[panel * inner * LANES..][..inner * LANES];
-                    term.weight.unpack_transposed(start, inner, self.first_panel + panel, to);
-                }
-                for row in (0..self.rows).step_by(ROWS) {
-                    // SAFETY: extents were checked in `product_backward`; a task writes only its panels.
-                    unsafe {
-                        Block::<f32> {
-                            inner,
-                            a: term.gradient.as_ptr().add(row * n + start),
-                            a_row: n,
-                            a_inner: 1,
-                            b: scratch.as_ptr(),
-                            b_panel: inner * LANES,
-                            b_inner: LANES,
-                            c: self.out.get().add(row * self.columns + self.first_panel * LANES),
-                            c_row: self.columns,
-                            rows: ROWS.min(self.rows - row),
-                            columns: (self.last_panel * LANES).min(self.columns) - self.first_panel * LANES,
-                            start: if index == 0 && start == 0 { Start::Zero } else { Start::Output },
-                            side: term
-                                .side
-                                .filter(|_| last)
-                                .map(|side| side_terms(side, row, self.first_panel)),
-                        }
-                        .run::<L>();
+                let begin = if index == 0 && start == 0 { Start::Zero } else { Start::Output };
+                let side = term.side.filter(|_| start + OUTER_BLOCK >= n);
+                if L::DOT_BF16 && term.weight.precision() == Precision::Bf16 {
+                    let inner = inner.div_ceil(2);
+                    for panel in 0..self.last_panel - self.first_panel {
+                        let to = Pair::scratch(&mut self.scratch[panel * inner * LANES..][..inner * LANES]);
+                        term.weight.unpack_transposed_pairs(start, 2 * inner, self.first_panel + panel, to);
                     }
+                    let (a, a_row) = (pairs[start / 2..].as_ptr(), n.div_ceil(2));
+                    self.rows_of::<L, Pair>(a, a_row, inner, begin, side);
+                } else {
+                    for panel in 0..self.last_panel - self.first_panel {
+                        let to = &mut self.scratch[panel * inner * LANES..][..inner * LANES];
+                        term.weight.unpack_transposed(start, inner, self.first_panel + panel, to);
+                    }
+                    self.rows_of::<L, f32>(term.gradient[start..].as_ptr(), n, inner, begin, side);
                 }
             }
         }
+    }
+}
+
+impl Backward<'_> {
+    /// All rows of one block of unpacked panels; `a` is the gradient at the block's first inner index.
+    #[inline(always)]
+    fn rows_of<L: Lanes, E: Element>(
+        &self,
+        a: *const E::Left,
+        a_row: usize,
+        inner: usize,
+        start: Start,
+        side: Option<Side<'_>>,
+    ) {
+        const ROWS: usize = 48;
+        for row in (0..self.rows).step_by(ROWS) {
+            // SAFETY: extents were checked in `product_backward`; a task writes only its panels. The scratch memory
+            // holds units of four bytes of either kind.
+            unsafe {
+                Block::<E> {
+                    inner,
+                    a: a.add(row * a_row),
+                    a_row,
+                    a_inner: 1,
+                    b: self.scratch.as_ptr().cast(),
+                    b_panel: inner * LANES,
+                    b_inner: LANES,
+                    c: self.out.get().add(row * self.columns + self.first_panel * LANES),
+                    c_row: self.columns,
+                    rows: ROWS.min(self.rows - row),
+                    columns: (self.last_panel * LANES).min(self.columns) - self.first_panel * LANES,
+                    start,
+                    side: side.map(|side| side_terms(side, row, self.first_panel)),
+                }
+                .run::<L>();
+            }
+        }
+    }
+}
+
+/// `W x` at one output, for one row x: the very bits that a product gives.
+///
+/// # Panics
+/// If a length does not fit.
+pub fn product_at(cpu: &Cpu, weight: &PackedMatrix, output: usize, x: &[f32]) -> f32 {
+    assert!(output < weight.rows() && x.len() == weight.columns());
+    // One row is one task, which runs here: `product_at` may be called from a task.
+    let pairs = pairs_for(cpu, weight, x, x.len());
+    dispatch(cpu.kernel(), At { weight, x: Operand { x, pairs: &pairs, inner: x.len() }, output })
+}
+
+struct At<'a> {
+    weight: &'a PackedMatrix,
+    x: Operand<'a>,
+    output: usize,
+}
+
+impl Simd for At<'_> {
+    type Output = f32;
+    #[inline(always)]
+    fn run<L: Lanes>(self) -> f32 {
+        let pairs = self.x.inner.div_ceil(2);
+        match &self.weight.data {
+            Data::Bf16(data) if L::DOT_BF16 => {
+                self.panel::<L, Pair>(self.x.pairs, pairs, Pair::of(data), pairs)
+            }
+            Data::Bf16(data) => self.panel::<L, u32>(self.x.x, self.x.inner, data, pairs),
+            Data::F32(data) => self.panel::<L, f32>(self.x.x, self.x.inner, data, self.x.inner),
+        }
+    }
+}
+
+impl At<'_> {
+    #[inline(always)]
+    fn panel<L: Lanes, E: Element>(
+        &self,
+        x: &[E::Left],
+        inner: usize,
+        data: &[E],
+        units_a_panel: usize,
+    ) -> f32 {
+        let mut out = [0f32; LANES];
+        let panel = &data[self.output / LANES * units_a_panel * LANES..][..units_a_panel * LANES];
+        // SAFETY: one row of x, one whole panel.
+        unsafe {
+            Block {
+                inner,
+                a: x.as_ptr(),
+                a_row: inner,
+                a_inner: 1,
+                b: panel.as_ptr(),
+                b_panel: 0,
+                b_inner: LANES,
+                c: out.as_mut_ptr(),
+                c_row: LANES,
+                rows: 1,
+                columns: LANES,
+                start: Start::Zero,
+                side: None,
+            }
+            .run::<L>();
+        }
+        out[self.output % LANES]
     }
 }
 

@@ -3,17 +3,22 @@
 
 use crate::lanes::{LANES, Lanes};
 
-/// How the right-hand operand's panels lie in memory.
+/// How the operands lie in memory and are multiplied. The type is that of the right-hand operand's units.
 pub(crate) trait Element: Copy {
-    /// Two values of the inner index share one unit (bf16 pairs).
+    /// The left-hand operand.
+    type Left: Copy;
+    /// Two values of the inner index share one unit of the right-hand operand alone.
     const PAIRED: bool;
     /// Values at even inner indices (all, if not paired).
     unsafe fn low<L: Lanes>(from: *const Self) -> L;
     /// Values at odd inner indices.
     unsafe fn high<L: Lanes>(from: *const Self) -> L;
+    /// `sum + left · right`
+    unsafe fn term<L: Lanes>(left: Self::Left, right: L, sum: L) -> L;
 }
 
 impl Element for f32 {
+    type Left = f32;
     const PAIRED: bool = false;
     #[inline(always)]
     unsafe fn low<L: Lanes>(from: *const Self) -> L {
@@ -25,10 +30,16 @@ impl Element for f32 {
         // SAFETY: passed on to the caller.
         unsafe { L::load(from) }
     }
+    #[inline(always)]
+    unsafe fn term<L: Lanes>(left: f32, right: L, sum: L) -> L {
+        // SAFETY: passed on to the caller.
+        unsafe { L::splat(left).fma(right, sum) }
+    }
 }
 
 /// A pair of bf16 at inner indices 2i (low half) and 2i + 1 (high half).
 impl Element for u32 {
+    type Left = f32;
     const PAIRED: bool = true;
     #[inline(always)]
     unsafe fn low<L: Lanes>(from: *const Self) -> L {
@@ -39,6 +50,50 @@ impl Element for u32 {
     unsafe fn high<L: Lanes>(from: *const Self) -> L {
         // SAFETY: passed on to the caller.
         unsafe { L::load_bf16_high(from) }
+    }
+    #[inline(always)]
+    unsafe fn term<L: Lanes>(left: f32, right: L, sum: L) -> L {
+        // SAFETY: passed on to the caller.
+        unsafe { L::splat(left).fma(right, sum) }
+    }
+}
+
+/// Pairs of bf16 on both sides, multiplied two at a time; one inner index is one pair.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(crate) struct Pair(pub u32);
+
+impl Pair {
+    /// Packed units as what they are.
+    pub(crate) fn of(units: &[u32]) -> &[Self] {
+        // SAFETY: transparent.
+        unsafe { std::slice::from_raw_parts(units.as_ptr().cast(), units.len()) }
+    }
+
+    /// Scratch memory as pairs.
+    pub(crate) fn scratch(units: &mut [f32]) -> &mut [Self] {
+        // SAFETY: any four bytes are a pair, and any pair an f32.
+        unsafe { std::slice::from_raw_parts_mut(units.as_mut_ptr().cast(), units.len()) }
+    }
+}
+
+impl Element for Pair {
+    type Left = u32;
+    const PAIRED: bool = false;
+    #[inline(always)]
+    unsafe fn low<L: Lanes>(from: *const Self) -> L {
+        // SAFETY: passed on to the caller; the bits travel as they are.
+        unsafe { L::load(from.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn high<L: Lanes>(from: *const Self) -> L {
+        // SAFETY: passed on to the caller.
+        unsafe { Self::low(from) }
+    }
+    #[inline(always)]
+    unsafe fn term<L: Lanes>(left: u32, right: L, sum: L) -> L {
+        // SAFETY: passed on to the caller.
+        unsafe { sum.dot_bf16(left, right) }
     }
 }
 
@@ -64,9 +119,9 @@ pub(crate) struct SideTerms {
 
 /// `c[row][column] = start + Σ_i a[row][i] · b[i][column] (+ side)` for a block of rows and panels.
 #[derive(Clone, Copy)]
-pub(crate) struct Block<E> {
+pub(crate) struct Block<E: Element> {
     pub inner: usize,
-    pub a: *const f32,
+    pub a: *const E::Left,
     /// Elements from one row of `a` to the next, and from one inner index to the next.
     pub a_row: usize,
     pub a_inner: usize,
@@ -213,14 +268,14 @@ impl<E: Element> Block<E> {
                 for p in 0..P {
                     let low: L = E::low(b.add(p * self.b_panel));
                     for m in 0..M {
-                        acc[m][p] = L::splat(*a.add(m * self.a_row)).fma(low, acc[m][p]);
+                        acc[m][p] = E::term(*a.add(m * self.a_row), low, acc[m][p]);
                     }
                 }
                 if E::PAIRED {
                     for p in 0..P {
                         let high: L = E::high(b.add(p * self.b_panel));
                         for m in 0..M {
-                            acc[m][p] = L::splat(*a.add(m * self.a_row + self.a_inner)).fma(high, acc[m][p]);
+                            acc[m][p] = E::term(*a.add(m * self.a_row + self.a_inner), high, acc[m][p]);
                         }
                     }
                 }
@@ -231,7 +286,7 @@ impl<E: Element> Block<E> {
                 for p in 0..P {
                     let low: L = E::low(b.add(p * self.b_panel));
                     for m in 0..M {
-                        acc[m][p] = L::splat(*a.add(m * self.a_row)).fma(low, acc[m][p]);
+                        acc[m][p] = E::term(*a.add(m * self.a_row), low, acc[m][p]);
                     }
                 }
             }

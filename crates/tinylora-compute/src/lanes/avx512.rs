@@ -1,18 +1,20 @@
-//! AVX-512: one register of sixteen.
+//! AVX-512: one register of sixteen; with or without AVX512-BF16.
 
 use super::Lanes;
 use std::arch::x86_64::*;
+use std::mem::transmute;
 
-/// Lanes 0..16.
+/// Lanes 0..16. `DOT`: the processor has AVX512-BF16 too.
 #[derive(Clone, Copy)]
-pub struct Avx512(__m512);
+pub struct Avx512<const DOT: bool>(__m512);
 
-// SAFETY (of every block below): the trait's caller vouches for AVX-512 F, BW, VL and for the pointers.
+// SAFETY (of every block below): the trait's caller vouches for AVX-512 F, BW, VL, with `DOT` for BF16, and for the pointers.
 #[allow(clippy::undocumented_unsafe_blocks)]
-impl Lanes for Avx512 {
+impl<const DOT: bool> Lanes for Avx512<DOT> {
     const TILE_ROWS: usize = 8;
     const TILE_ROWS_BF16: usize = 8;
     const TILE_PANELS: usize = 2;
+    const DOT_BF16: bool = DOT;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
@@ -56,6 +58,14 @@ impl Lanes for Avx512 {
     #[inline(always)]
     unsafe fn fma(self, factor: Self, addend: Self) -> Self {
         unsafe { Self(_mm512_fmadd_ps(self.0, factor.0, addend.0)) }
+    }
+    #[inline(always)]
+    unsafe fn dot_bf16(self, pair: u32, pairs: Self) -> Self {
+        unsafe {
+            let pair = transmute::<__m512i, __m512bh>(_mm512_set1_epi32(pair.cast_signed()));
+            let pairs = transmute::<__m512, __m512bh>(pairs.0);
+            Self(_mm512_dpbf16_ps(self.0, pair, pairs))
+        }
     }
     #[inline(always)]
     unsafe fn max(self, other: Self) -> Self {

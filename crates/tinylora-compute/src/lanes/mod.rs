@@ -35,6 +35,8 @@ pub trait Lanes: Copy {
     const TILE_ROWS_BF16: usize;
     /// Panels that such a tile spans.
     const TILE_PANELS: usize;
+    /// Whether [`Lanes::dot_bf16`] is one instruction, and products with bf16 matrices use it.
+    const DOT_BF16: bool = false;
 
     /// All lanes `x`.
     unsafe fn splat(x: f32) -> Self;
@@ -56,6 +58,11 @@ pub trait Lanes: Copy {
     unsafe fn div(self, other: Self) -> Self;
     /// self · factor + addend, rounded once
     unsafe fn fma(self, factor: Self, addend: Self) -> Self;
+    /// self + the two products of a pair of bf16 with each lane's own pair, where [`Lanes::DOT_BF16`].
+    unsafe fn dot_bf16(self, pair: u32, pairs: Self) -> Self {
+        let _ = (pair, pairs);
+        unreachable!("these lanes have no bf16 product")
+    }
     /// The larger of each pair (no NaN expected).
     unsafe fn max(self, other: Self) -> Self;
     /// The smaller of each pair (no NaN expected).

@@ -5,6 +5,7 @@ use super::pack::{Packed, Target, TrainingGroup, pack};
 use crate::inference::support_normalizer;
 use crate::model::{Adapters, KeptActivations, KvCache, Model, backward, forward};
 use tinylora_compute::head::{head_directions, head_statistics, logits_at};
+use tinylora_compute::product::product_at;
 use tinylora_compute::rows::for_chunks;
 use tinylora_compute::{Cpu, PackedMatrix};
 
@@ -205,7 +206,7 @@ fn with_supports(
     let row = |index: usize| &hidden[index * width..][..width];
     for_chunks(cpu, logprobs, 1, |index, out| {
         if let Some((ids, token)) = support(&packed.targets[index]) {
-            let logits = support_logits(head, row(index), ids, inverse_temperature);
+            let logits = support_logits(cpu, head, row(index), ids, inverse_temperature);
             let at = ids.binary_search(&token).expect("a token is in its own support");
             out[0] = logits[at] - support_normalizer(&logits);
         }
@@ -214,7 +215,7 @@ fn with_supports(
     for_chunks(cpu, directions, width, |start, out| {
         let index = start / width;
         if let Some((ids, token)) = support(&packed.targets[index]) {
-            let logits = support_logits(head, row(index), ids, inverse_temperature);
+            let logits = support_logits(cpu, head, row(index), ids, inverse_temperature);
             let normalizer = support_normalizer(&logits);
             for (column, out) in out.iter_mut().enumerate() {
                 let mean = ids.iter().zip(&logits).fold(0.0, |sum, (&id, logit)| {
@@ -226,6 +227,12 @@ fn with_supports(
     });
 }
 
-fn support_logits(head: &PackedMatrix, x: &[f32], ids: &[u32], inverse_temperature: f32) -> Vec<f32> {
-    ids.iter().map(|&id| head.dot_row(id as usize, x) * inverse_temperature).collect()
+fn support_logits(
+    cpu: &Cpu,
+    head: &PackedMatrix,
+    x: &[f32],
+    ids: &[u32],
+    inverse_temperature: f32,
+) -> Vec<f32> {
+    ids.iter().map(|&id| product_at(cpu, head, id as usize, x) * inverse_temperature).collect()
 }
