@@ -15,7 +15,7 @@ Where REF stands, any of these names a model:
 const ENVIRONMENT: &str = "\
 Environment:
   TINYLORA_DEVICE=cpu            the device [default: cpu]
-  TINYLORA_KERNEL=NAME           scalar, avx2, avx512 or neon [default: the fastest that runs here]
+  TINYLORA_KERNEL=NAME           scalar, avx2, avx512, avx512-bf16 or neon [default: the fastest that runs here]
   TINYLORA_THREADS=N             threads [default: one a core]
   TINYLORA_CACHE=DIR             factors and files from wheels [default: ~/.cache/tinylora]
   HF_HOME, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE   as for every program that uses the Hub
@@ -91,6 +91,16 @@ Examples:
 There is no login: whoever reaches the port may use it. Ctrl-C once: answers that are being written are finished.
 Twice: stop at once.")]
     Serve(ServeArgs),
+    /// Measure this machine: prefill, decode, training and a GRPO step, as fractions of its limits
+    #[command(after_help = "\
+Examples:
+  tinylora bench --model smollm2-135m
+  tinylora bench --model smollm2-135m --json > bench.json
+  tinylora bench --random qwen2.5-0.5b --products        its shape with random weights, and its products alone
+
+Each row is the median of --repeats runs after one that is not counted. The fraction is the time that the measured
+limit alone (multiply-adds in registers, or reading the weights from memory) would take, over the time it took.")]
+    Bench(BenchArgs),
     /// Look into adapter files
     #[command(subcommand)]
     Adapter(AdapterCommand),
@@ -294,6 +304,41 @@ pub struct ServeArgs {
     /// Port to listen at; 0: any free one
     #[arg(long, value_name = "PORT", default_value_t = 8080)]
     pub port: u16,
+}
+
+/// `tinylora bench`
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// The model: a short name, org/name, a folder or a .gguf file (see tinylora --help)
+    #[arg(long, value_name = "REF", default_value = "smollm2-135m")]
+    pub model: String,
+    /// Random weights in the shape of smollm2-135m, qwen2.5-0.5b, qwen2.5-3b or qwen2.5-7b instead of a model
+    #[arg(long, value_name = "SHAPE", conflicts_with = "model")]
+    pub random: Option<String>,
+    /// Precision of the weights in memory
+    #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
+    pub dtype: Dtype,
+    /// Device
+    #[arg(long, value_name = "DEVICE", value_parser = ["cpu"], default_value = "cpu")]
+    pub device: String,
+    /// Numbers of sequences to decode at
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,8,32,64,128")]
+    pub decode: Vec<usize>,
+    /// Numbers of sequences of 160 tokens to prefill and to train on
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "8,32")]
+    pub sequences: Vec<usize>,
+    /// Leave out the GRPO step
+    #[arg(long)]
+    pub no_step: bool,
+    /// Measure the products of its linear layers by themselves too
+    #[arg(long)]
+    pub products: bool,
+    /// Runs of each measurement, of which the median counts
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub repeats: usize,
+    /// Print one object instead of tables
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `tinylora adapter`

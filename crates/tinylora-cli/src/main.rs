@@ -2,6 +2,7 @@
 //! error, and an exit status. Everything that it can do the library can do; nothing is computed here.
 
 mod args;
+mod bench;
 mod chat;
 mod display;
 mod draw;
@@ -44,6 +45,7 @@ fn run(command: &Command) -> anyhow::Result<u8> {
         Command::Chat(args) => chat::run(args)?,
         Command::Score(args) => score::run(args)?,
         Command::Serve(args) => serve::run(args)?,
+        Command::Bench(args) => bench::run(args)?,
         Command::Adapter(AdapterCommand::Inspect { file }) => inspect::adapter(file)?,
         Command::Model(ModelCommand::Inspect { reference }) => inspect::model(reference)?,
         Command::Model(ModelCommand::Pull { reference }) => inspect::pull(reference)?,

@@ -9,8 +9,16 @@ impl Zeroable for f32 {}
 impl Zeroable for u16 {}
 impl Zeroable for u32 {}
 
-/// `len` elements, zeroed, aligned to 64 bytes.
+/// A cache line.
+const ALIGNMENT: usize = 64;
+/// What the allocator gives without asking: with more it would write zeros itself, where fresh pages of a large
+/// allocation are zero already and cost nothing until they are used.
+const FREE_ALIGNMENT: usize = 16;
+
+/// `len` elements, zeroed, aligned to 64 bytes. Memory that is never written is never taken from the machine.
 pub struct Buffer<T: Zeroable> {
+    /// What was allocated; the elements begin at its first cache line.
+    allocation: *mut u8,
     pointer: *mut T,
     len: usize,
 }
@@ -24,20 +32,24 @@ impl<T: Zeroable> Buffer<T> {
     /// Allocates `len` zeros.
     pub fn zeroed(len: usize) -> Self {
         if len == 0 {
-            return Self { pointer: std::ptr::NonNull::<T>::dangling().as_ptr(), len };
+            let pointer = std::ptr::NonNull::<T>::dangling().as_ptr();
+            return Self { allocation: std::ptr::null_mut(), pointer, len };
         }
         let layout = Self::layout(len);
         // SAFETY: the layout's size is not 0.
-        let pointer = unsafe { alloc_zeroed(layout) }.cast::<T>();
-        if pointer.is_null() {
+        let allocation = unsafe { alloc_zeroed(layout) };
+        if allocation.is_null() {
             handle_alloc_error(layout);
         }
-        Self { pointer, len }
+        // SAFETY: the layout has room for moving to the next cache line.
+        let pointer = unsafe { allocation.add(allocation.align_offset(ALIGNMENT)) }.cast::<T>();
+        Self { allocation, pointer, len }
     }
 
     fn layout(len: usize) -> Layout {
-        let size = len.checked_mul(size_of::<T>()).expect("buffer size overflows");
-        Layout::from_size_align(size, 64).expect("buffer size overflows")
+        let size = len.checked_mul(size_of::<T>()).and_then(|size| size.checked_add(ALIGNMENT));
+        Layout::from_size_align(size.expect("buffer size overflows"), FREE_ALIGNMENT)
+            .expect("buffer size overflows")
     }
 }
 
@@ -45,7 +57,7 @@ impl<T: Zeroable> Drop for Buffer<T> {
     fn drop(&mut self) {
         if self.len > 0 {
             // SAFETY: allocated in `zeroed` with this very layout.
-            unsafe { dealloc(self.pointer.cast(), Self::layout(self.len)) }
+            unsafe { dealloc(self.allocation, Self::layout(self.len)) }
         }
     }
 }

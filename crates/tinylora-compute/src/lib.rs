@@ -24,6 +24,7 @@ pub mod lanes;
 pub mod norm;
 mod operand;
 pub mod packed;
+pub mod peak;
 pub mod pool;
 pub mod product;
 pub mod rope;

@@ -44,3 +44,5 @@ pub mod run_folder;
 pub mod evaluate;
 
 pub mod train;
+
+pub mod bench;

@@ -82,8 +82,47 @@ impl Model {
         positions: usize,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self, ModelError> {
-        let config = weights.config().clone();
-        let reader = Reader { cpu, weights, config: &config, precision };
+        let read = |name: &str, row: usize, out: &mut [f32]| weights.read_rows(name, row, out);
+        Self::assemble(cpu, weights.config().clone(), &read, precision, positions, progress)
+    }
+
+    /// A model of the same sizes with random matrices, norms of 1 and biases of 0: for measuring speed and memory.
+    pub fn random(cpu: &Cpu, config: ModelConfig, precision: Precision, positions: usize) -> Self {
+        let (width, plus_one) = (config.hidden_size, config.norm_plus_one);
+        let read = |name: &str, row: usize, out: &mut [f32]| {
+            if name.ends_with("bias") || (name.contains("norm") && plus_one) {
+                out.fill(0.0);
+            } else if name.contains("norm") {
+                out.fill(1.0);
+            } else {
+                // Uniform with about the deviation that keeps the size of what passes through.
+                let mut state = name
+                    .bytes()
+                    .fold(row as u64 + 1, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01B3));
+                let scale = 1.7 / (width as f32).sqrt() / (1u32 << 31) as f32;
+                for x in out {
+                    state =
+                        state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    *x = ((state >> 32) as i32) as f32 * scale;
+                }
+            }
+            Ok(())
+        };
+        match Self::assemble(cpu, config, &read, precision, positions, &mut |_, _| {}) {
+            Ok(model) => model,
+            Err(error) => unreachable!("nothing is read from outside: {error}"),
+        }
+    }
+
+    fn assemble(
+        cpu: &Cpu,
+        config: ModelConfig,
+        read: &ReadRows<'_>,
+        precision: Precision,
+        positions: usize,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self, ModelError> {
+        let reader = Reader { cpu, read, config: &config, precision };
         let total = config.num_layers as u64 + 1;
         progress(0, total);
         let embedding =
@@ -130,22 +169,25 @@ impl Model {
     }
 }
 
+/// Gives whole rows of a tensor, by name and first row.
+type ReadRows<'a> = dyn Fn(&str, usize, &mut [f32]) -> Result<(), WeightsError> + Sync + 'a;
+
 struct Reader<'a> {
     cpu: &'a Cpu,
-    weights: &'a Weights,
+    read: &'a ReadRows<'a>,
     config: &'a ModelConfig,
     precision: Precision,
 }
 
 impl Reader<'_> {
     fn matrix(&self, name: &str, shape: (usize, usize)) -> Result<PackedMatrix, ModelError> {
-        let read = |row: usize, out: &mut [f32]| self.weights.read_rows(name, row, out);
+        let read = |row: usize, out: &mut [f32]| (self.read)(name, row, out);
         Ok(PackedMatrix::pack(self.cpu, shape, self.precision, read)?)
     }
 
     fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, ModelError> {
         let mut values = vec![0.0; len];
-        self.weights.read_rows(name, 0, &mut values)?;
+        (self.read)(name, 0, &mut values)?;
         match values.iter().position(|x| !x.is_finite()) {
             Some(index) => {
                 Err(ModelError::NotFinite { tensor: name.to_owned(), index, value: values[index] })

@@ -1,0 +1,159 @@
+//! `tinylora bench`: a model's name enters, its speed on this machine leaves on standard output.
+
+use crate::args::BenchArgs;
+use crate::draw::{Style, Tone};
+use crate::failure::Usage;
+use crate::loading::LoadingDisplay;
+use crate::screen::{Screen, stdout_style};
+use crate::{format, interrupt, open};
+use anyhow::Result;
+use serde::Serialize;
+use tinylora::base::Base;
+use tinylora::bench::{
+    BenchOptions, BenchReport, BenchRow, NAMES, Peak, ProductRow, bench, measure_peak, products, shape,
+};
+use tinylora::hub::HubOptions;
+use tinylora::model::Model;
+use tinylora::recipe::WeightDtype;
+use tinylora::run_folder::{COMMIT, VERSION};
+use tinylora_compute::{Cpu, Precision};
+
+/// Longest sequence of a measurement.
+const POSITIONS: usize = 256;
+/// Rows of the products measured by themselves.
+const PRODUCT_ROWS: [usize; 5] = [1, 8, 64, 512, 2048];
+
+/// What `--json` writes.
+#[derive(Serialize)]
+struct Output<'a> {
+    model: &'a str,
+    dtype: &'static str,
+    version: &'static str,
+    commit: &'static str,
+    repeats: usize,
+    #[serde(flatten)]
+    report: &'a BenchReport,
+    products: &'a [ProductRow],
+}
+
+/// Runs the command.
+pub fn run(args: &BenchArgs) -> Result<()> {
+    interrupt::leave_at_once()?;
+    if args.decode.iter().chain(&args.sequences).chain([&args.repeats]).any(|&n| n == 0 || n > 4096) {
+        return Err(Usage("--decode, --sequences and --repeats take numbers from 1 to 4096".into()).into());
+    }
+    let cpu = open::device()?;
+    let (name, model) = model(&cpu, args)?;
+    let style = stdout_style();
+    let peak = measure_peak(&cpu);
+    if !args.json {
+        print!("{}", heading(&cpu, &name, args, peak, style));
+    }
+    let found = if args.products {
+        products(&cpu, &model.config, peak, &PRODUCT_ROWS, args.repeats)
+    } else {
+        Vec::new()
+    };
+    let options = BenchOptions {
+        repeats: args.repeats,
+        decode: args.decode.clone(),
+        sequences: args.sequences.clone(),
+        step: !args.no_step,
+    };
+    if !args.json {
+        println!("{}", style.paint(Tone::Faint, TITLE));
+    }
+    let report = bench(&cpu, &model, peak, &options, &mut |row| {
+        if !args.json {
+            println!("{}", line(row));
+        }
+    })?;
+    if args.json {
+        let dtype = if args.dtype == crate::args::Dtype::F32 { "f32" } else { "bf16" };
+        let output = Output {
+            model: &name,
+            dtype,
+            version: VERSION,
+            commit: COMMIT,
+            repeats: args.repeats,
+            report: &report,
+            products: &found,
+        };
+        println!("{}", serde_json::to_string_pretty(&output)?);
+    } else if !found.is_empty() {
+        println!("\n{}", style.paint(Tone::Faint, PRODUCT_TITLE));
+        found.iter().for_each(|row| println!("{}", product_line(row)));
+    }
+    Ok(())
+}
+
+fn model(cpu: &Cpu, args: &BenchArgs) -> Result<(String, Model)> {
+    let dtype: WeightDtype = args.dtype.into();
+    let Some(name) = &args.random else {
+        let mut display = LoadingDisplay::new(Screen::stderr());
+        let options = HubOptions::from_env();
+        let base = Base::open(cpu, &args.model, dtype, POSITIONS, &options, &mut |news| display.take(&news));
+        display.finish();
+        return Ok((args.model.clone(), base?.model));
+    };
+    let Some(config) = shape(name) else {
+        return Err(Usage(format!("--random {name}: known shapes are {}", NAMES.join(", "))).into());
+    };
+    let precision = if dtype == WeightDtype::F32 { Precision::F32 } else { Precision::Bf16 };
+    Ok((format!("{name} (random weights)"), Model::random(cpu, config, precision, POSITIONS)))
+}
+
+fn heading(cpu: &Cpu, name: &str, args: &BenchArgs, peak: Peak, style: Style) -> String {
+    let threads =
+        if cpu.threads() == 1 { "1 thread".to_owned() } else { format!("{} threads", cpu.threads()) };
+    format!(
+        "{} on {}, {threads}\nlimits: {} in registers, {}/s from memory; medians of {}\n\n",
+        style.paint(Tone::Strong, name),
+        cpu.kernel().name(),
+        flops(peak.matmul_flops),
+        format::bytes(peak.memory_bytes_per_second as u64),
+        args.repeats,
+    )
+}
+
+const TITLE: &str =
+    "what       sequences  prompt  new    tokens/s  of the limit        seconds (fastest–slowest)";
+
+fn line(row: &BenchRow) -> String {
+    format!(
+        "{:<9}  {:>9}  {:>6}  {:>3}  {:>10}  {:>5} {:<8}  {:>9} ({}–{})",
+        row.what,
+        row.batch,
+        row.prompt,
+        row.new,
+        format!("{:.0}", row.tokens_per_second),
+        format!("{:.0} %", 100.0 * row.fraction_of_peak),
+        row.limit,
+        seconds(row.seconds),
+        seconds(row.seconds_range[0]),
+        seconds(row.seconds_range[1]),
+    )
+}
+
+const PRODUCT_TITLE: &str = "product               rows  outputs  inputs      FLOP/s  of the peak";
+
+fn product_line(row: &ProductRow) -> String {
+    format!(
+        "{:<9}  {:<8}  {:>5}  {:>7}  {:>6}  {:>10}  {:>11}",
+        row.layer,
+        row.direction,
+        row.m,
+        row.n,
+        row.k,
+        flops(row.flops),
+        format!("{:.0} %", 100.0 * row.fraction_of_peak),
+    )
+}
+
+fn flops(rate: f64) -> String {
+    if rate >= 1e12 { format!("{:.2} TFLOP/s", rate / 1e12) } else { format!("{:.0} GFLOP/s", rate / 1e9) }
+}
+
+fn seconds(seconds: f64) -> String {
+    if seconds >= 1.0 { format!("{seconds:.2}") } else { format!("{:.1} ms", seconds * 1e3) }
+}

@@ -1,0 +1,193 @@
+//! A loaded model enters, its speed leaves: prefill, decode, training and a whole GRPO step, each as tokens a second
+//! and as a fraction of what this machine could do. Tokens and adapters are random; nothing is learned.
+
+mod products;
+mod shapes;
+mod work;
+
+pub use products::{ProductRow, products};
+pub use shapes::{NAMES, shape};
+
+use crate::gradient::GradientError;
+use crate::inference::EngineError;
+use crate::model::Model;
+use serde::Serialize;
+use std::time::Instant;
+use tinylora_compute::{Cpu, peak};
+use work::{Bench, Cost};
+
+/// What is measured, and how often.
+#[derive(Debug, Clone)]
+pub struct BenchOptions {
+    /// Each row is the median of so many runs.
+    pub repeats: usize,
+    /// Decode at these numbers of sequences.
+    pub decode: Vec<usize>,
+    /// Prefill and training of these numbers of sequences of 160 tokens.
+    pub sequences: Vec<usize>,
+    /// The whole GRPO step of the quick start's size: 12 prompts of 60 tokens, 8 samples of 24 tokens each.
+    pub step: bool,
+}
+
+impl Default for BenchOptions {
+    fn default() -> Self {
+        Self { repeats: 5, decode: vec![1, 8, 32, 64, 128], sequences: vec![8, 32], step: true }
+    }
+}
+
+/// Everything measured.
+#[derive(Debug, Clone, Serialize)]
+pub struct BenchReport {
+    /// "cpu"
+    pub device: String,
+    /// Instruction set.
+    pub kernel: String,
+    /// Threads.
+    pub threads: usize,
+    /// What the machine could do at most.
+    pub peak: Peak,
+    /// One a measurement.
+    pub rows: Vec<BenchRow>,
+}
+
+/// Limits of this machine, measured with this kernel and all threads.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Peak {
+    /// Multiply-adds in registers, two FLOP each, in the kernel's fastest form.
+    pub matmul_flops: f64,
+    /// Reading of memory.
+    pub memory_bytes_per_second: f64,
+}
+
+/// One measurement.
+#[derive(Debug, Clone, Serialize)]
+pub struct BenchRow {
+    /// prefill, decode, train or grpo_step
+    pub what: &'static str,
+    /// Sequences.
+    pub batch: usize,
+    /// Tokens of each prompt.
+    pub prompt: usize,
+    /// New tokens of each sequence.
+    pub new: usize,
+    /// Tokens of the kind measured, a second: of prompts (prefill), new ones (decode, grpo_step), all (train).
+    pub tokens_per_second: f64,
+    /// Time that the limits alone would take, as a fraction of the time it took.
+    pub fraction_of_peak: f64,
+    /// Which limit that is: "matmul" or "memory".
+    pub limit: &'static str,
+    /// Median.
+    pub seconds: f64,
+    /// Fastest and slowest run.
+    pub seconds_range: [f64; 2],
+}
+
+/// Why nothing was measured.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// Generation failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// Training failed.
+    #[error(transparent)]
+    Gradient(#[from] GradientError),
+}
+
+/// Measures the limits of the machine.
+pub fn measure_peak(cpu: &Cpu) -> Peak {
+    Peak { matmul_flops: peak::multiply_add_rate(cpu), memory_bytes_per_second: peak::read_rate(cpu) }
+}
+
+/// Tokens of the sequences that are prefilled or trained on.
+const LENGTH: usize = 160;
+/// Prompt and new tokens of decode, as llama.cpp's batched-bench has them.
+const DECODE: (usize, usize) = (64, 64);
+/// Prompts, samples, tokens of a prompt and of a completion of the GRPO step.
+const STEP: (usize, usize, usize, usize) = (12, 8, 60, 24);
+
+/// Measures one row after the other; `done` is told each as it comes.
+///
+/// # Errors
+/// If the model's numbers overflow, as they may with damaged weights.
+pub fn bench(
+    cpu: &Cpu,
+    model: &Model,
+    peak: Peak,
+    options: &BenchOptions,
+    done: &mut dyn FnMut(&BenchRow),
+) -> Result<BenchReport, BenchError> {
+    let mut bench = Bench::new(cpu, model);
+    let mut rows = Vec::new();
+    let mut measure =
+        |what, (batch, prompt, new): (usize, usize, usize), tokens, cost: Cost, run: &mut Run<'_>| {
+            run()?; // what is touched first is slower: pages, branch predictors
+            let mut seconds = Vec::with_capacity(options.repeats);
+            for _ in 0..options.repeats.max(1) {
+                seconds.push(run()?);
+            }
+            seconds.sort_by(f64::total_cmp);
+            let median = seconds[seconds.len() / 2];
+            let (matmul, memory) =
+                (cost.flops / peak.matmul_flops, cost.bytes / peak.memory_bytes_per_second);
+            let row = BenchRow {
+                what,
+                batch,
+                prompt,
+                new,
+                tokens_per_second: tokens as f64 / median,
+                fraction_of_peak: matmul.max(memory) / median,
+                limit: if matmul >= memory { "matmul" } else { "memory" },
+                seconds: median,
+                seconds_range: [seconds[0], seconds[seconds.len() - 1]],
+            };
+            done(&row);
+            rows.push(row);
+            Ok::<(), BenchError>(())
+        };
+    for &batch in &options.decode {
+        let (prompt, new) = DECODE;
+        let cost = Cost::decode(model, batch, prompt, new);
+        measure("decode", (batch, prompt, new), batch * new, cost, &mut || {
+            // With one token more than the prompt gives, less with the prompt alone: decode by itself.
+            let alone = bench.generate(batch, 1, prompt, 1)?;
+            Ok(bench.generate(batch, 1, prompt, new + 1)? - alone)
+        })?;
+    }
+    for &batch in &options.sequences {
+        let cost = Cost::prefill(model, batch, LENGTH);
+        measure("prefill", (batch, LENGTH, 0), batch * LENGTH, cost, &mut || {
+            bench.generate(batch, 1, LENGTH, 1)
+        })?;
+        let cost = Cost::train(model, batch, 1, LENGTH - 1, 1);
+        measure("train", (batch, 0, LENGTH), batch * LENGTH, cost, &mut || {
+            bench.train(batch, 1, 1, LENGTH - 1)
+        })?;
+    }
+    if options.step {
+        let (prompts, samples, prompt, new) = STEP;
+        let batch = prompts * samples;
+        let cost = Cost::prefill(model, prompts, prompt)
+            + Cost::decode(model, batch, prompt, new)
+            + Cost::train(model, prompts, prompt, new, samples);
+        measure("grpo_step", (batch, prompt, new), batch * new, cost, &mut || {
+            Ok(bench.generate(prompts, samples, prompt, new)? + bench.train(prompts, samples, prompt, new)?)
+        })?;
+    }
+    Ok(BenchReport {
+        device: "cpu".into(),
+        kernel: cpu.kernel().name().into(),
+        threads: cpu.threads(),
+        peak,
+        rows,
+    })
+}
+
+/// One run of a measurement: its seconds.
+type Run<'a> = dyn FnMut() -> Result<f64, BenchError> + 'a;
+
+/// Seconds that `work` takes.
+fn timed<T, E>(work: impl FnOnce() -> Result<T, E>) -> Result<f64, E> {
+    let start = Instant::now();
+    work()?;
+    Ok(start.elapsed().as_secs_f64())
+}
