@@ -2,6 +2,7 @@
 
 use crate::lanes::{Lanes, Scalar};
 use crate::pool::Pool;
+use std::sync::Arc;
 
 /// An instruction set for which kernels are compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,7 +116,7 @@ impl Kernel {
 /// The CPU as a device: an instruction set and a steady pool of threads.
 pub struct Cpu {
     kernel: Kernel,
-    pool: Pool,
+    pool: Arc<Pool>,
 }
 
 impl Cpu {
@@ -125,7 +126,7 @@ impl Cpu {
     /// If the processor can't run the kernel: ask [`Kernel::is_available`] first.
     pub fn new(kernel: Kernel, threads: usize) -> Self {
         assert!(kernel.is_available(), "kernel {} is not available here", kernel.name());
-        Self { kernel, pool: Pool::new(threads.max(1)) }
+        Self { kernel, pool: Arc::new(Pool::new(threads.max(1))) }
     }
 
     /// The device that `TINYLORA_KERNEL` and `TINYLORA_THREADS` ask for: by default the fastest
@@ -143,6 +144,16 @@ impl Cpu {
             _ => std::thread::available_parallelism().map_or(1, usize::from),
         };
         Ok(Self::new(kernel, threads))
+    }
+
+    /// The same threads with a kernel that keeps activations in f32: for numerical work such as an SVD, whose results
+    /// are then the same with every kernel.
+    pub fn exact(&self) -> Self {
+        let kernel = match self.kernel {
+            Kernel::Avx512Bf16 => Kernel::Avx512,
+            exact => exact,
+        };
+        Self { kernel, pool: Arc::clone(&self.pool) }
     }
 
     /// The instruction set.

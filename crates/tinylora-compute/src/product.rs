@@ -103,9 +103,16 @@ pub fn product(cpu: &Cpu, x: &[f32], rows: usize, outputs: &mut [Product<'_>]) {
     if rows == 0 {
         return;
     }
-    let row_blocks = rows.div_ceil(ROW_BLOCK);
     let all_panels: usize = outputs.iter().map(|o| o.weight.rows().div_ceil(LANES)).sum();
-    let panels_a_task = (all_panels * row_blocks / (cpu.threads() * 8)).clamp(1, 64);
+    // A thin matrix, such as a side path's, gives too few tasks by its panels alone.
+    let row_block = if all_panels < cpu.threads() * 4 {
+        (rows / (cpu.threads() * 4)).next_multiple_of(8).clamp(8, ROW_BLOCK)
+    } else {
+        ROW_BLOCK
+    };
+    let row_blocks = rows.div_ceil(row_block);
+    // Even, since a register tile spans two panels.
+    let panels_a_task = (all_panels * row_blocks / (cpu.threads() * 8)).next_multiple_of(2).clamp(2, 64);
     let mut tasks = 0;
     let jobs: Vec<Job> = outputs
         .iter_mut()
@@ -135,9 +142,9 @@ pub fn product(cpu: &Cpu, x: &[f32], rows: usize, outputs: &mut [Product<'_>]) {
     cpu.parallel(tasks, |task| {
         let job = &jobs[jobs.partition_point(|job| job.first_task <= task) - 1];
         let chunks = job.weight.rows().div_ceil(LANES).div_ceil(panels_a_task);
-        let (row_block, chunk) = ((task - job.first_task) / chunks, (task - job.first_task) % chunks);
-        let first_row = row_block * ROW_BLOCK;
-        let rows = ROW_BLOCK.min(rows - first_row);
+        let (block, chunk) = ((task - job.first_task) / chunks, (task - job.first_task) % chunks);
+        let first_row = block * row_block;
+        let rows = row_block.min(rows - first_row);
         let work = Forward { job, x: x.rows(first_row, rows), first_row, rows, chunk };
         dispatch(cpu.kernel(), work);
     });
@@ -205,6 +212,7 @@ impl Forward<'_> {
                     ),
                     b_panel: units_a_panel * LANES,
                     b_inner: LANES,
+                    fetch_ahead: true,
                     c: job.out.get().add(self.first_row * n + first_panel * LANES),
                     c_row: n,
                     rows: self.rows,
@@ -367,6 +375,7 @@ impl Backward<'_> {
                     b: self.scratch.as_ptr().cast(),
                     b_panel: inner * LANES,
                     b_inner: LANES,
+                    fetch_ahead: false,
                     c: self.out.get().add(row * self.columns + self.first_panel * LANES),
                     c_row: self.columns,
                     rows: ROWS.min(self.rows - row),
@@ -433,6 +442,7 @@ impl At<'_> {
                 b: panel.as_ptr(),
                 b_panel: 0,
                 b_inner: LANES,
+                fetch_ahead: false,
                 c: out.as_mut_ptr(),
                 c_row: LANES,
                 rows: 1,

@@ -129,6 +129,9 @@ pub(crate) struct Block<E: Element> {
     /// Units from one panel to the next, and from one inner index (or pair) to the next.
     pub b_panel: usize,
     pub b_inner: usize,
+    /// Fetch the following panels of `b` into the cache meanwhile: for operands that come from memory, panel after
+    /// panel, which the processor's own prefetching loses sight of at every page.
+    pub fetch_ahead: bool,
     pub c: *mut f32,
     pub c_row: usize,
     pub rows: usize,
@@ -136,6 +139,25 @@ pub(crate) struct Block<E: Element> {
     pub columns: usize,
     pub start: Start,
     pub side: Option<SideTerms>,
+}
+
+/// Which tile of a column of tiles, for what is fetched ahead.
+#[derive(Clone, Copy)]
+struct Ahead {
+    tile: usize,
+    tiles: usize,
+}
+
+/// Asks for a cache line; any address will do.
+#[inline(always)]
+fn prefetch<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, without effect on what the program means.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
 }
 
 impl<E: Element> Block<E> {
@@ -153,7 +175,8 @@ impl<E: Element> Block<E> {
             // Few rows: several panels at once, so that there are enough independent chains.
             let together = match self.rows {
                 1 if left >= 4 => 4,
-                1..=2 if left >= 2 => 2,
+                2 | 3 if L::TILE_PANELS == 2 && left >= 4 => 4,
+                1 | 2 if left >= 2 => 2,
                 4.. if L::TILE_PANELS == 2 && left >= 2 => 2,
                 _ => 1,
             };
@@ -174,6 +197,7 @@ impl<E: Element> Block<E> {
     #[inline(always)]
     unsafe fn columns_of<L: Lanes, const P: usize>(&self, panel: usize) {
         let highest = match P {
+            4 if L::TILE_PANELS == 2 => 3,
             4 => 1,
             2 if L::TILE_PANELS == 1 => 2,
             // Widening bf16 takes registers: one row less, and nothing is spilled.
@@ -186,15 +210,18 @@ impl<E: Element> Block<E> {
             let height = self.rows / tiles + usize::from(tile < self.rows % tiles);
             // SAFETY: passed on to the caller; the heights add up to `self.rows`.
             unsafe {
+                let at = (row, panel, Ahead { tile, tiles });
                 match height {
-                    1 => self.tile::<L, 1, P>(row, panel),
-                    2 => self.tile::<L, 2, P>(row, panel),
-                    3 => self.tile::<L, 3, P>(row, panel),
-                    4 => self.tile::<L, 4, P>(row, panel),
-                    5 => self.tile::<L, 5, P>(row, panel),
-                    6 => self.tile::<L, 6, P>(row, panel),
-                    7 => self.tile::<L, 7, P>(row, panel),
-                    _ => self.tile::<L, 8, P>(row, panel),
+                    1 => self.tile::<L, 1, P>(at),
+                    2 => self.tile::<L, 2, P>(at),
+                    3 => self.tile::<L, 3, P>(at),
+                    // Four panels are never this high.
+                    _ if P == 4 => self.tile::<L, 3, P>(at),
+                    4 => self.tile::<L, 4, P>(at),
+                    5 => self.tile::<L, 5, P>(at),
+                    6 => self.tile::<L, 6, P>(at),
+                    7 => self.tile::<L, 7, P>(at),
+                    _ => self.tile::<L, 8, P>(at),
                 }
             }
             row += height;
@@ -202,7 +229,10 @@ impl<E: Element> Block<E> {
     }
 
     #[inline(always)]
-    unsafe fn tile<L: Lanes, const M: usize, const P: usize>(&self, row: usize, panel: usize) {
+    unsafe fn tile<L: Lanes, const M: usize, const P: usize>(
+        &self,
+        (row, panel, ahead): (usize, usize, Ahead),
+    ) {
         // SAFETY: the caller vouches for the extents; partial panels go through `edge`.
         unsafe {
             let c = self.c.add(row * self.c_row + panel * LANES);
@@ -225,7 +255,7 @@ impl<E: Element> Block<E> {
                     };
                 }
             }
-            self.accumulate(row, panel, &mut acc);
+            self.accumulate(row, panel, ahead, &mut acc);
             if let Some(side) = &self.side {
                 let z = side.z.add(row * side.z_row);
                 for s in 0..side.rank {
@@ -257,6 +287,7 @@ impl<E: Element> Block<E> {
         &self,
         row: usize,
         panel: usize,
+        ahead: Ahead,
         acc: &mut [[L; P]; M],
     ) {
         // SAFETY: as for `tile`.
@@ -264,7 +295,21 @@ impl<E: Element> Block<E> {
             let mut a = self.a.add(row * self.a_row);
             let mut b = self.b.add(panel * self.b_panel);
             let step = if E::PAIRED { 2 } else { 1 };
-            for _ in 0..self.inner / step {
+            let steps = self.inner / step;
+            // Each tile over these panels fetches its share of the next ones, a little at every step.
+            let (first, last) = (ahead.tile * steps / ahead.tiles, (ahead.tile + 1) * steps / ahead.tiles);
+            let stretch = (steps / (last - first).max(1)).max(1);
+            let mut fetch = b.wrapping_add(P * self.b_panel + first * self.b_inner);
+            let mut wait = if self.fetch_ahead { 0 } else { usize::MAX };
+            for _ in 0..steps {
+                if wait == 0 {
+                    for p in 0..P {
+                        prefetch(fetch.wrapping_add(p * self.b_panel));
+                    }
+                    fetch = fetch.wrapping_add(self.b_inner);
+                    wait = stretch;
+                }
+                wait -= 1;
                 for p in 0..P {
                     let low: L = E::low(b.add(p * self.b_panel));
                     for m in 0..M {

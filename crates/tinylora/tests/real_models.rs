@@ -12,13 +12,13 @@ use tinylora::recipe::{AdapterSection, Tying};
 use tinylora_compute::{Cpu, Kernel, PackedMatrix, Precision};
 
 /// SmolLM2 with the golden adapter: our own factors, P as stored.
-fn smollm2(file: &str, precision: Precision) -> Option<Case> {
+fn smollm2(kernel: Kernel, file: &str, precision: Precision) -> Option<Case> {
     let files = real_model("smollm2-135m.gguf")?;
     if !golden().join("smollm2").join(file).is_file() {
         eprintln!("skipped: golden/smollm2/{file} has not been made (golden/make_real.py)");
         return None;
     }
-    let cpu = Cpu::new(Kernel::best(), 2);
+    let cpu = Cpu::new(kernel, 2);
     let model = load(&cpu, &files, precision);
     let golden = Tensors::open(&golden().join("smollm2").join(file));
     let section = AdapterSection { u: 13, n_tie: 0, tying: Tying::Tiled, ..Default::default() };
@@ -64,8 +64,11 @@ fn check_factors(golden: &Tensors, modules: &[ModuleFactors]) {
 
 /// Relative error allowed, the factors being our own and not the golden file's.
 const TOLERANCE: f64 = 1e-4;
+/// The same where products round activations to bf16: PyTorch's bf16 is off by up to 3e-2 in log-probs, 8e-2 in the
+/// gradient of GRPO and 0.3 in that of the KL (two small differences of nearly equal numbers).
+const ROUNDING_TOLERANCE: f64 = 5e-2;
 
-fn check_smollm2(case: &Case) {
+fn check_smollm2(case: &Case, tolerance: f64) {
     let r = case.projections.r_matrices(&case.v);
     let rs = [&r[..]];
     let mut workspace = GradientWorkspace::new(&case.model);
@@ -78,17 +81,18 @@ fn check_smollm2(case: &Case) {
             let prompt = case.golden.ids("prompt_lengths")[s] as usize;
             let stored = &case.golden.get(&format!("logprobs.{what}.{s}"))[prompt - 1..];
             let error = relative_error(stored, found);
-            assert!(error <= TOLERANCE, "logprobs.{what}.{s} is off by {error:.1e}");
+            eprintln!("logprobs.{what}.{s} is off by {error:.1e}");
+            assert!(error <= tolerance, "logprobs.{what}.{s} is off by {error:.1e}");
         }
     }
     for loss in ["nll", "grpo", "kl"] {
         let (value, dr, dv) = gradient(case, loss, &case.v, 10_000);
-        case.golden.check("SmolLM2", &format!("loss.{loss}"), &[value], TOLERANCE);
+        case.golden.check("SmolLM2", &format!("loss.{loss}"), &[value], tolerance);
         eprintln!("dv.{loss} is off by {:.1e}", case.golden.error(&format!("dv.{loss}"), &dv));
-        case.golden.check("SmolLM2", &format!("dv.{loss}"), &dv, TOLERANCE);
+        case.golden.check("SmolLM2", &format!("dv.{loss}"), &dv, tolerance);
         if case.golden.has(&format!("dR.{loss}")) {
             eprintln!("dR.{loss} is off by {:.1e}", case.golden.error(&format!("dR.{loss}"), &dr));
-            case.golden.check("SmolLM2", &format!("dR.{loss}"), &dr, TOLERANCE);
+            case.golden.check("SmolLM2", &format!("dR.{loss}"), &dr, tolerance);
         }
     }
     // A planted error: v of the wrong sign is far off.
@@ -99,8 +103,8 @@ fn check_smollm2(case: &Case) {
 
 #[test]
 fn smollm2_in_f32() {
-    let Some(case) = smollm2("golden.safetensors", Precision::F32) else { return };
-    check_smollm2(&case);
+    let Some(case) = smollm2(Kernel::best_exact(), "golden.safetensors", Precision::F32) else { return };
+    check_smollm2(&case, TOLERANCE);
     let (losses, vs) = curve(&case, "grpo");
     let (loss, v) = (case.golden.error("curve.grpo.loss", &losses), case.golden.error("curve.grpo.v", &vs));
     eprintln!("ten steps: loss is off by {loss:.1e}, v by {v:.1e}");
@@ -110,14 +114,24 @@ fn smollm2_in_f32() {
 
 #[test]
 fn smollm2_in_bf16() {
-    let Some(case) = smollm2("golden_bf16.safetensors", Precision::Bf16) else { return };
-    check_smollm2(&case);
+    let Some(case) = smollm2(Kernel::best_exact(), "golden_bf16.safetensors", Precision::Bf16) else {
+        return;
+    };
+    check_smollm2(&case, TOLERANCE);
+}
+
+#[test]
+fn smollm2_with_rounded_activations() {
+    for kernel in Kernel::available().into_iter().filter(|kernel| kernel.rounds_activations()) {
+        let Some(case) = smollm2(kernel, "golden_bf16.safetensors", Precision::Bf16) else { return };
+        check_smollm2(&case, ROUNDING_TOLERANCE);
+    }
 }
 
 #[test]
 fn gemma3_base_model() {
     let Some(files) = real_model("gemma3-270m.gguf") else { return };
-    let cpu = Cpu::new(Kernel::best(), 2);
+    let cpu = Cpu::new(Kernel::best_exact(), 2);
     let model = load(&cpu, &files, Precision::F32);
     let golden = Tensors::open(&golden().join("gemma3-270m/golden.safetensors"));
     for s in (0..).take_while(|s| golden.has(&format!("tokens.{s}"))) {

@@ -116,6 +116,7 @@ impl Forward<'_> {
                     b: values.as_ptr(),
                     b_panel: LANES,
                     b_inner: padded,
+                    fetch_ahead: false,
                     c: out.as_mut_ptr().add(rows.start * padded),
                     c_row: padded,
                     rows: rows.len(),
@@ -237,8 +238,23 @@ pub(super) unsafe fn probabilities<L: Lanes>(
     work: &mut Work<'_>,
 ) {
     let (stride, padded) = (work.stride, store.padded());
-    for Seen { span, at, rows } in seen_blocks(heads, group, unit) {
-        let keys = store.keys(span.block, key_head);
+    let seen = seen_blocks(heads, group, unit);
+    let mut next = 0;
+    while next < seen.len() {
+        // Blocks that follow one another in the store and the context are one product: more chains side by side.
+        let Seen { span, at, ref rows } = seen[next];
+        let mut columns = span.count as usize;
+        next += 1;
+        while let Some(more) = seen.get(next)
+            && columns.is_multiple_of(BLOCK_TOKENS)
+            && more.span.block as usize == span.block as usize + columns / BLOCK_TOKENS
+            && more.at == at + columns
+            && more.rows == *rows
+        {
+            columns += more.span.count as usize;
+            next += 1;
+        }
+        let keys = store.keys_from(span.block, key_head);
         // SAFETY: passed on to the caller.
         unsafe {
             Block::<f32> {
@@ -247,12 +263,13 @@ pub(super) unsafe fn probabilities<L: Lanes>(
                 a_row: padded,
                 a_inner: 1,
                 b: keys.as_ptr(),
-                b_panel: 0,
+                b_panel: store.block_stride(),
                 b_inner: LANES,
+                fetch_ahead: false,
                 c: work.scores.as_mut_ptr().add(rows.start * stride + at),
                 c_row: stride,
                 rows: rows.len(),
-                columns: span.count as usize,
+                columns,
                 start: Start::Zero,
                 side: None,
             }

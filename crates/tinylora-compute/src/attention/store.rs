@@ -62,6 +62,16 @@ impl KvLayer {
         &self.keys[(block as usize * self.heads + head) * len..][..len]
     }
 
+    /// The same with all that follows it in the store, for runs of blocks at [`KvLayer::block_stride`].
+    pub(super) fn keys_from(&self, block: u32, head: usize) -> &[f32] {
+        &self.keys[(block as usize * self.heads + head) * self.size * BLOCK_TOKENS..]
+    }
+
+    /// Elements from a block's keys of one head to the next block's.
+    pub(super) fn block_stride(&self) -> usize {
+        self.heads * self.size * BLOCK_TOKENS
+    }
+
     /// `[16][padded d]` of one head of a block.
     pub(super) fn values(&self, block: u32, head: usize) -> &[f32] {
         let len = self.padded() * BLOCK_TOKENS;

@@ -56,6 +56,8 @@ pub(super) fn truncated_svd(
     rank: usize,
     stream: u64,
 ) -> Result<TruncatedSvd, SvdFailure> {
+    let exact = cpu.exact();
+    let cpu = &exact;
     let operator = Operator { cpu, weight, over_columns: weight.columns() <= weight.rows() };
     let d = operator.dimension();
     let block = (rank + OVERSAMPLING).min(d);

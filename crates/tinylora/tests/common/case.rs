@@ -23,7 +23,7 @@ pub struct Case {
 
 /// A tiny model with the adapter that PEFT saved.
 pub fn tiny_case(name: &str) -> Case {
-    let cpu = Cpu::new(Kernel::best(), 2);
+    let cpu = Cpu::new(Kernel::best_exact(), 2);
     let precision = if name.ends_with("bf16") { Precision::Bf16 } else { Precision::F32 };
     let model = load(&cpu, &tiny_files(name), precision);
     let golden = Tensors::open(&golden().join("models").join(name).join("golden.safetensors"));
