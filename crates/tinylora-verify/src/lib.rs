@@ -1,0 +1,127 @@
+//! Decides whether a written answer is the right one: a gold answer and a prediction enter, a [`Verdict`] leaves.
+//! Nothing here reads files, starts threads or looks at a clock; work is limited by counting it, so that a verdict is
+//! the same on every machine.
+//!
+//! ```
+//! use tinylora_verify::{Gold, Prediction, Scorer, Verdict, verify};
+//!
+//! let gold = Gold("\\frac{1}{2}");
+//! assert_eq!(verify(Scorer::Robust, gold, Prediction("so it is \\boxed{0.5}.")), Verdict::Equal);
+//! assert_eq!(verify(Scorer::Robust, gold, Prediction("so it is \\boxed{5}.")), Verdict::Different);
+//! ```
+//!
+//! [`Scorer::Robust`] is the one to use. The others are the rules of well-known evaluations, for comparable tables.
+
+mod compare;
+mod equal;
+mod evaluate;
+mod expr;
+mod extract;
+mod fuel;
+mod function;
+mod interval;
+mod magnitude;
+mod matrix;
+mod number;
+mod parse;
+mod robust;
+mod show;
+mod token;
+mod words;
+
+pub use fuel::OutOfFuel;
+
+use fuel::Fuel;
+use parse::ParseError;
+
+/// The right answer, as a data set gives it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gold<'a>(pub &'a str);
+
+/// What is to be judged: an answer, or a whole completion that holds one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Prediction<'a>(pub &'a str);
+
+/// The rules by which answers are found and compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub enum Scorer {
+    /// Exact values, typed answers, no guesses.
+    #[default]
+    Robust,
+}
+
+/// What a prediction turned out to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// The gold answer.
+    Equal,
+    /// Another answer.
+    Different,
+    /// The gold answer is empty or not understood.
+    GoldUnparsed,
+    /// There is no answer in the prediction, or it is not understood.
+    PredictionUnparsed,
+    /// It would take more steps than are allowed.
+    OutOfFuel,
+}
+
+impl Verdict {
+    fn of(error: ParseError, otherwise: Self) -> Self {
+        match error {
+            ParseError::Fuel(_) => Self::OutOfFuel,
+            _ => otherwise,
+        }
+    }
+}
+
+/// A verdict and how it came about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The gold answer as it was extracted.
+    pub gold: String,
+    /// What it was read as.
+    pub gold_reading: String,
+    /// The answer that was extracted from the prediction.
+    pub prediction: String,
+    /// What it was read as.
+    pub prediction_reading: String,
+    /// The rule that decided.
+    pub rule: &'static str,
+}
+
+impl Explanation {
+    fn new(gold: &str, prediction: &str) -> Self {
+        Self {
+            verdict: Verdict::Different,
+            gold: gold.into(),
+            gold_reading: String::new(),
+            prediction: prediction.into(),
+            prediction_reading: String::new(),
+            rule: "",
+        }
+    }
+
+    fn with(mut self, verdict: Verdict, rule: &'static str) -> Self {
+        self.verdict = verdict;
+        self.rule = rule;
+        self
+    }
+}
+
+/// Steps that one verdict may take unless it is told otherwise.
+pub const FUEL: u64 = 400_000;
+
+/// Judges a prediction.
+pub fn verify(scorer: Scorer, gold: Gold, prediction: Prediction) -> Verdict {
+    explain(scorer, gold, prediction, FUEL).verdict
+}
+
+/// Judges a prediction within a number of steps, and tells how.
+pub fn explain(scorer: Scorer, gold: Gold, prediction: Prediction, fuel: u64) -> Explanation {
+    let mut fuel = Fuel::new(fuel);
+    match scorer {
+        Scorer::Robust => robust::verdict(gold, prediction, &mut fuel),
+    }
+}
