@@ -223,6 +223,25 @@ pub fn within(a: &Expr, b: &Expr, tolerance: &RBig, fuel: &mut Fuel) -> Outcome<
     Ok(zero || field.sign(&rest) == Some(Sign::Negative))
 }
 
+/// Whether two constants differ by at most a part of the larger.
+pub fn approximately(a: &Expr, b: &Expr, tolerance: f64, fuel: &mut Fuel) -> Outcome<bool> {
+    if !a.is_scalar() || !b.is_scalar() {
+        return Ok(false);
+    }
+    let mut field = Field::new(PRECISION, fuel);
+    let mut value = |expr: &Expr| -> Outcome<Option<f64>> {
+        let value = evaluate(expr, &Point::default(), &mut field)?;
+        if !is_real(&value) {
+            return Ok(None);
+        }
+        Ok(Some(field.ball(&value)?.re.to_f64().value()))
+    };
+    Ok(match (value(a)?, value(b)?) {
+        (Some(a), Some(b)) => (a - b).abs() <= tolerance * a.abs().max(b.abs()),
+        _ => false,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -80,7 +80,11 @@ pub fn prediction(completion: &str) -> Option<Found> {
         return found(&anchored(rest), Place::Anchor);
     }
     if let Some(formula) = formulas(text).last() {
-        return found(formula, Place::Formula);
+        let end = formula.as_ptr() as usize - text.as_ptr() as usize + formula.len();
+        return match last_number(&text[end..]) {
+            Some(number) => found(number, Place::Number),
+            None => found(formula, Place::Formula),
+        };
     }
     if text.trim().is_empty() {
         return None;
@@ -121,7 +125,7 @@ fn anchor(text: &str) -> Option<&str> {
     let paragraph = if paragraph.trim_matches([':', ' ', '*']).is_empty() { rest } else { paragraph };
     let after = paragraph.trim_start_matches([':', ' ', '*', '\n']);
     let after = after.strip_prefix("is").map_or(after, |rest| rest.trim_start_matches(':'));
-    (!after.trim().is_empty()).then_some(after)
+    after.chars().any(char::is_alphanumeric).then_some(after)
 }
 
 /// The answer within what follows an anchor: a formula that begins it or ends last, a number, or the text.

@@ -19,11 +19,15 @@ mod expr;
 mod extract;
 mod fuel;
 mod function;
+mod gsm8k;
+mod hendrycks;
 mod interval;
 mod magnitude;
+mod math_verify;
 mod matrix;
 mod number;
 mod parse;
+mod qwen;
 mod robust;
 mod show;
 mod token;
@@ -48,6 +52,49 @@ pub enum Scorer {
     /// Exact values, typed answers, no guesses.
     #[default]
     Robust,
+    /// Qwen2.5-Math's evaluation, which SimpleRL's tables use as well.
+    Qwen,
+    /// Qwen2.5-Math's evaluation as it treats Minerva: units stay.
+    QwenUnits,
+    /// Math-Verify 0.8.
+    MathVerify,
+    /// The last `#### n`, compared as text.
+    Gsm8kStrict,
+    /// The last number, compared by value.
+    Gsm8kFlexible,
+    /// The last box, compared as normalised text (Hendrycks et al. 2021).
+    Math,
+}
+
+impl Scorer {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Robust,
+        Self::Qwen,
+        Self::QwenUnits,
+        Self::MathVerify,
+        Self::Gsm8kStrict,
+        Self::Gsm8kFlexible,
+        Self::Math,
+    ];
+
+    /// Its name on the command line and in recipes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Robust => "robust",
+            Self::Qwen => "qwen",
+            Self::QwenUnits => "qwen-units",
+            Self::MathVerify => "math-verify",
+            Self::Gsm8kStrict => "gsm8k-strict",
+            Self::Gsm8kFlexible => "gsm8k-flexible",
+            Self::Math => "math",
+        }
+    }
+
+    /// The scorer of a name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|scorer| scorer.name() == name)
+    }
 }
 
 /// What a prediction turned out to be.
@@ -66,6 +113,17 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// Its name in the results of a batch.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Equal => "equal",
+            Self::Different => "different",
+            Self::GoldUnparsed => "gold_unparsed",
+            Self::PredictionUnparsed => "prediction_unparsed",
+            Self::OutOfFuel => "out_of_fuel",
+        }
+    }
+
     fn of(error: ParseError, otherwise: Self) -> Self {
         match error {
             ParseError::Fuel(_) => Self::OutOfFuel,
@@ -123,5 +181,11 @@ pub fn explain(scorer: Scorer, gold: Gold, prediction: Prediction, fuel: u64) ->
     let mut fuel = Fuel::new(fuel);
     match scorer {
         Scorer::Robust => robust::verdict(gold, prediction, &mut fuel),
+        Scorer::Qwen => qwen::verdict(gold, prediction, false, &mut fuel),
+        Scorer::QwenUnits => qwen::verdict(gold, prediction, true, &mut fuel),
+        Scorer::MathVerify => math_verify::verdict(gold, prediction, &mut fuel),
+        Scorer::Gsm8kStrict => gsm8k::strict(gold, prediction),
+        Scorer::Gsm8kFlexible => gsm8k::flexible(gold, prediction),
+        Scorer::Math => hendrycks::verdict(gold, prediction),
     }
 }

@@ -47,6 +47,15 @@ pub fn parse(text: &str, fuel: &mut Fuel) -> Parsed<Expr> {
     Ok(value)
 }
 
+/// Reads what a text begins with, up to the first thing that is not understood, as parsers without an end mark do.
+pub fn parse_begin(text: &str, fuel: &mut Fuel) -> Parsed<Expr> {
+    let tokens = tokens(text).map_err(|_| ParseError::TooLarge)?;
+    if tokens.is_empty() {
+        return Err(ParseError::Empty);
+    }
+    Parser { tokens: &tokens, at: 0, depth: 0, bars: 0, fuel }.element()
+}
+
 struct Parser<'a> {
     tokens: &'a [Token],
     at: usize,

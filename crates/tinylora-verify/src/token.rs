@@ -288,7 +288,7 @@ impl Lexer {
                 '|' => self.sign('‖'),
                 '%' => self.sign('%'),
                 '(' | ')' | '[' | ']' => self.spaced = true,
-                ',' | ';' | ':' | '!' | ' ' | '$' | '/' | '>' | '\n' => self.spaced = true,
+                ',' | ';' | ':' | '!' | ' ' | '$' | '/' | '>' | '\n' | '"' => self.spaced = true,
                 _ => self.sign(c),
             }
             return Ok(());
