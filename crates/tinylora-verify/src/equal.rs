@@ -15,6 +15,8 @@ const ITEMS: usize = 200;
 /// A rounded gold has at least so many significant digits, a rounded prediction so many.
 const GOLD_DIGITS: usize = 3;
 const PREDICTION_DIGITS: usize = 6;
+/// Decimals of so many significant digits come from floats.
+const FLOAT_DIGITS: usize = 16;
 
 /// Compares answers and remembers the rule that found them equal.
 #[derive(Debug)]
@@ -294,6 +296,9 @@ impl Judge<'_> {
             return Ok(false);
         }
         let half = RBig::from_parts(1.into(), 2u8.into()) / RBig::from(10).pow(decimal.1 as isize);
+        // So many digits are a float that was printed: its last one is not to be relied on.
+        let printed = digits(&decimal.0, decimal.1) >= FLOAT_DIGITS;
+        let half = if printed { half * RBig::from(20) } else { half };
         match within(exact, &Expr::Number(decimal.0, None), &half, self.fuel) {
             Err(Stop::Undefined | Stop::TooLarge) => Ok(false),
             other => other,
@@ -398,23 +403,12 @@ pub fn prepared(expr: &Expr) -> Expr {
 }
 
 fn list(items: Vec<Expr>) -> Expr {
-    let mut items: Vec<Expr> = items
-        .iter()
-        .map(prepared)
-        .flat_map(|item| match item {
-            Expr::List(inner) if inner.iter().all(Expr::is_scalar) && inner.len() == 2 && plus_minus(&items) => inner,
-            other => vec![other],
-        })
-        .collect();
-    // x = 1, 2, 3 lists values of x.
-    let rest_are_values = items[1..].iter().all(|item| !matches!(item, Expr::Chain(..)));
-    if let Some(Expr::Chain(sides, relations)) = items.first().cloned()
-        && rest_are_values
-        && is_definition(&sides, &relations)
-    {
-        items[0] = sides[1].clone();
-    }
-    Expr::List(items)
+    let pairs = plus_minus(&items);
+    let flat = items.iter().map(prepared).flat_map(|item| match item {
+        Expr::List(inner) if pairs && inner.len() == 2 && inner.iter().all(Expr::is_scalar) => inner,
+        other => vec![other],
+    });
+    Expr::List(flat.collect())
 }
 
 fn plus_minus(items: &[Expr]) -> bool {

@@ -95,18 +95,23 @@ pub fn prediction(completion: &str) -> Option<Found> {
     last_number(text).and_then(|number| found(number, Place::Number))
 }
 
-/// The answer in a gold text: its box or its one formula, else all of it.
+/// The answer in a gold text: its box, else all of it.
 pub fn gold(text: &str) -> Found {
     if (text.contains("\\boxed") || text.contains("\\fbox"))
         && let Some(content) = boxed(text)
     {
         return Found { text: content, place: Place::Box };
     }
-    let formulas: Vec<&str> = formulas(text).collect();
-    if let ([formula], true) = (formulas.as_slice(), is_sentence(text)) {
-        return Found { text: formula.to_string(), place: Place::Formula };
-    }
     Found { text: text.trim().to_string(), place: Place::Whole }
+}
+
+/// The one formula of a sentence that ends with it, as in "The solution is $x=3$."
+pub fn formula_at_end(text: &str) -> Option<&str> {
+    let all: Vec<&str> = formulas(text).collect();
+    match all.as_slice() {
+        [only] if is_sentence(text) && text.trim_end().trim_end_matches('.').ends_with('$') => Some(only),
+        _ => None,
+    }
 }
 
 fn sentence(text: &str) -> Option<&str> {
@@ -134,7 +139,9 @@ fn anchored(text: &str) -> String {
     let spans: Vec<&str> = formulas(trimmed).collect();
     let begins = trimmed.starts_with(['$', '\\']);
     if let (true, [only]) = (begins, spans.as_slice()) {
-        return only.to_string();
+        let after = trimmed[only.as_ptr() as usize - trimmed.as_ptr() as usize + only.len()..].trim_matches(['$', ' ']);
+        let unit = !after.is_empty() && after.len() < 30 && after.chars().all(|c| c.is_alphabetic() || c == ' ');
+        return if unit { trimmed.to_string() } else { only.to_string() };
     }
     if let Some(last) = spans.last() {
         let end = last.as_ptr() as usize - trimmed.as_ptr() as usize + last.len();
@@ -149,7 +156,7 @@ fn anchored(text: &str) -> String {
 }
 
 /// Whether there is prose around: several words of letters.
-fn is_sentence(text: &str) -> bool {
+pub fn is_sentence(text: &str) -> bool {
     let mut outside = String::new();
     let mut inside = false;
     for part in text.split('$') {

@@ -47,6 +47,14 @@ pub fn parse(text: &str, fuel: &mut Fuel) -> Parsed<Expr> {
     Ok(value)
 }
 
+/// Reads an answer that ends without a full stop or comma.
+pub fn parse_exactly(text: &str, fuel: &mut Fuel) -> Parsed<Expr> {
+    if text.trim_end().ends_with(['.', ',', ';']) {
+        return Err(ParseError::Unexpected(text.len()));
+    }
+    parse(text, fuel)
+}
+
 /// Reads what a text begins with, up to the first thing that is not understood, as parsers without an end mark do.
 pub fn parse_begin(text: &str, fuel: &mut Fuel) -> Parsed<Expr> {
     let tokens = tokens(text).map_err(|_| ParseError::TooLarge)?;
@@ -243,7 +251,10 @@ impl Parser<'_> {
             }
         }
         if negative {
-            value = Expr::Negate(Box::new(value));
+            value = match value {
+                Expr::Quantity(amount, unit) => Expr::Quantity(Box::new(Expr::Negate(amount)), unit),
+                value => Expr::Negate(Box::new(value)),
+            };
         }
         Ok(both.map_or(value.clone(), |other| Expr::PlusMinus(Box::new(value), other)))
     }

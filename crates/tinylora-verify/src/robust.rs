@@ -18,7 +18,7 @@ enum Reading {
     /// An expression or words.
     Value(Expr),
     /// Not understood; only the same text is the same.
-    Raw(String),
+    Raw,
     /// No answer.
     Nothing(ParseError),
 }
@@ -46,7 +46,7 @@ pub fn verdict(gold: Gold, prediction: Prediction, fuel: &mut Fuel) -> Explanati
     }
     let (gold_value, value) = match (gold_reading, reading) {
         (Reading::Value(gold), Reading::Value(prediction)) => (gold, prediction),
-        (Reading::Raw(_), _) => return explanation.with(Verdict::GoldUnparsed, "the gold answer is not understood"),
+        (Reading::Raw, _) => return explanation.with(Verdict::GoldUnparsed, "the gold answer is not understood"),
         _ => return explanation.with(Verdict::PredictionUnparsed, "the prediction is not understood"),
     };
     let mut judge = Judge { fuel, rule: "another value" };
@@ -87,6 +87,8 @@ fn with_decimal_comma(gold: &str, prediction: &str, fuel: &mut Fuel) -> Result<b
 
 /// Without blanks and dollar signs.
 fn bare(text: &str) -> String {
+    let text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac");
+    let text = text.replace("\\left", "").replace("\\right", "");
     text.chars().filter(|c| !c.is_whitespace() && *c != '$').collect::<String>().trim_end_matches('.').to_string()
 }
 
@@ -95,7 +97,7 @@ fn shown(reading: &Reading, found: &Found) -> String {
     match reading {
         Reading::Value(Expr::Text(text)) => format!("words: {text} ({place})"),
         Reading::Value(value) => format!("{} ({place})", crate::show::show(value)),
-        Reading::Raw(_) => format!("not understood, compared as text ({place})"),
+        Reading::Raw => format!("not understood, compared as text ({place})"),
         Reading::Nothing(error) => format!("nothing: {error} ({place})"),
     }
 }
@@ -104,11 +106,11 @@ fn read(text: &str, fuel: &mut Fuel) -> Reading {
     if !text.chars().any(char::is_alphanumeric) && !text.contains('∞') && !text.contains('∅') {
         return Reading::Nothing(ParseError::Empty);
     }
-    let text = clean(text);
-    if let Some(value) = counted(&text, fuel) {
+    let text = clean(extract::formula_at_end(text).unwrap_or(text));
+    if let Some(value) = counted(&text.replace('$', " "), fuel) {
         return Reading::Value(value);
     }
-    if is_prose(&text) && text.len() <= TEXT {
+    if (is_prose(&text) || extract::is_sentence(&text)) && text.len() <= TEXT {
         return Reading::Value(Expr::Text(words::plain(&text)));
     }
     match parse(&text, fuel) {
@@ -117,20 +119,15 @@ fn read(text: &str, fuel: &mut Fuel) -> Reading {
         Err(error) if text.len() > TEXT || !text.chars().any(char::is_alphanumeric) => Reading::Nothing(error),
         Err(_) => match last_side(&text, fuel) {
             Some(value) => Reading::Value(value),
-            None if has_word(&text) => Reading::Raw(bare(&text)),
-            None if error_is_text(&text) => Reading::Raw(bare(&text)),
-            None => Reading::Nothing(ParseError::Unexpected(1)),
+            None => Reading::Raw,
         },
     }
 }
 
-/// Something that is not empty signs alone.
-fn error_is_text(text: &str) -> bool {
-    text.chars().any(char::is_alphanumeric)
-}
-
 fn clean(text: &str) -> String {
-    let mut text = text.trim().trim_matches('*').trim();
+    // Formulas on lines of their own are a list.
+    let joined = text.trim().replace("$\n$", ", ");
+    let mut text = joined.trim_matches('*').trim();
     for (open, close) in [("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")] {
         let inner = text.strip_prefix(open).and_then(|rest| rest.strip_suffix(close));
         if let Some(inner) = inner.filter(|inner| !inner.contains('$')) {
@@ -159,7 +156,7 @@ fn spaced_thousands(text: &str) -> String {
 
 /// A number and words after it: an amount with a unit.
 fn counted(text: &str, fuel: &mut Fuel) -> Option<Expr> {
-    let text = text.trim_start_matches("\\$").trim_start_matches('$');
+    let text = text.trim_start().trim_start_matches('\\').trim_start();
     let end = text.find(|c: char| !(c.is_ascii_digit() || "-.,/".contains(c)))?;
     let (number, rest) = text.split_at(end);
     let unit = rest.trim();
@@ -187,10 +184,6 @@ fn is_prose(text: &str) -> bool {
     let known = ["sqrt", "arcsin", "arccos", "arctan", "infinity", "percent", "alpha", "beta", "gamma", "theta", "sinh", "cosh", "tanh", "floor", "ceil"];
     let mut runs = text.split(|c: char| !c.is_ascii_alphabetic());
     runs.any(|run| run.len() >= 4 && !known.contains(&run) && !known.iter().any(|name| run.starts_with(name) && run.len() == name.len() + 1))
-}
-
-fn has_word(text: &str) -> bool {
-    text.split(|c: char| !c.is_alphabetic()).any(|run| run.chars().count() >= 2)
 }
 
 /// What stands after the last `=` or `:`, where the whole is not understood.

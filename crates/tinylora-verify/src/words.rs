@@ -51,7 +51,8 @@ pub fn letters(text: &str) -> String {
 /// Whether two texts are the same words; nothing is the same as no words.
 pub fn same(a: &str, b: &str) -> bool {
     let (a, b) = (plain(a), plain(b));
-    !a.is_empty() && (a == b || letters(&a) == letters(&b) && !letters(&a).is_empty())
+    let only_words = |text: &str| text.chars().all(|c| c.is_alphabetic() || " .,;:'".contains(c));
+    !a.is_empty() && (a == b || only_words(&a) && only_words(&b) && letters(&a) == letters(&b))
 }
 
 /// Whether two units are the same.

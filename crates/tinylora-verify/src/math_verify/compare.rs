@@ -1,6 +1,6 @@
 //! Equality as Math-Verify has it, gold and prediction not exchangeable. Values enter, whether they are equal leaves.
 
-use crate::compare::{rational, same, within};
+use crate::compare::{proportional, rational, same, within};
 use crate::equal::{Judge, prepared};
 use crate::expr::{Expr, Relation};
 use crate::fuel::Fuel;
@@ -71,8 +71,20 @@ fn pair(gold: &Expr, prediction: &Expr, fuel: &mut Fuel) -> Outcome<bool> {
         // A set as gold does not accept an inequality.
         (x, Expr::Chain(..)) if !matches!(x, Expr::Chain(..)) => Ok(false),
         (x, y) if x.is_scalar() && y.is_scalar() => scalars(x, y, fuel),
+        (Expr::Chain(x, r), Expr::Chain(y, s)) if r.len() == 1 && r == s && r[0] == Relation::Equal => {
+            equations(x, y, fuel)
+        }
         (x, y) => Judge { fuel, rule: "" }.equal(x, y),
     }
+}
+
+/// The same sides, or the same difference up to a factor; names of variables count.
+fn equations(gold: &[Expr], prediction: &[Expr], fuel: &mut Fuel) -> Outcome<bool> {
+    if gold[0] == prediction[0] {
+        return pair(&gold[1], &prediction[1], fuel);
+    }
+    let difference = |sides: &[Expr]| Expr::Add(vec![sides[0].clone(), Expr::Negate(Box::new(sides[1].clone()))]);
+    proportional(&difference(gold), &difference(prediction), false, fuel)
 }
 
 /// Round brackets, or none.

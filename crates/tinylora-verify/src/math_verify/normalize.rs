@@ -5,7 +5,7 @@ use crate::expr::{Expr, Relation};
 use crate::extract::closing;
 use crate::fuel::{Fuel, OutOfFuel};
 use crate::function::Function;
-use crate::parse::{ParseError, parse};
+use crate::parse::{ParseError, parse_exactly};
 use regex::Regex;
 use std::sync::LazyLock;
 
@@ -24,18 +24,20 @@ struct Patterns {
     percent: Regex,
     text: Regex,
     removed: Regex,
+    exponent: Regex,
 }
 
 static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| {
     let regex = |pattern: &str| Regex::new(pattern).expect("a pattern of this file");
     Patterns {
         units: regex(&format!(r"(\d|\}}|\s)\s*(?:{UNITS}|{SHORT_UNITS}|[a-hqst] .)(?:s|es)?\s*$")),
-        text_at_end: regex(r"\\(?:text|mbox)\{[^}]*\}(?:\^\d|\{\^\d\})?$"),
+        text_at_end: regex(r"\\(?:text|mbox)\{.*?\}(?:\^\d|\{\^\d\})?$"),
         joint: regex(r"(^|[^a-zA-Z]),?\s*(?:and|or)([^a-zA-Z]|$)"),
         text_joint: regex(r",?\s*\\text\{\s*(?:and|or)\s*\}"),
         percent: regex(r"\\text\{(?:percentage|percent|pct)\}|\s*(?:percentage|percent|pct)"),
         text: regex(r"\\math(?:rm|it|bf)|\\text(?:normal|bf|it|rm)"),
         removed: regex(r"\\mathrm\{th\}|\\!\s*|\\text\s*\{\s*\}|\\displaystyle"),
+        exponent: regex(r"(\d)e"),
     }
 });
 
@@ -105,7 +107,9 @@ fn opened(text: &str, last: bool) -> String {
 
 /// What a normalised text says, or what stands after its last `=`.
 pub fn read(text: &str, fuel: &mut Fuel) -> Result<Option<Expr>, OutOfFuel> {
-    match parse(text, fuel) {
+    // 3.6e-10 is 3.6·e - 10 there.
+    let text = &*PATTERNS.exponent.replace_all(text, "$1 e");
+    match parse_exactly(text, fuel) {
         Ok(value) => return Ok(Some(plain(&value))),
         Err(ParseError::Fuel(error)) => return Err(error),
         Err(_) => {}
@@ -113,7 +117,7 @@ pub fn read(text: &str, fuel: &mut Fuel) -> Result<Option<Expr>, OutOfFuel> {
     if text.contains([',', ';']) || text.matches('=').count() < 2 {
         return Ok(None);
     }
-    match parse(text.rsplit('=').next().unwrap_or_default(), fuel) {
+    match parse_exactly(text.rsplit('=').next().unwrap_or_default(), fuel) {
         Ok(value) => Ok(Some(plain(&value))),
         Err(ParseError::Fuel(error)) => Err(error),
         Err(_) => Ok(None),

@@ -119,7 +119,7 @@ mod tests {
             ("0.5", "\\boxed{50}", Verdict::Equal),
             ("50", "\\boxed{5000}", Verdict::Equal),
             ("10000", "\\boxed{10001}", Verdict::Equal),
-            ("[1,2]", "\\boxed{(1,2)}", Verdict::Different),
+            ("[1,2]", "\\boxed{(1,2)}", Verdict::Equal),
             ("\\frac{1}{2}", "\\boxed{0.5}", Verdict::Equal),
             ("x^2+1", "\\boxed{1+x^2}", Verdict::Equal),
             ("5", "\\boxed{5 \\text{ cm}}", Verdict::Equal),
