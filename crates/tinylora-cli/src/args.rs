@@ -182,7 +182,7 @@ pub struct EvalArgs {
     /// With --data: the field that holds the right answer ("… #### n" is understood)
     #[arg(long, value_name = "KEY", default_value = "answer")]
     pub answer_field: String,
-    /// How an answer is judged: gsm8k-strict, gsm8k-flexible, boxed, plain
+    /// How an answer is judged: gsm8k-strict, gsm8k-flexible, boxed, plain, robust, qwen, qwen-units, math-verify, math
     /// [default: what the prompt format asks for]
     #[arg(long, value_name = "NAME")]
     pub scorer: Option<String>,

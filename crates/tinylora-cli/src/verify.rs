@@ -59,7 +59,10 @@ fn pairs(name: &str, text: &str) -> Result<Vec<Pair>> {
             let value: serde_json::Value =
                 serde_json::from_str(line).context("not valid JSON").with_context(place)?;
             serde_json::from_value(value).map_err(|_| {
-                anyhow::anyhow!("{}: expected {{\"gold\": \"…\", \"prediction\": \"…\"}}, both texts", place())
+                anyhow::anyhow!(
+                    "{}: expected {{\"gold\": \"…\", \"prediction\": \"…\"}}, both texts",
+                    place()
+                )
             })
         })
         .collect();
@@ -71,7 +74,8 @@ fn pairs(name: &str, text: &str) -> Result<Vec<Pair>> {
 }
 
 fn explained(scorer: Scorer, told: &Explanation) -> String {
-    let reading = |text: &str| if text.is_empty() { String::new() } else { format!("\n  read as     {text}") };
+    let reading =
+        |text: &str| if text.is_empty() { String::new() } else { format!("\n  read as     {text}") };
     format!(
         "{}\n  scorer      {}\n  gold        {}{}\n  prediction  {}{}\n  because     {}\n",
         told.verdict.name(),
@@ -110,6 +114,9 @@ mod tests {
     fn an_explanation_tells_what_was_read() {
         let told = explain(Scorer::Robust, Gold("1/2"), Prediction("\\boxed{0.5}"), FUEL);
         let text = explained(Scorer::Robust, &told);
-        assert!(text.starts_with("equal\n") && text.contains("in a box") && text.contains("the same value"), "{text}");
+        assert!(
+            text.starts_with("equal\n") && text.contains("in a box") && text.contains("the same value"),
+            "{text}"
+        );
     }
 }

@@ -10,7 +10,9 @@ use tinylora_verify::{FUEL, Gold, Prediction, Scorer, Verdict, explain};
 
 fn lines(path: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"));
-    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{path}: {error}"))).collect()
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{path}: {error}")))
+        .collect()
 }
 
 fn main() {
@@ -63,7 +65,8 @@ fn main() {
             agreed += 1;
             continue;
         }
-        let kind = format!("{} / {}: original {original}, here {}", pair["set"], pair["kind"], told.verdict.name());
+        let kind =
+            format!("{} / {}: original {original}, here {}", pair["set"], pair["kind"], told.verdict.name());
         *kinds.entry(kind).or_default() += 1;
         if counted - agreed <= shown as u32 {
             println!("{pair}\n  {told:?}\n  original {original}");

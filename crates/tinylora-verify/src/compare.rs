@@ -54,7 +54,10 @@ fn point(names: &[&str], k: usize) -> Point {
         let negative = k >= 9 && (k + j) % 3 != 0;
         Number::Exact(RBig::from_parts((if negative { -n } else { n }).into(), d.into()))
     };
-    Point { values: names.iter().enumerate().map(|(j, name)| (name.to_string(), value(j))).collect(), minus: false }
+    Point {
+        values: names.iter().enumerate().map(|(j, name)| (name.to_string(), value(j))).collect(),
+        minus: false,
+    }
 }
 
 /// What a difference shows.
@@ -91,7 +94,11 @@ fn difference(a: &Number, b: &Number, field: &mut Field) -> Outcome<Sight> {
 
 /// Runs a test with more and more precision until it is clear. To be sure, what looks equal is looked at once more
 /// with so many bits that a difference next to large terms, as in 10⁶⁰ + √2 and 10⁶⁰ + √3, would show.
-fn with_precision(sure: bool, fuel: &mut Fuel, mut test: impl FnMut(&mut Field) -> Outcome<Sight>) -> Outcome<bool> {
+fn with_precision(
+    sure: bool,
+    fuel: &mut Fuel,
+    mut test: impl FnMut(&mut Field) -> Outcome<Sight>,
+) -> Outcome<bool> {
     let mut precision = PRECISION;
     while precision <= MOST {
         precision = match test(&mut Field::new(precision, fuel))? {

@@ -53,7 +53,9 @@ impl Judge<'_> {
             }
             (other, Expr::Chain(sides, relations))
                 if is_definition(sides, relations)
-                    || (relations == &[Relation::Equal] && sides[0].symbols().is_empty() && !has_set(&sides[0])) =>
+                    || (relations == &[Relation::Equal]
+                        && sides[0].symbols().is_empty()
+                        && !has_set(&sides[0])) =>
             {
                 let holds = is_definition(sides, relations) || self.compare(&sides[0], &sides[1])?;
                 Ok(holds && self.compare(other, &sides[1])?)
@@ -86,7 +88,8 @@ impl Judge<'_> {
                 }
                 self.by(equal, "item by item, in any order")
             }
-            (Expr::Group('(' | '⟨', a, ')' | '⟩'), Expr::List(b)) | (Expr::List(a), Expr::Group('(' | '⟨', b, ')' | '⟩'))
+            (Expr::Group('(' | '⟨', a, ')' | '⟩'), Expr::List(b))
+            | (Expr::List(a), Expr::Group('(' | '⟨', b, ')' | '⟩'))
                 if !infinite(a) && !infinite(b) =>
             {
                 let equal = self.in_order(a, b)?;
@@ -95,7 +98,11 @@ impl Judge<'_> {
             (Expr::Set(items) | Expr::List(items), other) | (other, Expr::Set(items) | Expr::List(items))
                 if items.len() == 1 =>
             {
-                if let [item] = items.as_slice() { self.compare(item, other) } else { Ok(false) }
+                if let [item] = items.as_slice() {
+                    self.compare(item, other)
+                } else {
+                    Ok(false)
+                }
             }
             (Expr::SetOperation(a, x), Expr::SetOperation(b, y)) => {
                 let equal = a == b && self.in_order(x, y)?;
@@ -170,7 +177,11 @@ impl Judge<'_> {
         Ok(true)
     }
 
-    fn relations(&mut self, gold: (&[Expr], &[Relation]), prediction: (&[Expr], &[Relation])) -> Outcome<bool> {
+    fn relations(
+        &mut self,
+        gold: (&[Expr], &[Relation]),
+        prediction: (&[Expr], &[Relation]),
+    ) -> Outcome<bool> {
         if let ([Relation::Equal], [Relation::Equal]) = (gold.1, prediction.1) {
             return self.equations(gold.0, prediction.0);
         }
@@ -181,7 +192,8 @@ impl Judge<'_> {
         {
             return self.by(true, "the same inequalities up to positive factors");
         }
-        let chain = |(sides, relations): (&[Expr], &[Relation])| Expr::Chain(sides.to_vec(), relations.to_vec());
+        let chain =
+            |(sides, relations): (&[Expr], &[Relation])| Expr::Chain(sides.to_vec(), relations.to_vec());
         self.sets(&chain(gold), &chain(prediction))
     }
 
@@ -229,7 +241,10 @@ impl Judge<'_> {
     /// `y = f` makes the other equation true, which is linear in y and so has no other solution.
     fn solves(&mut self, definition: &[Expr], other: &Expr) -> Outcome<bool> {
         let Expr::Symbol(name) = &definition[0] else { return Ok(false) };
-        if definition[1].symbols().contains(name.as_str()) || !other.symbols().contains(name.as_str()) || !other.is_scalar() {
+        if definition[1].symbols().contains(name.as_str())
+            || !other.symbols().contains(name.as_str())
+            || !other.is_scalar()
+        {
             return Ok(false);
         }
         let at = |k: i64| other.replaced(name, &Expr::int(k));
@@ -280,7 +295,9 @@ impl Judge<'_> {
     fn marked(&mut self, gold: &Expr, prediction: &Expr) -> Outcome<bool> {
         match (gold, prediction) {
             (Expr::Percent(_), Expr::Percent(_)) | (Expr::Degrees(_), Expr::Degrees(_)) => Ok(false),
-            (Expr::Percent(a) | Expr::Degrees(a), b) | (b, Expr::Percent(a) | Expr::Degrees(a)) => same(a, b, self.fuel),
+            (Expr::Percent(a) | Expr::Degrees(a), b) | (b, Expr::Percent(a) | Expr::Degrees(a)) => {
+                same(a, b, self.fuel)
+            }
             _ => Ok(false),
         }
     }
@@ -309,7 +326,9 @@ impl Judge<'_> {
 /// Value and places of a decimal.
 fn decimal(expr: &Expr) -> Option<(RBig, u32)> {
     match expr {
-        Expr::Number(value, Some(places)) if *places > 0 && !value.is_zero() => Some((value.clone(), *places)),
+        Expr::Number(value, Some(places)) if *places > 0 && !value.is_zero() => {
+            Some((value.clone(), *places))
+        }
         Expr::Negate(x) => decimal(x).map(|(value, places)| (-value, places)),
         _ => None,
     }
@@ -371,7 +390,12 @@ fn infinite(items: &[Expr]) -> bool {
 fn is_set(expr: &Expr) -> bool {
     matches!(
         expr,
-        Expr::Group(..) | Expr::Set(_) | Expr::List(_) | Expr::Union(_) | Expr::Builder(..) | Expr::Chain(..)
+        Expr::Group(..)
+            | Expr::Set(_)
+            | Expr::List(_)
+            | Expr::Union(_)
+            | Expr::Builder(..)
+            | Expr::Chain(..)
             | Expr::SetOperation(..)
     )
 }

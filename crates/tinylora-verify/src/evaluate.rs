@@ -4,9 +4,9 @@
 use crate::expr::Expr;
 use crate::function::Function;
 use crate::number::{Field, Number, Outcome, Stop};
+use dashu_base::{Gcd, UnsignedAbs};
 use dashu_int::{IBig, UBig};
 use dashu_ratio::RBig;
-use dashu_base::{Gcd, UnsignedAbs};
 
 /// Sums and products over a range have at most so many terms.
 const TERMS: i64 = 200;
@@ -198,7 +198,8 @@ fn unknown(name: &str, values: &[Number], field: &mut Field) -> Outcome<Number> 
     for (j, value) in values.iter().enumerate() {
         let (c, d) = ((seed as i64 + 31 * j as i64) % 97 + 3, (seed as i64 + 17 * j as i64) % 53 + 2);
         let square = field.multiply(value, value)?;
-        let (linear, square) = (field.multiply(value, &Number::int(c))?, field.multiply(&square, &Number::int(d))?);
+        let (linear, square) =
+            (field.multiply(value, &Number::int(c))?, field.multiply(&square, &Number::int(d))?);
         total = field.add(&total, &linear)?;
         total = field.add(&total, &square)?;
     }

@@ -96,9 +96,13 @@ impl Expr {
     /// The parts that it consists of.
     pub fn children(&self) -> Vec<&Expr> {
         match self {
-            Self::Number(..) | Self::Symbol(_) | Self::Pi | Self::E | Self::I | Self::Infinity | Self::Text(_) => {
-                Vec::new()
-            }
+            Self::Number(..)
+            | Self::Symbol(_)
+            | Self::Pi
+            | Self::E
+            | Self::I
+            | Self::Infinity
+            | Self::Text(_) => Vec::new(),
             Self::Add(items)
             | Self::Multiply(items)
             | Self::Call(_, items)
@@ -108,7 +112,11 @@ impl Expr {
             | Self::Union(items)
             | Self::SetOperation(_, items)
             | Self::Chain(items, _) => items.iter().collect(),
-            Self::Divide(a, b) | Self::Power(a, b) | Self::Root(a, b) | Self::Log(a, b) | Self::Builder(a, b) => {
+            Self::Divide(a, b)
+            | Self::Power(a, b)
+            | Self::Root(a, b)
+            | Self::Log(a, b)
+            | Self::Builder(a, b) => {
                 vec![a, b]
             }
             Self::Negate(a)
@@ -126,9 +134,13 @@ impl Expr {
     pub fn map(&self, f: &mut impl FnMut(&Expr) -> Expr) -> Self {
         let mut all = |items: &[Expr]| items.iter().map(&mut *f).collect::<Vec<_>>();
         match self {
-            Self::Number(..) | Self::Symbol(_) | Self::Pi | Self::E | Self::I | Self::Infinity | Self::Text(_) => {
-                self.clone()
-            }
+            Self::Number(..)
+            | Self::Symbol(_)
+            | Self::Pi
+            | Self::E
+            | Self::I
+            | Self::Infinity
+            | Self::Text(_) => self.clone(),
             Self::Add(items) => Self::Add(all(items)),
             Self::Multiply(items) => Self::Multiply(all(items)),
             Self::Call(name, items) => Self::Call(name.clone(), all(items)),

@@ -89,7 +89,11 @@ pub fn prediction(completion: &str) -> Option<Found> {
     if text.trim().is_empty() {
         return None;
     }
-    if text.len() == completion.len() && text.trim().len() <= SHORT && !text.trim().contains('\n') && !is_sentence(text) {
+    if text.len() == completion.len()
+        && text.trim().len() <= SHORT
+        && !text.trim().contains('\n')
+        && !is_sentence(text)
+    {
         return found(text, Place::Whole);
     }
     last_number(text).and_then(|number| found(number, Place::Number))
@@ -139,8 +143,10 @@ fn anchored(text: &str) -> String {
     let spans: Vec<&str> = formulas(trimmed).collect();
     let begins = trimmed.starts_with(['$', '\\']);
     if let (true, [only]) = (begins, spans.as_slice()) {
-        let after = trimmed[only.as_ptr() as usize - trimmed.as_ptr() as usize + only.len()..].trim_matches(['$', ' ']);
-        let unit = !after.is_empty() && after.len() < 30 && after.chars().all(|c| c.is_alphabetic() || c == ' ');
+        let after = trimmed[only.as_ptr() as usize - trimmed.as_ptr() as usize + only.len()..]
+            .trim_matches(['$', ' ']);
+        let unit =
+            !after.is_empty() && after.len() < 30 && after.chars().all(|c| c.is_alphabetic() || c == ' ');
         return if unit { trimmed.to_string() } else { only.to_string() };
     }
     if let Some(last) = spans.last() {
@@ -152,7 +158,13 @@ fn anchored(text: &str) -> String {
         };
     }
     let line = trimmed.lines().next().unwrap_or_default().trim().trim_end_matches('.');
-    if is_sentence(line) && let Some(number) = last_number(line) { number.to_string() } else { line.to_string() }
+    if is_sentence(line)
+        && let Some(number) = last_number(line)
+    {
+        number.to_string()
+    } else {
+        line.to_string()
+    }
 }
 
 /// Whether there is prose around: several words of letters.
@@ -175,8 +187,10 @@ pub fn formulas(text: &str) -> impl Iterator<Item = &str> {
     std::iter::from_fn(move || {
         loop {
             let starts = [("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")];
-            let (at, open, close) =
-                starts.iter().filter_map(|(open, close)| Some((find(rest, open)?, *open, *close))).min_by_key(|x| x.0)?;
+            let (at, open, close) = starts
+                .iter()
+                .filter_map(|(open, close)| Some((find(rest, open)?, *open, *close)))
+                .min_by_key(|x| x.0)?;
             let content = &rest[at + open.len()..];
             let Some(end) = find(content, close) else {
                 rest = &rest[at + open.len()..];
@@ -246,9 +260,13 @@ fn boxes(text: &str) -> Vec<Boxed> {
             found.push(Boxed { start, end: open + word.len(), content: word });
             continue;
         }
-        match closing(&text[open..]) {
+        match closing_in_latex(&text[open..]) {
             Some(length) => {
-                found.push(Boxed { start, end: open + length + 1, content: text[open + 1..open + length].into() });
+                found.push(Boxed {
+                    start,
+                    end: open + length + 1,
+                    content: text[open + 1..open + length].into(),
+                });
             }
             None => return Vec::new(),
         }
@@ -257,16 +275,27 @@ fn boxes(text: &str) -> Vec<Boxed> {
     found
 }
 
-/// Where the brace that begins the text closes.
+/// Where the brace that begins the text closes; every brace counts, escaped or not, as in most evaluations.
 pub fn closing(text: &str) -> Option<usize> {
-    let mut depth = 0usize;
+    closes(text, false)
+}
+
+/// The same, where `\{` and `\}` are no braces, as in LaTeX.
+fn closing_in_latex(text: &str) -> Option<usize> {
+    closes(text, true)
+}
+
+fn closes(text: &str, escapes: bool) -> Option<usize> {
+    let (mut depth, mut escaped) = (0usize, false);
     for (at, c) in text.bytes().enumerate() {
         match c {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = escapes,
             b'{' => depth += 1,
             b'}' => depth = depth.checked_sub(1)?,
             _ => {}
         }
-        if depth == 0 {
+        if depth == 0 && !escaped {
             return Some(at);
         }
     }
@@ -285,7 +314,8 @@ fn last_number(text: &str) -> Option<&str> {
     while start < end && !bytes[start].is_ascii_digit() && bytes[start] != b'.' {
         start += 1;
     }
-    let signed = start > 0 && bytes[start - 1] == b'-' && !(start > 1 && bytes[start - 2].is_ascii_alphanumeric());
+    let signed =
+        start > 0 && bytes[start - 1] == b'-' && !(start > 1 && bytes[start - 2].is_ascii_alphanumeric());
     let percent = usize::from(bytes.get(end) == Some(&b'%'));
     Some(&text[start - usize::from(signed)..end + percent])
 }

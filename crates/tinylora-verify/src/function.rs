@@ -120,7 +120,7 @@ impl Field<'_> {
                 self.divide(&ln, &Number::int(2))
             }
             Function::Abs => self.modulus(x),
-            Function::Floor | Function::Ceil => self.to_whole(function, x),
+            Function::Floor | Function::Ceil => self.whole(function, x),
             Function::Sign => match self.sign(x) {
                 Some(Sign::Positive) => Ok(one),
                 Some(Sign::Negative) => Ok(Number::int(-1)),
@@ -252,8 +252,7 @@ impl Field<'_> {
             return Err(Stop::TooLarge);
         }
         let context = self.context();
-        let result =
-            if sine { context.sin(ball.re.repr(), None) } else { context.cos(ball.re.repr(), None) };
+        let result = if sine { context.sin(ball.re.repr(), None) } else { context.cos(ball.re.repr(), None) };
         let (re, rounding) = self.rounded(result)?;
         Ok(Self::real(re, ball.error.plus(rounding), ball.cut))
     }
@@ -308,10 +307,10 @@ impl Field<'_> {
         Ok(Self::real(re, ball.error.plus(rounding), ball.cut))
     }
 
-    fn to_whole(&mut self, function: Function, x: &Number) -> Outcome<Number> {
-        let whole = |x: &RBig| if function == Function::Floor { x.floor() } else { x.ceil() };
+    fn whole(&mut self, function: Function, x: &Number) -> Outcome<Number> {
+        let nearest = |x: &RBig| if function == Function::Floor { x.floor() } else { x.ceil() };
         let ball = match x {
-            Number::Exact(x) => return Ok(Number::Exact(whole(x).into())),
+            Number::Exact(x) => return Ok(Number::Exact(nearest(x).into())),
             Number::Ball(ball) if ball.im.is_none() && ball.error.log2() < -8 => ball,
             Number::Ball(_) => return Err(Stop::Undefined),
         };
@@ -319,8 +318,9 @@ impl Field<'_> {
             return Err(Stop::TooLarge);
         }
         let mid = rational(&ball.re).ok_or(Stop::TooLarge)?;
-        let radius = RBig::from_parts(1.into(), UBig::ONE << (-ball.error.log2() - 1).clamp(0, 4096) as usize);
-        let (low, high) = (whole(&(&mid - &radius)), whole(&(&mid + &radius)));
+        let radius =
+            RBig::from_parts(1.into(), UBig::ONE << (-ball.error.log2() - 1).clamp(0, 4096) as usize);
+        let (low, high) = (nearest(&(&mid - &radius)), nearest(&(&mid + &radius)));
         // A whole number within the error cannot be placed; only an exact one could.
         if low == high { Ok(Number::Exact(low.into())) } else { Err(Stop::Undefined) }
     }

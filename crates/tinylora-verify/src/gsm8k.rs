@@ -10,7 +10,7 @@ const LAST_CHARACTERS: usize = 300;
 /// Scores by the strict rule.
 pub fn strict(gold: Gold, prediction: Prediction) -> Explanation {
     let gold = clean(gold.0);
-    let found = last_hashes(last_characters(prediction.0, LAST_CHARACTERS)).map(clean);
+    let found = hashes(prediction.0);
     told(gold, found, |a, b| a == b, "the same text after ####")
 }
 
@@ -19,6 +19,11 @@ pub fn flexible(gold: Gold, prediction: Prediction) -> Explanation {
     let gold = canonical(&clean(gold.0)).unwrap_or_default();
     let found = last_number(prediction.0).and_then(canonical);
     told(gold, found, |a, b| a == b, "the last number has the same value")
+}
+
+/// The number of the last `#### n`, cleaned.
+pub fn hashes(completion: &str) -> Option<String> {
+    last_hashes(last_characters(completion, LAST_CHARACTERS)).map(clean)
 }
 
 fn told(
@@ -38,7 +43,8 @@ fn told(
     }
 }
 
-fn clean(text: impl AsRef<str>) -> String {
+/// Without outer blanks, commas, dollar signs and one final full stop.
+pub fn clean(text: impl AsRef<str>) -> String {
     let bare: String = text.as_ref().trim().chars().filter(|c| !matches!(c, ',' | '$')).collect();
     bare.strip_suffix('.').unwrap_or(&bare).trim().to_string()
 }
@@ -131,7 +137,11 @@ mod tests {
             ("-0", "0", Equal),
             ("no number, none.", "0", PredictionUnparsed),
             ("5", "five", GoldUnparsed),
-            ("99999999999999999999999999999999999999991", "99999999999999999999999999999999999999990", Different),
+            (
+                "99999999999999999999999999999999999999991",
+                "99999999999999999999999999999999999999990",
+                Different,
+            ),
         ] {
             assert_eq!(flexible(Gold(gold), Prediction(prediction)).verdict, expected, "{prediction:?}");
         }

@@ -33,7 +33,9 @@ fn last_box(text: &str) -> Option<String> {
 
 fn normal(text: &str) -> String {
     let mut text = text.replace('\n', "").replace("\\!", "").replace("\\\\", "\\");
-    for (from, to) in [("tfrac", "frac"), ("dfrac", "frac"), ("\\left", ""), ("\\right", ""), ("^{\\circ}", "")] {
+    for (from, to) in
+        [("tfrac", "frac"), ("dfrac", "frac"), ("\\left", ""), ("\\right", ""), ("^{\\circ}", "")]
+    {
         text = text.replace(from, to);
     }
     text = text.replace("^\\circ", "").replace("\\$", "");

@@ -41,7 +41,9 @@ pub fn spans(expr: &Expr, fuel: &mut Fuel) -> Option<Vec<Span>> {
             let parts = items.iter().map(|item| spans(item, fuel)).collect::<Option<Vec<_>>>()?;
             Some(parts.into_iter().flatten().collect())
         }
-        Expr::Symbol(name) if name == "mathbb(R)" => Some(vec![span(minus_infinity(), false, Expr::Infinity, false)]),
+        Expr::Symbol(name) if name == "mathbb(R)" => {
+            Some(vec![span(minus_infinity(), false, Expr::Infinity, false)])
+        }
         Expr::Builder(_, condition) => spans(condition, fuel),
         Expr::List(items) if items.iter().all(|item| matches!(item, Expr::Chain(..))) => {
             let parts = items.iter().map(|item| spans(item, fuel)).collect::<Option<Vec<_>>>()?;
@@ -70,7 +72,9 @@ fn inequality(sides: &[Expr], relations: &[Relation], fuel: &mut Fuel) -> Option
             (0, 1) => half(b, flipped(*relation), a.clone(), fuel),
             _ => None,
         },
-        ([a, x, b], [first, second]) if x.symbols().len() == 1 && a.symbols().is_empty() && b.symbols().is_empty() => {
+        ([a, x, b], [first, second])
+            if x.symbols().len() == 1 && a.symbols().is_empty() && b.symbols().is_empty() =>
+        {
             let one = half(x, flipped(*first), a.clone(), fuel)?;
             let two = half(x, *second, b.clone(), fuel)?;
             intersection(one, two)
@@ -86,7 +90,8 @@ fn half(x: &Expr, relation: Relation, bound: Expr, fuel: &mut Fuel) -> Option<Ve
     {
         return around_zero(relation, bound);
     }
-    let (relation, bound) = if matches!(x, Expr::Symbol(_)) { (relation, bound) } else { solved(x, relation, &bound, fuel)? };
+    let (relation, bound) =
+        if matches!(x, Expr::Symbol(_)) { (relation, bound) } else { solved(x, relation, &bound, fuel)? };
     let all = (minus_infinity(), Expr::Infinity);
     Some(match relation {
         Relation::Less => vec![span(all.0, false, bound, false)],
@@ -106,14 +111,12 @@ fn around_zero(relation: Relation, bound: Expr) -> Option<Vec<Span>> {
     Some(match relation {
         Relation::Less => vec![span(minus, false, bound, false)],
         Relation::LessEqual => vec![span(minus, true, bound, true)],
-        Relation::Greater => vec![
-            span(minus_infinity(), false, minus, false),
-            span(bound, false, Expr::Infinity, false),
-        ],
-        Relation::GreaterEqual => vec![
-            span(minus_infinity(), false, minus, true),
-            span(bound, true, Expr::Infinity, false),
-        ],
+        Relation::Greater => {
+            vec![span(minus_infinity(), false, minus, false), span(bound, false, Expr::Infinity, false)]
+        }
+        Relation::GreaterEqual => {
+            vec![span(minus_infinity(), false, minus, true), span(bound, true, Expr::Infinity, false)]
+        }
         _ => return None,
     })
 }

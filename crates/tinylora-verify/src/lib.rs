@@ -19,7 +19,7 @@ mod expr;
 mod extract;
 mod fuel;
 mod function;
-mod gsm8k;
+pub mod gsm8k;
 mod hendrycks;
 mod interval;
 mod magnitude;

@@ -59,7 +59,8 @@ fn product(x: &Rows, y: &Rows) -> Option<Expr> {
         return None;
     }
     let entry = |row: &Vec<Expr>, j: usize| {
-        let terms = row.iter().zip(y).map(|(a, line)| Some(Expr::Multiply(vec![a.clone(), line.get(j)?.clone()])));
+        let terms =
+            row.iter().zip(y).map(|(a, line)| Some(Expr::Multiply(vec![a.clone(), line.get(j)?.clone()])));
         terms.collect::<Option<Vec<_>>>().map(Expr::Add)
     };
     let row = |row: &Vec<Expr>| (0..width).map(|j| entry(row, j)).collect::<Option<Vec<_>>>();

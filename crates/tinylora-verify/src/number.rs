@@ -216,7 +216,8 @@ impl Field<'_> {
         self.work(2)?;
         let (a, b) = (self.ball(a)?, self.ball(b)?);
         let cut = a.cut || b.cut;
-        let error = (self.size(&a).times(b.error)).plus(self.size(&b).times(a.error)).plus(a.error.times(b.error));
+        let error =
+            (self.size(&a).times(b.error)).plus(self.size(&b).times(a.error)).plus(a.error.times(b.error));
         let (re, rounding) = self.multiply_floats(&a.re, &b.re)?;
         let mut error = error.plus(rounding);
         let mut product = |x: &Float, y: &Float, error: &mut Magnitude| -> Outcome<Float> {
@@ -400,7 +401,8 @@ mod tests {
     fn i_times_i_is_exact() {
         let mut fuel = Fuel::new(1000);
         let mut field = Field::new(128, &mut fuel);
-        let i = Number::Ball(Ball { re: Float::ZERO, im: Some(Float::ONE), error: Magnitude::ZERO, cut: false });
+        let i =
+            Number::Ball(Ball { re: Float::ZERO, im: Some(Float::ONE), error: Magnitude::ZERO, cut: false });
         let Number::Ball(square) = field.multiply(&i, &i).unwrap() else { panic!("exact") };
         assert!(square.error.is_zero() && square.re == -Float::ONE && square.im == Some(Float::ZERO));
         let Number::Ball(inverse) = field.invert(&i).unwrap() else { panic!("exact") };

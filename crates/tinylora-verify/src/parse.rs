@@ -2,8 +2,8 @@
 //! stack. Juxtaposition binds tighter than `/`, as in 1/2x = 1/(2x).
 
 use crate::expr::{Expr, Relation};
-use crate::function::Function;
 use crate::fuel::{Fuel, OutOfFuel};
+use crate::function::Function;
 use crate::token::{Kind, Token, tokens};
 use dashu_int::IBig;
 use dashu_ratio::RBig;
@@ -207,11 +207,7 @@ impl Parser<'_> {
 
     fn sum(&mut self) -> Parsed<Expr> {
         let mut terms = vec![self.term()?];
-        loop {
-            let sign = match self.sign() {
-                Some(sign @ ('+' | '-' | '±' | '∓')) => sign,
-                _ => break,
-            };
+        while let Some(sign @ ('+' | '-' | '±' | '∓')) = self.sign() {
             self.at += 1;
             let term = self.term()?;
             terms.push(match sign {
@@ -290,7 +286,10 @@ impl Parser<'_> {
                     value = self.united(value)?;
                     continue;
                 }
-                Kind::Sign(sign) => matches!(sign, '(' | '{' | '[' | '⌊' | '⌈' | '√' | '∞' | '⟨') || *sign == '|' && self.bars == 0,
+                Kind::Sign(sign) => {
+                    matches!(sign, '(' | '{' | '[' | '⌊' | '⌈' | '√' | '∞' | '⟨')
+                        || *sign == '|' && self.bars == 0
+                }
                 _ => false,
             };
             if !follows {

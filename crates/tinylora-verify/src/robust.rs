@@ -39,14 +39,17 @@ pub fn verdict(gold: Gold, prediction: Prediction, fuel: &mut Fuel) -> Explanati
     let reading = read(&found.text, fuel);
     explanation.prediction_reading = shown(&reading, &found);
     if let Reading::Nothing(error) = reading {
-        return explanation.with(Verdict::of(error, Verdict::PredictionUnparsed), "the prediction says nothing");
+        return explanation
+            .with(Verdict::of(error, Verdict::PredictionUnparsed), "the prediction says nothing");
     }
     if bare(&gold_found.text) == bare(&found.text) {
         return explanation.with(Verdict::Equal, "the same text");
     }
     let (gold_value, value) = match (gold_reading, reading) {
         (Reading::Value(gold), Reading::Value(prediction)) => (gold, prediction),
-        (Reading::Raw, _) => return explanation.with(Verdict::GoldUnparsed, "the gold answer is not understood"),
+        (Reading::Raw, _) => {
+            return explanation.with(Verdict::GoldUnparsed, "the gold answer is not understood");
+        }
         _ => return explanation.with(Verdict::PredictionUnparsed, "the prediction is not understood"),
     };
     let mut judge = Judge { fuel, rule: "another value" };
@@ -73,7 +76,8 @@ fn with_decimal_comma(gold: &str, prediction: &str, fuel: &mut Fuel) -> Result<b
         let digits = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_digit());
         text.trim_start_matches('-').split_once(mark).is_some_and(|(a, b)| digits(a) && digits(b))
     };
-    let is_pair = number(&gold, ',') && number(&prediction, '.') || number(&gold, '.') && number(&prediction, ',');
+    let is_pair =
+        number(&gold, ',') && number(&prediction, '.') || number(&gold, '.') && number(&prediction, ',');
     if !is_pair {
         return Ok(false);
     }
@@ -89,7 +93,11 @@ fn with_decimal_comma(gold: &str, prediction: &str, fuel: &mut Fuel) -> Result<b
 fn bare(text: &str) -> String {
     let text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac");
     let text = text.replace("\\left", "").replace("\\right", "");
-    text.chars().filter(|c| !c.is_whitespace() && *c != '$').collect::<String>().trim_end_matches('.').to_string()
+    text.chars()
+        .filter(|c| !c.is_whitespace() && *c != '$')
+        .collect::<String>()
+        .trim_end_matches('.')
+        .to_string()
 }
 
 fn shown(reading: &Reading, found: &Found) -> String {
@@ -116,7 +124,9 @@ fn read(text: &str, fuel: &mut Fuel) -> Reading {
     match parse(&text, fuel) {
         Ok(value) => Reading::Value(value),
         Err(error @ ParseError::Fuel(_)) => Reading::Nothing(error),
-        Err(error) if text.len() > TEXT || !text.chars().any(char::is_alphanumeric) => Reading::Nothing(error),
+        Err(error) if text.len() > TEXT || !text.chars().any(char::is_alphanumeric) => {
+            Reading::Nothing(error)
+        }
         Err(_) => match last_side(&text, fuel) {
             Some(value) => Reading::Value(value),
             None => Reading::Raw,
@@ -137,7 +147,9 @@ fn clean(text: &str) -> String {
     let text = text.trim_end_matches(['.', ',', ';']).trim_end();
     // A choice with its bracket.
     match text.strip_suffix([')', ':', '.']) {
-        Some(letter) if letter.len() == 1 && letter.chars().all(|c| c.is_ascii_uppercase()) => letter.to_string(),
+        Some(letter) if letter.len() == 1 && letter.chars().all(|c| c.is_ascii_uppercase()) => {
+            letter.to_string()
+        }
         _ => spaced_thousands(text),
     }
 }
@@ -161,11 +173,15 @@ fn counted(text: &str, fuel: &mut Fuel) -> Option<Expr> {
     let (number, rest) = text.split_at(end);
     let unit = rest.trim();
     let words = unit.split_whitespace();
-    let plain = !unit.is_empty() && words.clone().all(|word| word.chars().all(|c| c.is_alphabetic() || "/.²³°".contains(c)));
+    let plain = !unit.is_empty()
+        && words.clone().all(|word| word.chars().all(|c| c.is_alphabetic() || "/.²³°".contains(c)));
     let known = words.clone().count() == 1 && unit.len() > 1 && words::is_unit(unit);
     let long = rest.starts_with(' ') && words.clone().any(|word| word.len() > 3);
     let joining = words.clone().any(|word| {
-        matches!(word.to_lowercase().as_str(), "and" | "or" | "percent" | "percentage" | "pct" | "to" | "if" | "when")
+        matches!(
+            word.to_lowercase().as_str(),
+            "and" | "or" | "percent" | "percentage" | "pct" | "to" | "if" | "when"
+        )
     });
     if !plain || joining || !(known || long) {
         return None;
@@ -181,9 +197,16 @@ fn is_prose(text: &str) -> bool {
     if text.contains(['\\', '^', '_', '=', '<', '>', '|']) {
         return false;
     }
-    let known = ["sqrt", "arcsin", "arccos", "arctan", "infinity", "percent", "alpha", "beta", "gamma", "theta", "sinh", "cosh", "tanh", "floor", "ceil"];
+    let known = [
+        "sqrt", "arcsin", "arccos", "arctan", "infinity", "percent", "alpha", "beta", "gamma", "theta",
+        "sinh", "cosh", "tanh", "floor", "ceil",
+    ];
     let mut runs = text.split(|c: char| !c.is_ascii_alphabetic());
-    runs.any(|run| run.len() >= 4 && !known.contains(&run) && !known.iter().any(|name| run.starts_with(name) && run.len() == name.len() + 1))
+    runs.any(|run| {
+        run.len() >= 4
+            && !known.contains(&run)
+            && !known.iter().any(|name| run.starts_with(name) && run.len() == name.len() + 1)
+    })
 }
 
 /// What stands after the last `=` or `:`, where the whole is not understood.

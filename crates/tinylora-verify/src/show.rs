@@ -44,7 +44,13 @@ fn write(expr: &Expr) -> String {
         Expr::Log(a, base) => format!("log({}, {})", write(a), write(base)),
         Expr::Call(name, items) => format!("{name}({})", joined(items, ", ")),
         Expr::Series(sum, low, high, body) => {
-            format!("{}(# = {} … {}: {})", if *sum { "sum" } else { "product" }, write(low), write(high), write(body))
+            format!(
+                "{}(# = {} … {}: {})",
+                if *sum { "sum" } else { "product" },
+                write(low),
+                write(high),
+                write(body)
+            )
         }
         Expr::Percent(a) => format!("{}%", tight(a)),
         Expr::Degrees(a) => format!("{}°", tight(a)),

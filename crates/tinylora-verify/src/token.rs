@@ -48,15 +48,16 @@ pub struct Token {
 pub struct TooLong;
 
 const FUNCTIONS: [&str; 56] = [
-    "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "arccot", "arcsec", "arccsc", "sinh",
-    "cosh", "tanh", "arcsinh", "arccosh", "arctanh", "arsinh", "arcosh", "artanh", "asin", "acos", "atan", "log",
-    "ln", "lg", "exp", "sqrt", "max", "min", "gcd", "lcm", "det", "lim", "sum", "prod", "int", "arg", "Re", "Im",
-    "abs", "floor", "ceil", "frac", "binom", "mod", "tr", "rank", "dim", "sgn", "conj", "cis", "Arg", "sech", "csch",
+    "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "arccot", "arcsec", "arccsc",
+    "sinh", "cosh", "tanh", "arcsinh", "arccosh", "arctanh", "arsinh", "arcosh", "artanh", "asin", "acos",
+    "atan", "log", "ln", "lg", "exp", "sqrt", "max", "min", "gcd", "lcm", "det", "lim", "sum", "prod", "int",
+    "arg", "Re", "Im", "abs", "floor", "ceil", "frac", "binom", "mod", "tr", "rank", "dim", "sgn", "conj",
+    "cis", "Arg", "sech", "csch",
 ];
 
 const GREEK: [&str; 20] = [
-    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "kappa", "lambda", "mu", "nu", "rho",
-    "sigma", "tau", "phi", "chi", "psi", "omega", "pi",
+    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "kappa", "lambda", "mu", "nu",
+    "rho", "sigma", "tau", "phi", "chi", "psi", "omega", "pi",
 ];
 
 /// Splits text into tokens.
@@ -202,7 +203,8 @@ impl Lexer {
     fn thousands(&mut self) -> Option<String> {
         let rest: String = self.chars[self.at..(self.at + 8).min(self.chars.len())].iter().collect();
         let mark = [",\\!", "{,}", "\\,", "\\!", ","].into_iter().find(|mark| rest.starts_with(mark))?;
-        let group: String = rest.chars().skip(mark.chars().count()).take_while(char::is_ascii_digit).collect();
+        let group: String =
+            rest.chars().skip(mark.chars().count()).take_while(char::is_ascii_digit).collect();
         let more = self.peek(mark.chars().count() + 3).is_some_and(|c| c.is_ascii_digit());
         if group.len() < 3 || more {
             return None;
@@ -230,7 +232,8 @@ impl Lexer {
         }
         let signed = matches!(self.peek(1), Some('-' | '+'));
         let start = 1 + usize::from(signed);
-        let digits: String = (start..start + 5).map_while(|i| self.peek(i)).take_while(char::is_ascii_digit).collect();
+        let digits: String =
+            (start..start + 5).map_while(|i| self.peek(i)).take_while(char::is_ascii_digit).collect();
         let value = digits.parse::<i64>().ok().filter(|value| *value <= EXPONENT)?;
         let after = self.peek(start + digits.len());
         if after.is_some_and(|c| c.is_ascii_alphanumeric() || c == '^') {
@@ -255,7 +258,9 @@ impl Lexer {
             "and" | "or" => self.sign(','),
             "infinity" | "infty" | "inf" | "oo" => self.sign('∞'),
             "percent" | "percentage" | "pct" => self.sign('%'),
-            "U" if self.spaced && self.out.last().is_some_and(|t| matches!(t.kind, Kind::Sign(')' | ']'))) => {
+            "U" if self.spaced
+                && self.out.last().is_some_and(|t| matches!(t.kind, Kind::Sign(')' | ']'))) =>
+            {
                 self.sign('∪');
             }
             _ if FUNCTIONS.contains(&word) => self.push(Kind::Name(word.into())),
@@ -305,8 +310,7 @@ impl Lexer {
     /// `\\frac` written in a string with doubled backslashes is a command; else a new row.
     fn double_backslash(&mut self) {
         let rest: String = self.chars[self.at..].iter().take_while(|c| c.is_ascii_alphabetic()).collect();
-        let doubled = !self.environment
-            || ["frac", "dfrac", "sqrt", "pi"].contains(&rest.as_str());
+        let doubled = !self.environment || ["frac", "dfrac", "sqrt", "pi"].contains(&rest.as_str());
         if doubled && rest.len() > 1 {
             self.at += rest.len();
             self.known(&rest);
@@ -364,19 +368,21 @@ impl Lexer {
                 }
                 self.spaced = true;
             }
-            "big" | "Big" | "bigg" | "Bigg" | "bigl" | "bigr" | "Bigl" | "Bigr" | "displaystyle" | "textstyle"
-            | "quad" | "qquad" | "limits" | "nolimits" | "boxed" | "fbox" | "rm" | "bf" | "it" | "nonumber"
-            | "thinspace" | "space" | "middle" => self.spaced = true,
+            "big" | "Big" | "bigg" | "Bigg" | "bigl" | "bigr" | "Bigl" | "Bigr" | "displaystyle"
+            | "textstyle" | "quad" | "qquad" | "limits" | "nolimits" | "boxed" | "fbox" | "rm" | "bf"
+            | "it" | "nonumber" | "thinspace" | "space" | "middle" => self.spaced = true,
             "frac" | "dfrac" | "tfrac" | "cfrac" => self.push(Kind::Name("frac".into())),
             "binom" | "dbinom" | "tbinom" => self.push(Kind::Name("binom".into())),
             "bmod" | "pmod" | "mod" => self.push(Kind::Name("mod".into())),
-            "text" | "mbox" | "textbf" | "textit" | "textrm" | "hbox" | "textnormal" | "textsf" | "texttt" => {
+            "text" | "mbox" | "textbf" | "textit" | "textrm" | "hbox" | "textnormal" | "textsf"
+            | "texttt" => {
                 self.words(true);
             }
             "mathrm" | "mathbf" | "mathit" | "mathsf" | "operatorname" | "boldsymbol" | "mathcal" | "bm"
             | "mathnormal" => self.words(false),
-            "mathbb" | "overline" | "bar" | "hat" | "widehat" | "tilde" | "widetilde" | "vec" | "overrightarrow"
-            | "dot" | "ddot" | "underline" | "overparen" | "widearc" | "overset" | "underset" => {
+            "mathbb" | "overline" | "bar" | "hat" | "widehat" | "tilde" | "widetilde" | "vec"
+            | "overrightarrow" | "dot" | "ddot" | "underline" | "overparen" | "widearc" | "overset"
+            | "underset" => {
                 let accent = match name {
                     "overrightarrow" => "vec",
                     "bar" => "overline",

@@ -62,7 +62,8 @@ pub fn same_unit(a: &str, b: &str) -> bool {
 
 fn unit(text: &str) -> String {
     let text = plain(text);
-    let known = |name: &str| UNITS.iter().find(|names| names.contains(&name)).map(|names| names[0].to_string());
+    let known =
+        |name: &str| UNITS.iter().find(|names| names.contains(&name)).map(|names| names[0].to_string());
     if let Some(name) = known(&text) {
         return name;
     }
@@ -86,7 +87,9 @@ mod tests {
 
     #[test]
     fn words_and_units() {
-        assert!(same("No solution.", "no  solution") && !same("even", "odd") && !same("", "") && !same(".", "."));
+        assert!(
+            same("No solution.", "no  solution") && !same("even", "odd") && !same("", "") && !same(".", ".")
+        );
         assert!(same_unit("centimeters", "cm") && same_unit("square feet", "ft^2") && !same_unit("m", "km"));
         assert!(is_unit("Miles") && !is_unit("apples"));
     }

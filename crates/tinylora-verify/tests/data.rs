@@ -76,23 +76,29 @@ fn every_gold_equals_itself_and_no_junk() {
     let (mut empty, mut text_only) = (0, 0);
     let mut longest = std::time::Duration::ZERO;
     for (set, gold) in &golds {
-        let told = explain(Scorer::Robust, Gold(gold), Prediction(gold), FUEL);
         if gold.trim().is_empty() {
             println!("{set}: an empty gold");
+            let told = explain(Scorer::Robust, Gold(gold), Prediction(gold), FUEL);
+            assert_eq!(told.verdict, Verdict::GoldUnparsed);
             empty += 1;
         } else {
-            let boxed = if gold.contains("boxed") { gold.clone() } else { format!("so it is \\boxed{{{gold}}}") };
+            let boxed =
+                if gold.contains("boxed") { gold.clone() } else { format!("so it is \\boxed{{{gold}}}") };
             let start = std::time::Instant::now();
             let told = explain(Scorer::Robust, Gold(gold), Prediction(&boxed), FUEL);
             longest = longest.max(start.elapsed());
             assert_eq!(told.verdict, Verdict::Equal, "{set}: {gold}\n{told:#?}");
             text_only += usize::from(told.gold_reading.starts_with("not understood"));
         }
-        assert!(gold.trim().is_empty() == (told.verdict == Verdict::GoldUnparsed) || told.verdict != Verdict::GoldUnparsed, "{set}: {gold}");
     }
-    println!("{} golds, {empty} of them empty, {text_only} compared as text alone; longest {longest:?}", golds.len());
-    // The long texts take a while each, so every golds of the small sets and a part of GSM8K meet them.
-    for (set, gold) in golds.iter().enumerate().filter(|(k, (set, _))| *set != "gsm8k" || k % 16 == 0).map(|(_, gold)| gold) {
+    println!(
+        "{} golds, {empty} of them empty, {text_only} compared as text alone; longest {longest:?}",
+        golds.len()
+    );
+    // The long texts take a while each, so all golds of the other sets and a part of GSM8K meet them.
+    for (set, gold) in
+        golds.iter().enumerate().filter(|(k, (set, _))| *set != "gsm8k" || k % 16 == 0).map(|(_, gold)| gold)
+    {
         for junk in &junk {
             let told = explain(Scorer::Robust, Gold(gold), Prediction(junk), FUEL);
             assert_ne!(told.verdict, Verdict::Equal, "{set}: {gold}\n{told:#?}");

@@ -21,7 +21,11 @@ fn an_empty_gold_accepts_nothing() {
     for scorer in Scorer::ALL {
         for gold in ["", " ", "$$", "\\boxed{}"] {
             for prediction in ["", "\\boxed{}", "0", "#### "] {
-                assert_ne!(verify(scorer, Gold(gold), Prediction(prediction)), Verdict::Equal, "{scorer:?} {gold:?}");
+                assert_ne!(
+                    verify(scorer, Gold(gold), Prediction(prediction)),
+                    Verdict::Equal,
+                    "{scorer:?} {gold:?}"
+                );
             }
         }
     }

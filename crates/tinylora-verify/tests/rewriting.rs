@@ -46,7 +46,9 @@ fn latex(tree: &Tree, style: u64) -> String {
         // Sums and products are turned around, differences become sums.
         Tree::Add(a, b) if style % 2 == 0 => format!("{}+{}", latex(b, right), bracket(latex(a, left))),
         Tree::Add(a, b) => format!("{}+{}", latex(a, left), latex(b, right)),
-        Tree::Subtract(a, b) if style % 2 == 0 => format!("-{}+{}", bracket(latex(b, right)), bracket(latex(a, left))),
+        Tree::Subtract(a, b) if style % 2 == 0 => {
+            format!("-{}+{}", bracket(latex(b, right)), bracket(latex(a, left)))
+        }
         Tree::Subtract(a, b) => format!("{}-{}", latex(a, left), bracket(latex(b, right))),
         Tree::Multiply(a, b) if style % 4 == 0 => {
             // a·b = ((a+b)² - (a-b)²)/4
@@ -105,7 +107,7 @@ fn verdict(gold: &str, prediction: &str) -> Verdict {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1500, max_global_rejects: 100_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_is_written_anew_is_equal(tree in tree(), one in any::<u64>(), two in any::<u64>()) {

@@ -56,7 +56,8 @@ static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| {
     let number = r"(?:-?[1-9]\d{0,2}(?:[ ,]\d{3})+(?:\.\d+)?|-?\d+[.,]\d+|\.\d+|-?\d+)";
     let percent = r"(\s*(?:%|[Pp]ercent|[Pp]ercentage|[Pp]ct))?";
     let signs = r"+\-*×/^()÷";
-    let expression = format!(r"(-?\(?-?\d[\d.\s{signs}]*[{signs}][\d.\s{signs}]+\)?)(?:\*\*)?(?:[.,:\s)$]|$)");
+    let expression =
+        format!(r"(-?\(?-?\d[\d.\s{signs}]*[{signs}][\d.\s{signs}]+\)?)(?:\*\*)?(?:[.,:\s)$]|$)");
     Patterns {
         final_is_hope: regex(r"(?i:final answer is):?\s*"),
         final_is: regex(r"(?is:final answer.{0,100}?)\sis:?\s*"),
@@ -138,9 +139,11 @@ fn after(text: &str, formulas: &[Formula], anchor: &Regex, gap: usize, hope: boo
                 found.push((anchor.start(), end, Candidate::Formulas(group)));
             }
         }
-        let back = from - text[..from].chars().next_back().filter(|c| c.is_whitespace()).map_or(0, char::len_utf8);
+        let back =
+            from - text[..from].chars().next_back().filter(|c| c.is_whitespace()).map_or(0, char::len_utf8);
         for (start, end, candidate) in plain(&text[back..], back).into_iter().take(1) {
-            let near = text[from.min(start)..start].chars().count() <= gap + 1 || follows_equals(text, from, start);
+            let near =
+                text[from.min(start)..start].chars().count() <= gap + 1 || follows_equals(text, from, start);
             if near && hoped(end) {
                 found.push((anchor.start(), end, candidate));
             }
@@ -223,12 +226,15 @@ fn formula_at(text: &str, at: usize) -> Option<Formula> {
     let before = at.checked_sub(1).map(|at| text.as_bytes()[at]);
     let escaped = before == Some(b'\\');
     let digit = before.is_some_and(|c| c.is_ascii_digit());
-    let made = |open: usize, close: &str, line: bool, inner: bool| -> Option<Formula> {
+    let made = |open: usize, close: &str, line: bool| -> Option<Formula> {
         let start = at + open;
         let content = &text[start..];
-        let end = content.match_indices(close).map(|(end, _)| end).find(|end| !content[..*end].ends_with('\\') && *end > 0)?;
+        let end = content
+            .match_indices(close)
+            .map(|(end, _)| end)
+            .find(|end| !content[..*end].ends_with('\\') && *end > 0)?;
         let content = &content[..end];
-        if content.is_empty() || line && content.contains('\n') || inner && content.contains(['[', ']', '\n']) {
+        if content.is_empty() || line && content.contains('\n') {
             return None;
         }
         let mut end = start + end + close.len();
@@ -236,19 +242,20 @@ fn formula_at(text: &str, at: usize) -> Option<Formula> {
         end += percent.map_or(0, |percent| percent.end());
         Some(Formula { start: at, end, content: content.into(), percent: percent.is_some() })
     };
-    if rest.starts_with(b"$$") && !escaped {
-        if let Some(formula) = made(2, "$$", false, false) {
-            return Some(formula);
-        }
+    if rest.starts_with(b"$$")
+        && !escaped
+        && let Some(formula) = made(2, "$$", false)
+    {
+        return Some(formula);
     }
     if rest.starts_with(b"\\[") && !escaped {
-        return made(2, "\\]", false, false);
+        return made(2, "\\]", false);
     }
     if rest.starts_with(b"$") && !escaped && !digit {
-        return made(1, "$", true, false);
+        return made(1, "$", true);
     }
     if rest.starts_with(b"\\(") && !escaped {
-        return made(2, "\\)", true, false);
+        return made(2, "\\)", true);
     }
     fraction_at(text, at)
 }

@@ -55,12 +55,19 @@ fn pair(gold: &Expr, prediction: &Expr, fuel: &mut Fuel) -> Outcome<bool> {
     }
     match (&a, &b) {
         (Expr::List(x) | Expr::Set(x), Expr::List(y) | Expr::Set(y)) => items(x, y, fuel),
-        (Expr::Group(_, x, _), Expr::List(y) | Expr::Set(y)) | (Expr::List(x) | Expr::Set(x), Expr::Group(_, y, _))
+        (Expr::Group(_, x, _), Expr::List(y) | Expr::Set(y))
+        | (Expr::List(x) | Expr::Set(x), Expr::Group(_, y, _))
             if open(&a) && open(&b) =>
         {
-            if x.len() == 2 { in_order(x, y, fuel) } else { items(x, y, fuel) }
+            if x.len() == 2 {
+                in_order(x, y, fuel)
+            } else {
+                items(x, y, fuel)
+            }
         }
-        (Expr::Group(o, x, c), Expr::Group(p, y, d)) => Ok(((o == p && c == d) || x.len() > 2) && in_order(x, y, fuel)?),
+        (Expr::Group(o, x, c), Expr::Group(p, y, d)) => {
+            Ok(((o == p && c == d) || x.len() > 2) && in_order(x, y, fuel)?)
+        }
         (Expr::List(x) | Expr::Set(x), y) if x.len() == 1 => pair(&x[0], y, fuel),
         (x, Expr::List(y) | Expr::Set(y)) if y.len() == 1 => pair(x, &y[0], fuel),
         (Expr::Matrix(x), Expr::Matrix(y)) => {
@@ -83,7 +90,8 @@ fn equations(gold: &[Expr], prediction: &[Expr], fuel: &mut Fuel) -> Outcome<boo
     if gold[0] == prediction[0] {
         return pair(&gold[1], &prediction[1], fuel);
     }
-    let difference = |sides: &[Expr]| Expr::Add(vec![sides[0].clone(), Expr::Negate(Box::new(sides[1].clone()))]);
+    let difference =
+        |sides: &[Expr]| Expr::Add(vec![sides[0].clone(), Expr::Negate(Box::new(sides[1].clone()))]);
     proportional(&difference(gold), &difference(prediction), false, fuel)
 }
 

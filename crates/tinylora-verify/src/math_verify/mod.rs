@@ -16,15 +16,20 @@ const TAIL: usize = 16_000;
 
 /// Scores a prediction.
 pub fn verdict(gold: Gold, prediction: Prediction, fuel: &mut Fuel) -> Explanation {
-    let marked = |text: &str| text.contains('$') || text.contains("boxed") || text.contains("\\(") || text.contains("\\[");
+    let marked = |text: &str| {
+        text.contains('$') || text.contains("boxed") || text.contains("\\(") || text.contains("\\[")
+    };
     let gold_text = if marked(gold.0) { gold.0.to_string() } else { format!("${}$", gold.0) };
     let read = |text: &str, fuel: &mut Fuel| extracted(crate::extract::tail(text, TAIL), fuel);
     let (gold, prediction) = match (read(&gold_text, fuel), read(prediction.0, fuel)) {
         (Ok(gold), Ok(prediction)) => (gold, prediction),
-        _ => return Explanation::new("", "").with(Verdict::OutOfFuel, "it takes more steps than are allowed"),
+        _ => {
+            return Explanation::new("", "").with(Verdict::OutOfFuel, "it takes more steps than are allowed");
+        }
     };
     let mut explanation = Explanation::new(&gold.text, &prediction.text);
-    let shown = |found: &candidates::Found| found.value.as_ref().map_or("not understood".into(), crate::show::show);
+    let shown =
+        |found: &candidates::Found| found.value.as_ref().map_or("not understood".into(), crate::show::show);
     (explanation.gold_reading, explanation.prediction_reading) = (shown(&gold), shown(&prediction));
     if gold.value.is_none() && gold.text.trim().is_empty() {
         return explanation.with(Verdict::GoldUnparsed, "there is no gold answer");
@@ -38,14 +43,17 @@ pub fn verdict(gold: Gold, prediction: Prediction, fuel: &mut Fuel) -> Explanati
     match (&gold.value, &prediction.value) {
         (Some(a), Some(b)) => match compare::equal(a, b, fuel) {
             Ok(true) => explanation.with(Verdict::Equal, "the same value"),
-            Ok(false) | Err(Stop::Undefined | Stop::TooLarge) => explanation.with(Verdict::Different, "another value"),
-            Err(Stop::OutOfFuel) => explanation.with(Verdict::OutOfFuel, "it takes more steps than are allowed"),
+            Ok(false) | Err(Stop::Undefined | Stop::TooLarge) => {
+                explanation.with(Verdict::Different, "another value")
+            }
+            Err(Stop::OutOfFuel) => {
+                explanation.with(Verdict::OutOfFuel, "it takes more steps than are allowed")
+            }
         },
         (None, _) => explanation.with(Verdict::GoldUnparsed, "the gold answer is not understood"),
         (_, None) => explanation.with(Verdict::PredictionUnparsed, "the prediction is not understood"),
     }
 }
-
 
 #[cfg(test)]
 mod tests {
@@ -64,7 +72,11 @@ mod tests {
             ("$(1,2)$", "\\boxed{1,2}", Verdict::Equal),
             ("$[1,2]$", "\\boxed{(1,2)}", Verdict::Different),
             ("$15\\text{ cm}^2$", "\\boxed{15}", Verdict::Equal),
-            ("$12$", "The answer is 12. We used 3 rules, but the final answer is $12$. I hope it is correct.", Verdict::Equal),
+            (
+                "$12$",
+                "The answer is 12. We used 3 rules, but the final answer is $12$. I hope it is correct.",
+                Verdict::Equal,
+            ),
             ("$12$", "nothing", Verdict::PredictionUnparsed),
         ] {
             let told = verdict(Gold(gold), Prediction(prediction), &mut Fuel::new(crate::FUEL));

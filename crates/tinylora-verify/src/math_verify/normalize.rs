@@ -10,7 +10,8 @@ use regex::Regex;
 use std::sync::LazyLock;
 
 /// Words at the end that are taken for units, besides the usual ones.
-const SHORT_UNITS: &str = "o|t|h|c|l|s|g|m|d|ab|bc|st|th|by|am|pm|cc|mt|mp|rs|rd|lt|sq|gm|dm|kg|km|cm|mm|lb|ft|hr|yr";
+const SHORT_UNITS: &str =
+    "o|t|h|c|l|s|g|m|d|ab|bc|st|th|by|am|pm|cc|mt|mp|rs|rd|lt|sq|gm|dm|kg|km|cm|mm|lb|ft|hr|yr";
 const UNITS: &str = "feet|sue|digit|pound|meal|edge|student|children ticket|multiple|east|west|degree|deg|mph|kmph|kmh|mile|\
 monkey|prime|ratio|tile|per|gain|way|no change|men|man|women|woman|soldier|pie|excess|inches|inch|noon|cent|gal|gallon|\
 acre|rise|mark|toy|coin|profit|square|are|rupee|rounds|cubic|cube|mtr|ohm|number|day|hour|minute|min|minw|second|sec|\
@@ -73,7 +74,8 @@ pub fn normalized(text: &str, last: bool) -> String {
 
 /// The contents of boxes, joined by commas; the text itself where there is none.
 fn opened(text: &str, last: bool) -> String {
-    let (mut contents, mut limit, mut begin): (Vec<String>, usize, Option<usize>) = (Vec::new(), text.len(), None);
+    let (mut contents, mut limit, mut begin): (Vec<String>, usize, Option<usize>) =
+        (Vec::new(), text.len(), None);
     while let Some(start) = text[..limit].rfind("\\boxed").max(text[..limit].rfind("\\fbox")) {
         let mark = if text[start..].starts_with("\\boxed") { 6 } else { 5 };
         let open = start + mark + (text[start + mark..].len() - text[start + mark..].trim_start().len());
@@ -89,7 +91,8 @@ fn opened(text: &str, last: bool) -> String {
             let between = &text[(open + end + 1).min(begin)..begin];
             let separated = ["and", "or", ",", ";"].iter().any(|mark| between.contains(mark));
             let near = between.chars().count() < 10;
-            let joined = near || contents.last() != Some(&content) && between.chars().count() < 70 && separated;
+            let joined =
+                near || contents.last() != Some(&content) && between.chars().count() < 70 && separated;
             if !joined {
                 break;
             }
@@ -136,7 +139,9 @@ fn plain(value: &Expr) -> Expr {
         Expr::Degrees(amount) => *amount,
         Expr::Percent(amount) => Expr::Divide(amount, Box::new(Expr::int(100))),
         Expr::Apply(Function::Conj, amount) => Expr::Call("conj".into(), vec![*amount]),
-        Expr::Chain(sides, relations) if relations == [Relation::In] => Expr::Chain(sides, vec![Relation::Equal]),
+        Expr::Chain(sides, relations) if relations == [Relation::In] => {
+            Expr::Chain(sides, vec![Relation::Equal])
+        }
         other => other,
     }
 }

@@ -83,7 +83,10 @@ impl Parser<'_> {
         let single = letter(self.kind(1)) && self.kind(2) == Some(&Kind::Sign(')'));
         let base = name.split(['_', '\'']).next().unwrap_or(name);
         let comma = base.chars().all(char::is_uppercase)
-            && (1..40).map_while(|k| self.kind(k)).take_while(|k| **k != Kind::Sign(')')).any(|k| *k == Kind::Sign(','));
+            && (1..40)
+                .map_while(|k| self.kind(k))
+                .take_while(|k| **k != Kind::Sign(')'))
+                .any(|k| *k == Kind::Sign(','));
         FUNCTIONS.contains(&base) || single || comma
     }
 
@@ -129,10 +132,15 @@ impl Parser<'_> {
                 self.bars = 1;
                 let value = self.sum();
                 self.bars = 0;
-                value.and_then(|value| self.expect(sign).map(|()| Expr::Apply(Function::Abs, Box::new(value))))
+                value
+                    .and_then(|value| self.expect(sign).map(|()| Expr::Apply(Function::Abs, Box::new(value))))
             }
-            '⌊' => self.sum().and_then(|x| self.expect('⌋').map(|()| Expr::Apply(Function::Floor, Box::new(x)))),
-            '⌈' => self.sum().and_then(|x| self.expect('⌉').map(|()| Expr::Apply(Function::Ceil, Box::new(x)))),
+            '⌊' => {
+                self.sum().and_then(|x| self.expect('⌋').map(|()| Expr::Apply(Function::Floor, Box::new(x))))
+            }
+            '⌈' => {
+                self.sum().and_then(|x| self.expect('⌉').map(|()| Expr::Apply(Function::Ceil, Box::new(x))))
+            }
             '∞' => Ok(Expr::Infinity),
             '∅' => Ok(Expr::Set(Vec::new())),
             '…' => Ok(Expr::Symbol("…".into())),
@@ -410,8 +418,12 @@ fn named(name: &str, argument: Expr, base: Option<Expr>, exponent: Option<Expr>)
     let value = match name {
         "log" | "lg" => Expr::Log(Box::new(argument), Box::new(base.unwrap_or(Expr::int(10)))),
         "cis" => Expr::Apply(Function::Exp, Box::new(times(Expr::I, argument))),
-        "sech" => Expr::Divide(Box::new(Expr::int(1)), Box::new(Expr::Apply(Function::Cosh, Box::new(argument)))),
-        "csch" => Expr::Divide(Box::new(Expr::int(1)), Box::new(Expr::Apply(Function::Sinh, Box::new(argument)))),
+        "sech" => {
+            Expr::Divide(Box::new(Expr::int(1)), Box::new(Expr::Apply(Function::Cosh, Box::new(argument))))
+        }
+        "csch" => {
+            Expr::Divide(Box::new(Expr::int(1)), Box::new(Expr::Apply(Function::Sinh, Box::new(argument))))
+        }
         "det" | "tr" | "rank" | "dim" => Expr::Call(name.into(), vec![argument]),
         _ => return None,
     };

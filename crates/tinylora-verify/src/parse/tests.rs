@@ -33,7 +33,9 @@ fn kinds_of_answers() {
     assert!(matches!(parsed("(1,2)\\cup[3,\\infty)"), Ok(Expr::Union(items)) if items.len() == 2));
     assert!(matches!(parsed("1<x\\le 3"), Ok(Expr::Chain(sides, _)) if sides.len() == 3));
     assert!(matches!(parsed("15\\text{ cm}^2"), Ok(Expr::Quantity(_, unit)) if unit == "cm^2"));
-    assert!(matches!(parsed("\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}"), Ok(Expr::Matrix(rows)) if rows.len() == 2));
+    assert!(
+        matches!(parsed("\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}"), Ok(Expr::Matrix(rows)) if rows.len() == 2)
+    );
     assert!(matches!(parsed("\\{x|-2\\leq x<1\\}"), Ok(Expr::Builder(..))));
     assert!(matches!(parsed("\\pm 3"), Ok(Expr::PlusMinus(_, false))));
     assert!(matches!(parsed("\\text{no solution}"), Ok(Expr::Text(_))));

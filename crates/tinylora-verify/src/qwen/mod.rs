@@ -12,7 +12,8 @@ use crate::{Explanation, Gold, Prediction, Verdict};
 
 /// Scores a prediction. `keep_units`: units stay in both answers, as the original does for Minerva.
 pub fn verdict(gold: Gold, prediction: Prediction, keep_units: bool, fuel: &mut Fuel) -> Explanation {
-    let gold = if gold.0.contains("boxed") { extracted(gold.0) } else { gold.0.replace('$', "").trim().to_string() };
+    let gold =
+        if gold.0.contains("boxed") { extracted(gold.0) } else { gold.0.replace('$', "").trim().to_string() };
     let gold = normalize::stripped(&gold, keep_units);
     let found = normalize::stripped(&normalize::stripped(&extracted(prediction.0), keep_units), keep_units);
     let explanation = Explanation::new(&gold, &found);
@@ -32,20 +33,21 @@ pub fn verdict(gold: Gold, prediction: Prediction, keep_units: bool, fuel: &mut 
 /// The answer in a completion.
 fn extracted(text: &str) -> String {
     let after_last = |mark: &str| text.rsplit(mark).next().unwrap_or_default().trim().to_string();
-    let answer = if let (Some((_, rest)), true) = (text.split_once("final answer is $"), text.contains("$. I hope")) {
-        rest.split("$. I hope").next().unwrap_or_default().trim().to_string()
-    } else if text.contains("boxed") {
-        boxed(text.rsplit("boxed").next().unwrap_or_default())
-    } else if text.contains("he answer is") {
-        after_last("he answer is")
-    } else if text.contains("final answer is") {
-        after_last("final answer is")
-    } else if let Some((_, rest)) = text.split_once("答案是") {
-        let rest = rest.split("答案是").next().unwrap_or_default();
-        rest.trim().split("\n\n").next().unwrap_or_default().trim().to_string()
-    } else {
-        last_number(&text.replace(',', "")).to_string()
-    };
+    let answer =
+        if let (Some((_, rest)), true) = (text.split_once("final answer is $"), text.contains("$. I hope")) {
+            rest.split("$. I hope").next().unwrap_or_default().trim().to_string()
+        } else if text.contains("boxed") {
+            boxed(text.rsplit("boxed").next().unwrap_or_default())
+        } else if text.contains("he answer is") {
+            after_last("he answer is")
+        } else if text.contains("final answer is") {
+            after_last("final answer is")
+        } else if let Some((_, rest)) = text.split_once("答案是") {
+            let rest = rest.split("答案是").next().unwrap_or_default();
+            rest.trim().split("\n\n").next().unwrap_or_default().trim().to_string()
+        } else {
+            last_number(&text.replace(',', "")).to_string()
+        };
     let mut lines = answer.split('\n');
     let mut joined = lines.next().unwrap_or_default().to_string();
     lines.for_each(|line| joined.push_str(line.trim_start()));
@@ -124,9 +126,13 @@ mod tests {
             ("x^2+1", "\\boxed{1+x^2}", Verdict::Equal),
             ("5", "\\boxed{5 \\text{ cm}}", Verdict::Equal),
             ("A", "\\boxed{(A)}", Verdict::Equal),
-            ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\boxed{\\begin{bmatrix}1\\\\2\\end{bmatrix}}", Verdict::Equal),
+            (
+                "\\begin{pmatrix}1\\\\2\\end{pmatrix}",
+                "\\boxed{\\begin{bmatrix}1\\\\2\\end{bmatrix}}",
+                Verdict::Equal,
+            ),
             ("x=3", "\\boxed{3}", Verdict::Equal),
-            ("x+y=3", "\\boxed{y+x=3}", Verdict::Equal),
+            ("p+q^2=3", "\\boxed{q^2+p=3}", Verdict::Equal),
             ("2", "\\boxed{3}", Verdict::Different),
             ("\\text{east}", "", Verdict::GoldUnparsed),
         ] {

@@ -3,24 +3,51 @@
 
 /// Words of more than one part, which go first.
 const PHRASES: [&str; 28] = [
-    "profit of rs", "no change", "sq inch", "cu cm", "sq m", "pi sq m", "m sqaure", " m east", "π r 2", "∏ cm ³", "cm 2",
-    "sq . m", "cu . m", "a . m", "p . m", "rs .", "° f", "q .", "a .", "b .", "c .", "d .", "e .", "f .", "g .", "h .",
-    "s .", "v â € ™",
+    "profit of rs",
+    "no change",
+    "sq inch",
+    "cu cm",
+    "sq m",
+    "pi sq m",
+    "m sqaure",
+    " m east",
+    "π r 2",
+    "∏ cm ³",
+    "cm 2",
+    "sq . m",
+    "cu . m",
+    "a . m",
+    "p . m",
+    "rs .",
+    "° f",
+    "q .",
+    "a .",
+    "b .",
+    "c .",
+    "d .",
+    "e .",
+    "f .",
+    "g .",
+    "h .",
+    "s .",
+    "v â € ™",
 ];
 
 /// Units of measurement and their abbreviations.
 const MEASURES: [&str; 75] = [
-    "degree", "deg", "ft", "feet", "inch", "inches", "yard", "mile", "meter", "metre", "mtr", "km", "cm", "mm", "dm",
-    "m", "mt", "acre", "are", "hectare", "square", "sq", "cubic", "cube", "cc", "gallon", "gal", "liter", "litre", "lt",
-    "l", "kg", "gm", "g", "lb", "mph", "kmph", "kmh", "mp", "ohm", "second", "sec", "s", "minute", "min", "minw", "hour",
-    "hr", "h", "day", "month", "year", "yr", "am", "pm", "noon", "rupee", "rs", "percent", "per", "rd", "th", "st", "o",
-    "t", "a", "c", "d", "ab", "bc", "unit", "ratio", "number", "prime", "by",
+    "degree", "deg", "ft", "feet", "inch", "inches", "yard", "mile", "meter", "metre", "mtr", "km", "cm",
+    "mm", "dm", "m", "mt", "acre", "are", "hectare", "square", "sq", "cubic", "cube", "cc", "gallon", "gal",
+    "liter", "litre", "lt", "l", "kg", "gm", "g", "lb", "mph", "kmph", "kmh", "mp", "ohm", "second", "sec",
+    "s", "minute", "min", "minw", "hour", "hr", "h", "day", "month", "year", "yr", "am", "pm", "noon",
+    "rupee", "rs", "percent", "per", "rd", "th", "st", "o", "t", "a", "c", "d", "ab", "bc", "unit", "ratio",
+    "number", "prime", "by",
 ];
 
 /// What is counted, and directions and changes.
 const THINGS: [&str; 27] = [
-    "man", "men", "woman", "women", "soldier", "monkey", "apple", "pie", "toy", "coin", "tile", "mark", "rounds", "way",
-    "east", "west", "rise", "gain", "loss", "profit", "excess", "increase", "decrease", "more", "less", "pure", "Surface",
+    "man", "men", "woman", "women", "soldier", "monkey", "apple", "pie", "toy", "coin", "tile", "mark",
+    "rounds", "way", "east", "west", "rise", "gain", "loss", "profit", "excess", "increase", "decrease",
+    "more", "less", "pure", "Surface",
 ];
 
 /// Removes the words, twice, plurals after the words themselves; what would leave nothing is not removed.
