@@ -51,7 +51,7 @@ fn point(names: &[&str], k: usize) -> Point {
         };
         // Each round of the table moves the variables apart.
         let n = n + (d as i64) * (j / half) as i64;
-        let negative = k >= 9 && (k + j) % 3 != 0;
+        let negative = k >= 9 && !(k + j).is_multiple_of(3);
         Number::Exact(RBig::from_parts((if negative { -n } else { n }).into(), d.into()))
     };
     Point {

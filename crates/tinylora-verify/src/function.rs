@@ -415,7 +415,7 @@ impl Field<'_> {
         }
         let most = self.size(ball).plus(ball.error).log2() + 1;
         let error = Magnitude::power((most * p).div_euclid(q as i64) + 1);
-        let im = (q % 2 == 0 || ball.im.is_some()).then_some(Float::ZERO);
+        let im = (q.is_multiple_of(2) || ball.im.is_some()).then_some(Float::ZERO);
         Ok(Some(Number::Ball(Ball { re: Float::ZERO, im, error, cut: ball.cut })))
     }
 }

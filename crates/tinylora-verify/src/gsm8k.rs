@@ -16,7 +16,7 @@ pub fn strict(gold: Gold, prediction: Prediction) -> Explanation {
 
 /// Scores by the flexible rule.
 pub fn flexible(gold: Gold, prediction: Prediction) -> Explanation {
-    let gold = canonical(&clean(gold.0)).unwrap_or_default();
+    let gold = canonical(clean(gold.0)).unwrap_or_default();
     let found = last_number(prediction.0).and_then(canonical);
     told(gold, found, |a, b| a == b, "the last number has the same value")
 }

@@ -39,24 +39,26 @@ fn latex(tree: &Tree, style: u64) -> String {
         _ => format!("{{({text})}}"),
     };
     match tree {
-        Tree::Number(n) if style % 5 == 0 => format!("\\frac{{{}}}{{2}}", 2 * n),
+        Tree::Number(n) if style.is_multiple_of(5) => format!("\\frac{{{}}}{{2}}", 2 * n),
         Tree::Number(n) => n.to_string(),
         Tree::X => "x".into(),
         Tree::Y => "y".into(),
         // Sums and products are turned around, differences become sums.
-        Tree::Add(a, b) if style % 2 == 0 => format!("{}+{}", latex(b, right), bracket(latex(a, left))),
+        Tree::Add(a, b) if style.is_multiple_of(2) => {
+            format!("{}+{}", latex(b, right), bracket(latex(a, left)))
+        }
         Tree::Add(a, b) => format!("{}+{}", latex(a, left), latex(b, right)),
-        Tree::Subtract(a, b) if style % 2 == 0 => {
+        Tree::Subtract(a, b) if style.is_multiple_of(2) => {
             format!("-{}+{}", bracket(latex(b, right)), bracket(latex(a, left)))
         }
         Tree::Subtract(a, b) => format!("{}-{}", latex(a, left), bracket(latex(b, right))),
-        Tree::Multiply(a, b) if style % 4 == 0 => {
+        Tree::Multiply(a, b) if style.is_multiple_of(4) => {
             // a·b = ((a+b)² - (a-b)²)/4
             let (x, y) = (bracket(latex(a, left)), bracket(latex(b, right)));
             format!("\\frac{{({x}+{y})^2-({x}-{y})^2}}{{4}}")
         }
         Tree::Multiply(a, b) => format!("{}\\cdot {}", bracket(latex(b, right)), bracket(latex(a, left))),
-        Tree::Power(a, n) if style % 2 == 0 => {
+        Tree::Power(a, n) if style.is_multiple_of(2) => {
             let factor = bracket(latex(a, left));
             vec![factor; *n as usize].join("")
         }

@@ -54,8 +54,8 @@ fn choice(text: &str) -> String {
     let text = text.trim_matches('\n').trim_end_matches('.').trim_end_matches('/').trim_matches(' ');
     let text = text.trim_start_matches(':');
     let upper = text.to_uppercase();
-    let words = upper.split(|c: char| !(c.is_alphanumeric() || c == '_'));
-    let last = words.filter(|word| matches!(*word, "A" | "B" | "C" | "D" | "E")).last();
+    let mut words = upper.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+    let last = words.rfind(|word| matches!(*word, "A" | "B" | "C" | "D" | "E"));
     last.map_or_else(|| text.trim().trim_matches('.').to_string(), String::from)
 }
 
