@@ -138,9 +138,11 @@ pub fn same(a: &Expr, b: &Expr, fuel: &mut Fuel) -> Outcome<bool> {
     everywhere(&[a, b], fuel, |values, field| difference(&values[0], &values[1], field))
 }
 
-/// Whether a = c·b for a constant c ≠ 0, which must be positive for inequalities.
+/// Whether a = c·b for a constant c ≠ 0, which must be positive for inequalities. Constants are never said to be
+/// proportional, since all of them are.
 pub fn proportional(a: &Expr, b: &Expr, positive: bool, fuel: &mut Fuel) -> Outcome<bool> {
-    if !a.is_scalar() || !b.is_scalar() {
+    let constant = a.symbols().is_empty() && b.symbols().is_empty();
+    if constant || !a.is_scalar() || !b.is_scalar() {
         return Ok(false);
     }
     let mut first: Option<(Number, Number)> = None;

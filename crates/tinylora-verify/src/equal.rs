@@ -229,6 +229,9 @@ impl Judge<'_> {
         if matches!((&gold[0], &prediction[0]), (Expr::Group(..), Expr::Group(..))) {
             return Ok(self.compare(&gold[0], &prediction[0])? && self.compare(&gold[1], &prediction[1])?);
         }
+        if gold.iter().chain(prediction).all(|side| side.symbols().is_empty()) {
+            return Ok(self.compare(&gold[0], &prediction[0])? && self.compare(&gold[1], &prediction[1])?);
+        }
         let difference = |sides: &[Expr]| minus(&sides[0], &sides[1]);
         let (a, b) = (difference(gold), difference(prediction));
         if proportional(&a, &b, false, self.fuel)? {

@@ -61,7 +61,12 @@ pub fn parse_begin(text: &str, fuel: &mut Fuel) -> Parsed<Expr> {
     if tokens.is_empty() {
         return Err(ParseError::Empty);
     }
-    Parser { tokens: &tokens, at: 0, depth: 0, bars: 0, fuel }.element()
+    let mut parser = Parser { tokens: &tokens, at: 0, depth: 0, bars: 0, fuel };
+    let value = parser.element()?;
+    // What follows may be no formula, but it has to consist of signs that formulas have.
+    let foreign =
+        |token: &Token| matches!(token.kind, Kind::Sign(c) if c.is_alphanumeric() || "\"@#?\\".contains(c));
+    if tokens[parser.at..].iter().any(foreign) { Err(parser.unexpected()) } else { Ok(value) }
 }
 
 struct Parser<'a> {

@@ -94,6 +94,14 @@ fn a_plain_equation_is_an_equation() {
 }
 
 #[test]
+fn equations_without_variables_are_not_all_the_same() {
+    unequal("\\cos(207^\\circ) \\approx -0.891", "\\cos(207^\\circ) \\approx -0.899");
+    unequal("\\log_2 32=5", "\\log_2 36=5");
+    unequal("3<5", "2<9");
+    equal("\\log_2 32=5", "\\log_2(32)=5");
+}
+
+#[test]
 fn gibberish_and_instructions_are_wrong() {
     let braces = "{".repeat(1_000_000);
     let digits = "7".repeat(1_000_000);
