@@ -80,6 +80,16 @@ Examples:
 With --json each input line gives {\"tokens\": [ids], \"logprobs\": [ln p(token | tokens before it)], …}; the first
 token's log-probability is null.")]
     Score(ScoreArgs),
+    /// Judge answers: whether a prediction is the gold answer
+    #[command(after_help = "\
+Examples:
+  tinylora verify --gold '\\frac{1}{2}' --prediction 'so it is \\boxed{0.5}'
+  tinylora verify --gold 'x<3' --prediction '(-\\infty, 3)' --explain
+  tinylora verify --scorer qwen --batch pairs.jsonl > verdicts.jsonl
+
+A prediction is an answer, or a completion that holds one. --batch reads {\"gold\": …, \"prediction\": …} a line and
+writes, in order, {\"verdict\": …}: equal, different, gold_unparsed, prediction_unparsed or out_of_fuel.")]
+    Verify(VerifyArgs),
     /// Answer requests over HTTP, as OpenAI's interface has them
     #[command(after_help = "\
 Examples:
@@ -182,7 +192,7 @@ pub struct EvalArgs {
     /// With --data: the field that holds the right answer ("… #### n" is understood)
     #[arg(long, value_name = "KEY", default_value = "answer")]
     pub answer_field: String,
-    /// How an answer is judged: gsm8k-strict, gsm8k-flexible, boxed, plain
+    /// How an answer is judged: gsm8k-strict, gsm8k-flexible, boxed, plain, robust, qwen, qwen-units, math-verify, math
     /// [default: what the prompt format asks for]
     #[arg(long, value_name = "NAME")]
     pub scorer: Option<String>,
@@ -284,6 +294,27 @@ pub struct ScoreArgs {
     /// Print an object a line instead of a table
     #[arg(long)]
     pub json: bool,
+}
+
+/// `tinylora verify`
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("pair").required(true).args(["gold", "batch"]))]
+pub struct VerifyArgs {
+    /// The rules: robust, qwen, qwen-units, math-verify, gsm8k-strict, gsm8k-flexible or math [default: robust]
+    #[arg(long, value_name = "NAME")]
+    pub scorer: Option<String>,
+    /// The gold answer
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, requires = "prediction")]
+    pub gold: Option<String>,
+    /// The prediction
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, requires = "gold")]
+    pub prediction: Option<String>,
+    /// Tell what was found, how it was read and which rule decided
+    #[arg(long, requires = "gold")]
+    pub explain: bool,
+    /// Pairs, one object a line; - reads standard input
+    #[arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["gold", "prediction"])]
+    pub batch: Option<PathBuf>,
 }
 
 /// `tinylora serve`

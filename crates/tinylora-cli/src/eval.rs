@@ -51,7 +51,12 @@ const PROMPT_FORMATS: [PromptFormat; 7] = [
     PromptFormat { name: "abel", system: "", template: ABEL, answer: AnswerFormat::Boxed, for_tasks: false },
 ];
 
-const SCORERS: [(&str, Scorer); 4] = [
+const SCORERS: [(&str, Scorer); 9] = [
+    ("robust", Scorer::Robust),
+    ("qwen", Scorer::Qwen),
+    ("qwen-units", Scorer::QwenUnits),
+    ("math-verify", Scorer::MathVerify),
+    ("math", Scorer::Math),
     ("gsm8k-strict", Scorer::Gsm8kStrict),
     ("gsm8k-flexible", Scorer::Gsm8kFlexible),
     ("boxed", Scorer::Boxed),

@@ -21,6 +21,7 @@ mod score;
 mod screen;
 mod serve;
 mod train;
+mod verify;
 
 use args::{AdapterCommand, Cli, Command, ModelCommand};
 use clap::Parser;
@@ -44,6 +45,7 @@ fn run(command: &Command) -> anyhow::Result<u8> {
         Command::Generate(args) => generate::run(args)?,
         Command::Chat(args) => chat::run(args)?,
         Command::Score(args) => score::run(args)?,
+        Command::Verify(args) => verify::run(args)?,
         Command::Serve(args) => serve::run(args)?,
         Command::Bench(args) => bench::run(args)?,
         Command::Adapter(AdapterCommand::Inspect { file }) => inspect::adapter(file)?,

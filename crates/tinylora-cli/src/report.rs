@@ -129,6 +129,7 @@ mod tests {
             flexible: accuracy,
             completion_tokens_mean: 21.4,
             truncated_fraction: 0.0,
+            verdicts: None,
         }
     }
 

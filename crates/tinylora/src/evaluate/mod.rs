@@ -6,11 +6,12 @@ use crate::inference::{Engine, EngineError, Finish, GenerateOptions, Progress, R
 use crate::model::Adapters;
 use crate::reward::{RewardError, RewardItem, Rewarder, Scores};
 use crate::rollout::TextStop;
-use crate::run_folder::EvalResult;
+use crate::run_folder::{EvalResult, VerdictCounts};
 use crate::statistics::wilson_95;
 use crate::tokenizer::Tokenizer;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::sync::atomic::AtomicBool;
+use tinylora_verify::Verdict;
 
 /// How to evaluate.
 #[derive(Clone, Copy)]
@@ -47,6 +48,12 @@ pub struct EvalRecord {
     pub flexible: bool,
     pub tokens: usize,
     pub truncated: bool,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "verdict_name")]
+    pub verdict: Option<Verdict>,
+}
+
+fn verdict_name<S: Serializer>(verdict: &Option<Verdict>, serializer: S) -> Result<S::Ok, S::Error> {
+    verdict.map(Verdict::name).serialize(serializer)
 }
 
 /// What came out.
@@ -123,6 +130,7 @@ pub fn evaluate(
             flexible: score.flexible,
             tokens: *tokens,
             truncated: *truncated,
+            verdict: score.verdict,
         });
     }
     Ok(Evaluation { result: summarise(problems.len(), &records), records })
@@ -186,5 +194,21 @@ fn summarise(n: usize, records: &[EvalRecord]) -> EvalResult {
         flexible: fraction(main, &|record| record.flexible).unwrap_or(0.0),
         completion_tokens_mean: tokens as f64 / main.len().max(1) as f64,
         truncated_fraction: fraction(main, &|record| record.truncated).unwrap_or(0.0),
+        verdicts: verdicts(main),
     }
+}
+
+/// The verdicts by kind; none where the verifier is not the scorer.
+fn verdicts(records: &[&EvalRecord]) -> Option<VerdictCounts> {
+    let mut counts = VerdictCounts::default();
+    for record in records {
+        *match record.verdict? {
+            Verdict::Equal => &mut counts.equal,
+            Verdict::Different => &mut counts.different,
+            Verdict::GoldUnparsed => &mut counts.gold_unparsed,
+            Verdict::PredictionUnparsed => &mut counts.prediction_unparsed,
+            Verdict::OutOfFuel => &mut counts.out_of_fuel,
+        } += 1;
+    }
+    Some(counts)
 }

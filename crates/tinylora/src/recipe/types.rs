@@ -308,6 +308,30 @@ pub enum Scorer {
     Plain,
     /// The external command's number.
     Command,
+    /// The answer means what the gold means: [`tinylora_verify::Scorer::Robust`].
+    Robust,
+    /// Qwen2.5-Math's evaluation.
+    Qwen,
+    /// Qwen2.5-Math's evaluation with units kept, as for Minerva.
+    QwenUnits,
+    /// Math-Verify 0.8.
+    MathVerify,
+    /// The last box as normalised text (Hendrycks et al. 2021).
+    Math,
+}
+
+impl Scorer {
+    /// The verifier's rules that it stands for; none for those that look at the task's form or run a command.
+    pub fn rules(self) -> Option<tinylora_verify::Scorer> {
+        match self {
+            Self::Robust => Some(tinylora_verify::Scorer::Robust),
+            Self::Qwen => Some(tinylora_verify::Scorer::Qwen),
+            Self::QwenUnits => Some(tinylora_verify::Scorer::QwenUnits),
+            Self::MathVerify => Some(tinylora_verify::Scorer::MathVerify),
+            Self::Math => Some(tinylora_verify::Scorer::Math),
+            Self::Gsm8kStrict | Self::Gsm8kFlexible | Self::Boxed | Self::Plain | Self::Command => None,
+        }
+    }
 }
 
 impl Default for RewardSection {

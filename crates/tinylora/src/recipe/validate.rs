@@ -179,7 +179,9 @@ fn reward(recipe: &Recipe) -> Result<(), RecipeError> {
         Scorer::Gsm8kStrict => (format == AnswerFormat::Hashes, "gsm8k-strict"),
         Scorer::Boxed => (format == AnswerFormat::Boxed, "boxed"),
         Scorer::Plain => (format == AnswerFormat::Plain, "plain"),
+        Scorer::Math => (format == AnswerFormat::Boxed, "math"),
         Scorer::Gsm8kFlexible | Scorer::Command => (true, ""),
+        Scorer::Robust | Scorer::Qwen | Scorer::QwenUnits | Scorer::MathVerify => (true, ""),
     };
     let (asked, fitting) = match format {
         AnswerFormat::Hashes => ("hashes", "gsm8k-strict"),
@@ -187,7 +189,7 @@ fn reward(recipe: &Recipe) -> Result<(), RecipeError> {
         AnswerFormat::Plain => ("plain", "plain"),
     };
     let allowed = format_args!(
-        "task.answer_format = \"{asked}\" asks for another form: allowed are \"{fitting}\", \"gsm8k-flexible\" and \"command\""
+        "task.answer_format = \"{asked}\" asks for another form: allowed are \"{fitting}\", \"gsm8k-flexible\", \"robust\", \"qwen\", \"qwen-units\", \"math-verify\" and \"command\""
     );
     require(fits, "reward.scorer", quoted(scorer), allowed)
 }

@@ -9,9 +9,8 @@
 //!   As in the harnesses a minus sign directly before a digit belongs to the number: the last number of `20-2` is -2.
 
 use crate::recipe::AnswerFormat;
-
-/// Only so many last characters are searched for `#### n`.
-const LAST_CHARACTERS: usize = 300;
+use tinylora_verify::gsm8k::{clean, hashes};
+use tinylora_verify::{Gold, Prediction, Scorer, Verdict, verify};
 
 /// Whether the last `#### n` of the completion's last 300 characters is the gold answer.
 pub fn gsm8k_strict(completion: &str, gold: &str) -> bool {
@@ -30,16 +29,13 @@ pub fn plain_strict(completion: &str, gold: &str) -> bool {
 
 /// Whether the last number of the completion equals the gold answer.
 pub fn flexible(completion: &str, gold: &str) -> bool {
-    match (last_number(completion).and_then(canonical), canonical(clean(gold))) {
-        (Some(found), Some(gold)) => found == gold,
-        _ => false,
-    }
+    verify(Scorer::Gsm8kFlexible, Gold(gold), Prediction(completion)) == Verdict::Equal
 }
 
 /// The answer that the strict rule of a form finds, cleaned; none where the form is missed.
 pub fn strict(format: AnswerFormat, completion: &str) -> Option<String> {
     let found = match format {
-        AnswerFormat::Hashes => last_hashes(last_characters(completion, LAST_CHARACTERS)),
+        AnswerFormat::Hashes => return hashes(completion),
         AnswerFormat::Boxed => last_boxed(completion),
         AnswerFormat::Plain => completion.lines().rfind(|line| !line.trim().is_empty()),
     };
@@ -49,32 +45,6 @@ pub fn strict(format: AnswerFormat, completion: &str) -> Option<String> {
 /// Whether a cleaned answer is the gold answer.
 pub(super) fn equals_strictly(found: Option<&str>, gold: &str) -> bool {
     found.is_some_and(|found| !found.is_empty() && found == clean(gold))
-}
-
-fn clean(text: &str) -> String {
-    let bare: String = text.trim().chars().filter(|c| !matches!(c, ',' | '$')).collect();
-    bare.strip_suffix('.').unwrap_or(&bare).trim().to_string()
-}
-
-fn last_characters(text: &str, n: usize) -> &str {
-    match text.char_indices().rev().nth(n - 1) {
-        Some((start, _)) => &text[start..],
-        None => text,
-    }
-}
-
-/// The last match of `#### (-?[0-9.,]+)`.
-fn last_hashes(text: &str) -> Option<&str> {
-    text.rmatch_indices("#### ").find_map(|(start, mark)| {
-        let rest = &text[start + mark.len()..];
-        let sign = usize::from(rest.starts_with('-'));
-        let digits = rest[sign..].bytes().take_while(|b| is_number_byte(*b)).count();
-        (digits > 0).then(|| &rest[..sign + digits])
-    })
-}
-
-fn is_number_byte(byte: u8) -> bool {
-    byte.is_ascii_digit() || byte == b'.' || byte == b','
 }
 
 /// The content of the last `\boxed{…}`; none where its braces do not close.
@@ -93,36 +63,6 @@ fn last_boxed(text: &str) -> Option<&str> {
         }
     }
     None
-}
-
-/// The last match of `-?[0-9.,]+` with a digit in it.
-fn last_number(text: &str) -> Option<&str> {
-    let bytes = text.as_bytes();
-    let last_digit = bytes.iter().rposition(u8::is_ascii_digit)?;
-    let end = last_digit + 1 + bytes[last_digit + 1..].iter().take_while(|b| is_number_byte(**b)).count();
-    let start = last_digit - bytes[..last_digit].iter().rev().take_while(|b| is_number_byte(**b)).count();
-    let start = if start > 0 && bytes[start - 1] == b'-' { start - 1 } else { start };
-    Some(&text[start..end])
-}
-
-/// One text for each value: no commas, no leading or trailing zeros, no `-0`; none for what is no decimal.
-fn canonical(text: impl AsRef<str>) -> Option<String> {
-    let bare = text.as_ref().replace(',', "");
-    let bare = bare.trim_end_matches('.');
-    let (negative, digits) = match bare.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, bare),
-    };
-    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    let all_digits = whole.bytes().chain(fraction.bytes()).all(|b| b.is_ascii_digit());
-    if !all_digits || (whole.is_empty() && fraction.is_empty()) {
-        return None;
-    }
-    let whole = whole.trim_start_matches('0');
-    let fraction = fraction.trim_end_matches('0');
-    let zero = whole.is_empty() && fraction.is_empty();
-    let sign = if negative && !zero { "-" } else { "" };
-    Some(format!("{sign}{whole}.{fraction}"))
 }
 
 #[cfg(test)]

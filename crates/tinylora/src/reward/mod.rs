@@ -10,6 +10,7 @@ pub use command::CommandGrader;
 use crate::data::Problem;
 use crate::recipe::{AnswerFormat, RewardSection, Scorer};
 use std::time::Duration;
+use tinylora_verify::{Gold, Prediction, Verdict, verify};
 
 /// A completion to be scored.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +34,8 @@ pub struct Scores {
     pub flexible: bool,
     /// The strict rule found an answer, right or wrong; without it, the form was missed.
     pub answered: bool,
+    /// The verifier's verdict, where one of its scorers gives the reward.
+    pub verdict: Option<Verdict>,
 }
 
 /// Why rewards cannot be had.
@@ -149,14 +152,17 @@ impl Rewarder {
             let is_strict = answer::equals_strictly(found.as_deref(), gold);
             let is_flexible = flexible(item.completion, gold);
             let rule = |format| answer::equals_strictly(strict(format, item.completion).as_deref(), gold);
+            let rules = self.scorer.rules();
+            let verdict = rules.map(|rules| verify(rules, Gold(gold), Prediction(item.completion)));
             let reward = match (self.scorer, &commanded) {
                 (_, Some(rewards)) => rewards[i],
+                _ if verdict.is_some() => f32::from(verdict == Some(Verdict::Equal)),
                 (Scorer::Gsm8kFlexible, _) => f32::from(is_flexible),
                 (Scorer::Boxed, _) => f32::from(rule(AnswerFormat::Boxed)),
                 (Scorer::Plain, _) => f32::from(rule(AnswerFormat::Plain)),
-                (Scorer::Gsm8kStrict | Scorer::Command, _) => f32::from(rule(AnswerFormat::Hashes)),
+                _ => f32::from(rule(AnswerFormat::Hashes)),
             };
-            Scores { reward, strict: is_strict, flexible: is_flexible, answered: found.is_some() }
+            Scores { reward, strict: is_strict, flexible: is_flexible, answered: found.is_some(), verdict }
         });
         Ok(scores.collect())
     }
@@ -177,7 +183,8 @@ mod tests {
     fn scorers() {
         use AnswerFormat::Hashes;
         use Scorer::{Gsm8kFlexible, Gsm8kStrict};
-        let s = |reward, strict, flexible, answered| Scores { reward, strict, flexible, answered };
+        let s =
+            |reward, strict, flexible, answered| Scores { reward, strict, flexible, answered, verdict: None };
         assert_eq!(scores(Gsm8kStrict, Hashes, "9 + 9\n#### 18"), s(1.0, true, true, true));
         assert_eq!(scores(Gsm8kStrict, Hashes, "it is 18"), s(0.0, false, true, false));
         assert_eq!(scores(Gsm8kFlexible, Hashes, "it is 18"), s(1.0, false, true, false));
@@ -187,5 +194,19 @@ mod tests {
             s(1.0, true, false, true)
         );
         assert_eq!(scores(Scorer::Plain, AnswerFormat::Plain, "9 + 9 =\n18\n"), s(1.0, true, true, true));
+    }
+
+    #[test]
+    fn the_verifier_as_reward() {
+        let told = |scorer, completion| {
+            let scores = scores(scorer, AnswerFormat::Boxed, completion);
+            (scores.reward, scores.verdict)
+        };
+        assert_eq!(told(Scorer::Robust, "so \\boxed{\\frac{36}{2}}"), (1.0, Some(Verdict::Equal)));
+        assert_eq!(told(Scorer::Robust, "so \\boxed{1800}"), (0.0, Some(Verdict::Different)));
+        assert_eq!(told(Scorer::Robust, "so \\boxed{"), (0.0, Some(Verdict::PredictionUnparsed)));
+        assert_eq!(told(Scorer::Qwen, "so \\boxed{1800}"), (1.0, Some(Verdict::Equal)));
+        assert_eq!(told(Scorer::Math, "so \\boxed{18}"), (1.0, Some(Verdict::Equal)));
+        assert_eq!(told(Scorer::MathVerify, "so $\\boxed{18.0}$"), (1.0, Some(Verdict::Equal)));
     }
 }

@@ -14,7 +14,7 @@ mod tensorboard;
 
 pub use error::RunFolderError;
 pub use read::{metrics_without_timing, read_metrics, read_samples};
-pub use records::{EvalResult, SampleRecord, StepMetrics};
+pub use records::{EvalResult, SampleRecord, StepMetrics, VerdictCounts};
 pub use summary::{
     AdapterSummary, COMMIT, ModelSummary, SUMMARY_FILE, Summary, VERSION, peak_rss_bytes, read_summary,
     rss_bytes,

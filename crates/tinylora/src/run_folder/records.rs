@@ -84,6 +84,20 @@ pub struct EvalResult {
     pub completion_tokens_mean: f64,
     /// Fraction of completions that were cut at their largest length.
     pub truncated_fraction: f64,
+    /// What the verifier said of those completions, where it is the scorer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdicts: Option<VerdictCounts>,
+}
+
+/// How many completions got which verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[allow(missing_docs)] // the names say it
+pub struct VerdictCounts {
+    pub equal: usize,
+    pub different: usize,
+    pub gold_unparsed: usize,
+    pub prediction_unparsed: usize,
+    pub out_of_fuel: usize,
 }
 
 fn null_is_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {

@@ -165,6 +165,7 @@ pub(super) mod tests {
                 flexible: 0.3,
                 completion_tokens_mean: 12.5,
                 truncated_fraction: 0.0,
+                verdicts: None,
             }),
             eval_after: None,
             wall_seconds: 12.5,
