@@ -161,7 +161,7 @@ fn messages_have_no_control_characters_and_no_backtrace() {
 #[test]
 fn help_pages() {
     let folder = tempfile::tempdir().unwrap();
-    let pages: [&[&str]; 11] = [
+    let pages: [&[&str]; 16] = [
         &["--help"],
         &["train", "--help"],
         &["eval", "--help"],
@@ -171,6 +171,11 @@ fn help_pages() {
         &["serve", "--help"],
         &["adapter", "--help"],
         &["adapter", "inspect", "--help"],
+        &["adapter", "export", "--help"],
+        &["adapter", "import", "--help"],
+        &["adapter", "diff", "--help"],
+        &["adapter", "average", "--help"],
+        &["adapter", "interpolate", "--help"],
         &["model", "inspect", "--help"],
         &["model", "pull", "--help"],
     ];
@@ -180,7 +185,7 @@ fn help_pages() {
         assert_eq!(output.status.code(), Some(0), "{page:?}");
         all.push_str(&format!("$ tinylora {}\n{}\n", page.join(" "), text(&output.stdout)));
     }
-    for word in ["sweep", "plot", "bench", "verify", "export", "import"] {
+    for word in ["sweep", "plot", "bench", "verify"] {
         assert!(!all.contains(&format!("  {word} ")), "{word} is offered but does not exist");
     }
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/help.txt");
