@@ -111,7 +111,7 @@ Examples:
 Each row is the median of --repeats runs after one that is not counted. The fraction is the time that the measured
 limit alone (multiply-adds in registers, or reading the weights from memory) would take, over the time it took.")]
     Bench(BenchArgs),
-    /// Look into adapter files
+    /// Look into adapter files, convert and combine them
     #[command(subcommand)]
     Adapter(AdapterCommand),
     /// Look into models and fetch them
@@ -175,8 +175,16 @@ impl From<Dtype> for WeightDtype {
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("problems").required(true).args(["task", "data", "recipe"]))]
 pub struct EvalArgs {
-    #[command(flatten)]
-    pub model: ModelArgs,
+    /// The model: a short name, org/name, a folder or a .gguf file (see tinylora --help)
+    #[arg(long, value_name = "REF")]
+    pub model: String,
+    /// An adapter on it: an adapter.tinylora file, or its text form "tinylora:…"; given several times, all are
+    /// measured in one batch [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub adapter: Vec<String>,
+    /// Precision of the weights in memory: bf16 (two bytes a weight) or f32 (four)
+    #[arg(long, value_enum, hide_possible_values = true, default_value_t = Dtype::Bf16)]
+    pub dtype: Dtype,
     /// Problems of a built-in task: sum, difference, product, chain, word-one-step, word-two-step
     #[arg(long, value_name = "NAME")]
     pub task: Option<String>,
@@ -382,6 +390,125 @@ pub enum AdapterCommand {
         #[arg(value_name = "FILE")]
         file: String,
     },
+    /// Write an adapter in a form that other programs read
+    #[command(after_help = "\
+Examples:
+  tinylora adapter export adapter.tinylora --format peft --out peft              PEFT's TinyLoRA
+  tinylora adapter export adapter.tinylora --format lora --rank 8 --out lora     plain LoRA, for vLLM, SGLang, TGI
+  tinylora adapter export adapter.tinylora --format gguf-lora --out lora.gguf    LoRA for llama.cpp and Ollama
+  tinylora adapter export adapter.tinylora --format merged --out merged          the base model with the update in it
+
+A base of safetensors is merged into a folder, a base in a GGUF file into a GGUF file. How much of the update outlives
+rounding is printed; --dtype f32 keeps it whole.")]
+    Export(ExportArgs),
+    /// Take in an adapter that PEFT saved: TinyLoRA, LoRA, rsLoRA or LoRA-XS
+    #[command(
+        after_help = "Example:\n  tinylora adapter import my-lora --model Qwen/Qwen2.5-0.5B-Instruct --out my-lora.tinylora"
+    )]
+    Import {
+        /// Folder with adapter_config.json and adapter_model.safetensors
+        #[arg(value_name = "PATH")]
+        folder: PathBuf,
+        /// The base model that it was trained on
+        #[arg(long, value_name = "REF")]
+        model: String,
+        /// The file to write
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// How the numbers of two adapters of one specification differ
+    #[command(
+        after_help = "Example:\n  tinylora adapter diff runs/a/adapter.tinylora runs/b/adapter.tinylora"
+    )]
+    Diff {
+        /// The first
+        #[arg(value_name = "A")]
+        first: String,
+        /// The second
+        #[arg(value_name = "B")]
+        second: String,
+    },
+    /// The mean of adapters of one specification
+    #[command(
+        after_help = "Example:\n  tinylora adapter average runs/*/adapter.tinylora --out mean.tinylora"
+    )]
+    Average {
+        /// The adapters
+        #[arg(value_name = "FILE", required = true, num_args = 2..)]
+        files: Vec<String>,
+        /// The file to write
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// A point on the line through two adapters of one specification
+    #[command(
+        after_help = "Example:\n  tinylora adapter interpolate a.tinylora b.tinylora --at 0.3 --out c.tinylora"
+    )]
+    Interpolate {
+        /// Where --at 0 is
+        #[arg(value_name = "A")]
+        first: String,
+        /// Where --at 1 is
+        #[arg(value_name = "B")]
+        second: String,
+        /// How far from A to B; below 0 and above 1 the line goes on
+        #[arg(long, value_name = "T", allow_negative_numbers = true)]
+        at: f64,
+        /// The file to write
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+}
+
+/// `tinylora adapter export`
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// An adapter.tinylora file, or its text form "tinylora:…"
+    #[arg(value_name = "FILE")]
+    pub file: String,
+    /// What to write
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "peft|lora|gguf-lora|merged")]
+    pub format: ExportFormat,
+    /// The folder or file to write
+    #[arg(long, value_name = "PATH")]
+    pub out: PathBuf,
+    /// The base model [default: as the adapter's file names it]
+    #[arg(long, value_name = "REF")]
+    pub model: Option<String>,
+    /// With lora and gguf-lora: fill up with zeros to this rank [default: the adapter's own]
+    #[arg(long, value_name = "N")]
+    pub rank: Option<usize>,
+    /// With merged: storage of the weights, f32, bf16, f16, in GGUF files also q8_0
+    /// [default: as the base; of a GGUF base, f16]
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "TYPE")]
+    pub dtype: Option<OutDtype>,
+}
+
+/// `--format`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// PEFT's TinyLoRA
+    Peft,
+    /// Plain LoRA in PEFT's form
+    Lora,
+    /// LoRA for llama.cpp
+    GgufLora,
+    /// The base model with the update added
+    Merged,
+}
+
+/// `--dtype` of merged weights
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OutDtype {
+    /// float32
+    F32,
+    /// bfloat16
+    Bf16,
+    /// float16
+    F16,
+    /// eight bits with a scale for each 32
+    #[value(name = "q8_0")]
+    Q8_0,
 }
 
 /// `tinylora model`

@@ -14,9 +14,9 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 use tinylora::data::{DataError, Problem, TaskData};
-use tinylora::evaluate::{EvalSettings, Evaluation, evaluate};
+use tinylora::evaluate::{EvalSettings, Evaluation, evaluate_each};
 use tinylora::inference::{Engine, Progress, Sampling};
-use tinylora::model::{KvCache, Model};
+use tinylora::model::{Adapters, KvCache, Model};
 use tinylora::recipe::{AnswerFormat, JsonlTask, Recipe, Scorer, TaskSection};
 use tinylora::reward::Rewarder;
 use tinylora::rollout::{TextStop, encode_prompt};
@@ -110,7 +110,8 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     };
     let cpu = open::device()?;
     let screen = Screen::stderr();
-    let opened = Opened::new(&cpu, &args.model, 0, &screen)?;
+    let adapters: Vec<&str> = args.adapter.iter().map(String::as_str).collect();
+    let opened = Opened::with(&cpu, &args.model, &adapters, args.dtype, 0, &screen)?;
     let mut prompts = Vec::with_capacity(problems.len());
     for problem in problems {
         let prompt = data.prompt(&problem);
@@ -118,12 +119,19 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         prompts.push((problem, tokens));
     }
     let start = Instant::now();
-    let evaluation = measure(&cpu, &opened, &recipe, &prompts, &screen)?;
+    let evaluations = measure(&cpu, &opened, &recipe, &prompts, &screen)?;
     let wall = start.elapsed();
-    println!("{}", accuracy_line(&evaluation.result));
-    println!("{}", details(&evaluation.result, wall));
-    if let Some(out) = &args.out {
-        write(out, args, &recipe, &opened, &cpu, &evaluation, wall)?;
+    for (index, evaluation) in evaluations.iter().enumerate() {
+        let adapter = args.adapter.get(index).map(String::as_str);
+        if let (Some(name), true) = (adapter, evaluations.len() > 1) {
+            println!("{name}");
+        }
+        println!("{}", accuracy_line(&evaluation.result));
+        println!("{}", details(&evaluation.result, wall));
+        if let Some(out) = &args.out {
+            let out = if evaluations.len() > 1 { out.join(index.to_string()) } else { out.clone() };
+            write(&out, args, adapter, &recipe, &opened, &cpu, evaluation, wall)?;
+        }
     }
     Ok(())
 }
@@ -161,7 +169,7 @@ fn recipe(args: &EvalArgs) -> Result<Recipe> {
         Some(path) => Recipe::load(path, &[])?,
         None => made_recipe(args)?,
     };
-    recipe.model.reference = args.model.model.clone();
+    recipe.model.reference = args.model.clone();
     let eval = &mut recipe.eval;
     eval.samples = args.samples.unwrap_or(eval.samples);
     eval.temperature = args.temperature.unwrap_or(eval.temperature);
@@ -225,13 +233,13 @@ fn measure(
     recipe: &Recipe,
     prompts: &[(Problem, Vec<u32>)],
     screen: &Screen,
-) -> Result<Evaluation> {
+) -> Result<Vec<Evaluation>> {
     let (model, tokenizer, eval) = (&opened.base.model, &opened.base.tokenizer, &recipe.eval);
     let stop = TextStop::new(tokenizer, &recipe.rollout.stop);
     let interrupt = AtomicBool::new(false);
     let max_tokens = if eval.max_tokens > 0 { eval.max_tokens } else { recipe.rollout.max_tokens };
     let longest = prompts.iter().map(|(_, tokens)| tokens.len()).max().unwrap_or(0);
-    let total = prompts.len() * (eval.samples + usize::from(eval.greedy));
+    let total = prompts.len() * (eval.samples + usize::from(eval.greedy)) * opened.count().max(1);
     let (at_once, blocks) = room(model, longest, max_tokens, eval.samples.max(1), total);
     let settings = EvalSettings {
         samples: eval.samples,
@@ -253,11 +261,21 @@ fn measure(
         }
     };
     let mut engine = Engine::new(cpu, model, blocks);
-    let result = opened.with_adapters(|adapters| {
-        evaluate(&mut engine, tokenizer, adapters, prompts, settings, &mut rewarder, &mut observe)
-    });
+    let mut run = |adapters: Adapters<'_>, count: usize| {
+        evaluate_each(&mut engine, tokenizer, adapters, count, prompts, settings, &mut rewarder, &mut observe)
+    };
+    let mut results: Vec<(usize, Evaluation)> = Vec::new();
+    if opened.sets().is_empty() {
+        results.extend(run(Adapters::NONE, 1)?.into_iter().enumerate());
+    }
+    for set in opened.sets() {
+        let evaluations = set.with(|adapters| run(adapters, set.members.len()))?;
+        results.extend(set.members.iter().copied().zip(evaluations));
+    }
     display.finish();
-    Ok(result?)
+    // As they were given, however they were sorted into sets.
+    results.sort_by_key(|(index, _)| *index);
+    Ok(results.into_iter().map(|(_, evaluation)| evaluation).collect())
 }
 
 /// Sequences that run together, and KV blocks for them.
@@ -272,6 +290,7 @@ fn room(model: &Model, prompt: usize, new: usize, samples: usize, total: usize) 
 fn write(
     out: &Path,
     args: &EvalArgs,
+    adapter: Option<&str>,
     recipe: &Recipe,
     opened: &Opened,
     cpu: &Cpu,
@@ -283,9 +302,9 @@ fn write(
     let problems =
         args.task.as_deref().or(args.data.as_deref()).or(recipe_name.as_deref()).unwrap_or_default();
     let summary = Summary {
-        model: &args.model.model,
+        model: &args.model,
         model_sha256: &opened.base.sha256,
-        adapter: args.model.adapter.as_deref(),
+        adapter,
         problems,
         seed: recipe.seed,
         eval: &evaluation.result,

@@ -8,7 +8,7 @@ use crate::loading::LoadingDisplay;
 use crate::screen::{Screen, stdout_style};
 use anyhow::Result;
 use std::path::{Path, PathBuf};
-use tinylora::adapter::{AdapterFile, TEXT_PREFIX, load};
+use tinylora::adapter::{AdapterFile, AnyAdapter, BaseIdentity, Method, Standalone, Target, load};
 use tinylora::base::Loading;
 use tinylora::gguf::TensorType;
 use tinylora::hub::{self, HubOptions, ModelFiles, ModelLayout};
@@ -19,12 +19,16 @@ use tinylora::tokenizer::Tokenizer;
 
 /// `tinylora adapter inspect FILE`
 pub fn adapter(file: &str) -> Result<()> {
-    // Text that was pasted into a file is taken as well.
-    let pasted = std::fs::read_to_string(file).ok().filter(|text| text.trim_start().starts_with(TEXT_PREFIX));
-    let adapter = load(pasted.as_deref().unwrap_or(file))?;
+    let adapter = load(file)?;
     let size = adapter.to_bytes()?.len();
-    print!("{}", describe_adapter(&adapter, size, stdout_style()));
-    println!("\nas text\n  {}", adapter.to_text()?);
+    let style = stdout_style();
+    match &adapter {
+        AnyAdapter::Seeded(adapter) => {
+            print!("{}", describe_adapter(adapter, size, style));
+            println!("\nas text\n  {}", adapter.to_text()?);
+        }
+        AnyAdapter::Standalone(adapter) => print!("{}", describe_standalone(adapter, size, style)),
+    }
     Ok(())
 }
 
@@ -60,6 +64,37 @@ fn describe_adapter(adapter: &AdapterFile, size: usize, style: Style) -> String 
             format!("{}: {}, {} steps, seed {seed}, tinylora {}", run.name, run.task, run.steps, run.version),
         );
     }
+    describe_base(&mut page, base);
+    page.row("trained in", dtype_name(base.dtype).into());
+    page.heading("numbers");
+    page.text.push_str(&numbers(&adapter.v, style));
+    page.text
+}
+
+fn describe_standalone(adapter: &Standalone, size: usize, style: Style) -> String {
+    let mut page = Page::new(style);
+    page.heading("adapter");
+    page.row("file", format!("{}, with its own factors", bytes(size as u64)));
+    page.row("kind", format!("{}, rank {}", adapter.method.name(), adapter.rank()));
+    page.row("source", adapter.source.clone());
+    let kinds: Vec<&str> = Target::ALL
+        .into_iter()
+        .filter(|&target| adapter.modules.iter().any(|module| module.target == target))
+        .map(|target| target.name())
+        .collect();
+    page.row("modules", format!("{} of {}", adapter.modules.len(), kinds.join(", ")));
+    if adapter.method == Method::TinyLora {
+        page.row("sharing", format!("{} groups of {} numbers", adapter.num_groups(), adapter.u));
+    }
+    describe_base(&mut page, &adapter.base);
+    if adapter.method == Method::TinyLora {
+        page.heading("numbers");
+        page.text.push_str(&numbers(&adapter.v, style));
+    }
+    page.text
+}
+
+fn describe_base(page: &mut Page, base: &BaseIdentity) {
     page.heading("base model");
     page.row("reference", base.reference.clone());
     page.row("family", format!("{:?}, {} parameters", base.family, grouped(base.parameters)));
@@ -70,11 +105,7 @@ fn describe_adapter(adapter: &AdapterFile, size: usize, style: Style) -> String 
             base.num_layers, base.hidden_size, base.vocab_size
         ),
     );
-    page.row("trained in", dtype_name(base.dtype).into());
     page.row("sha256", base.sha256.iter().map(|byte| format!("{byte:02x}")).collect());
-    page.heading("numbers");
-    page.text.push_str(&numbers(&adapter.v, style));
-    page.text
 }
 
 fn sharing(tying: Tying, n_tie: usize, modules: usize, groups: usize) -> String {

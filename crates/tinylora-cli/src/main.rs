@@ -4,6 +4,8 @@
 mod args;
 mod bench;
 mod chat;
+mod combine;
+mod convert;
 mod display;
 mod draw;
 mod eval;
@@ -48,9 +50,22 @@ fn run(command: &Command) -> anyhow::Result<u8> {
         Command::Verify(args) => verify::run(args)?,
         Command::Serve(args) => serve::run(args)?,
         Command::Bench(args) => bench::run(args)?,
-        Command::Adapter(AdapterCommand::Inspect { file }) => inspect::adapter(file)?,
+        Command::Adapter(command) => adapter(command)?,
         Command::Model(ModelCommand::Inspect { reference }) => inspect::model(reference)?,
         Command::Model(ModelCommand::Pull { reference }) => inspect::pull(reference)?,
     }
     Ok(failure::DONE)
+}
+
+fn adapter(command: &AdapterCommand) -> anyhow::Result<()> {
+    match command {
+        AdapterCommand::Inspect { file } => inspect::adapter(file),
+        AdapterCommand::Export(args) => convert::export(args),
+        AdapterCommand::Import { folder, model, out } => convert::import(folder, model, out),
+        AdapterCommand::Diff { first, second } => combine::diff(first, second),
+        AdapterCommand::Average { files, out } => combine::average(files, out),
+        AdapterCommand::Interpolate { first, second, at, out } => {
+            combine::interpolate(first, second, *at, out)
+        }
+    }
 }

@@ -1,12 +1,12 @@
 //! `--model`, `--adapter` and the environment enter, a device, a base model and an adapter on it leave.
 
-use crate::args::ModelArgs;
+use crate::args::{Dtype, ModelArgs};
 use crate::failure::Usage;
 use crate::loading::LoadingDisplay;
 use crate::screen::Screen;
 use anyhow::{Context, Result};
-use tinylora::adapter;
-use tinylora::base::{Adapter, Base};
+use tinylora::adapter::{self, AnyAdapter};
+use tinylora::base::{AdapterSet, Base, adapter_sets};
 use tinylora::hub::{HubOptions, cache_dir};
 use tinylora::inference::Sampling;
 use tinylora::model::Adapters;
@@ -22,40 +22,61 @@ pub fn device() -> Result<Cpu> {
     Cpu::from_env().context("TINYLORA_KERNEL or TINYLORA_THREADS")
 }
 
-/// A loaded model, and an adapter if one was asked for.
+/// A loaded model, and the adapters that were asked for.
 pub struct Opened {
     /// The model.
     pub base: Base,
-    adapter: Option<Adapter>,
+    adapters: Vec<AdapterSet>,
 }
 
 impl Opened {
     /// Loads what the options name; `positions` is the longest sequence wanted, 0: the usual.
     pub fn new(cpu: &Cpu, args: &ModelArgs, positions: usize, screen: &Screen) -> Result<Self> {
-        // The adapter first: a wrong path is found before anything is downloaded.
-        let file = args.adapter.as_deref().map(|name| Ok::<_, anyhow::Error>((name, adapter::load(name)?)));
-        let file = file.transpose()?;
+        let adapters: Vec<&str> = args.adapter.as_deref().into_iter().collect();
+        Self::with(cpu, &args.model, &adapters, args.dtype, positions, screen)
+    }
+
+    /// The same with any number of adapters.
+    pub fn with(
+        cpu: &Cpu,
+        model: &str,
+        adapters: &[&str],
+        dtype: Dtype,
+        positions: usize,
+        screen: &Screen,
+    ) -> Result<Self> {
+        // The adapters first: a wrong path is found before anything is downloaded.
+        let files: Result<Vec<_>, _> = adapters.iter().map(|name| adapter::load(name)).collect();
+        let files = files?;
+        let named: Vec<(&str, &AnyAdapter)> = adapters.iter().copied().zip(&files).collect();
         let options = HubOptions::from_env();
         let factors = cache_dir(&options).join("factors");
         let mut display = LoadingDisplay::new(screen.clone());
         let opened = (|| {
-            let base = Base::open(cpu, &args.model, args.dtype.into(), positions, &options, &mut |news| {
-                display.take(&news);
-            })?;
-            let adapter = file.map(|(name, file)| {
-                Adapter::from_file(cpu, &base, name, &file, &factors, &mut |news| display.take(&news))
-            });
-            Ok(Self { adapter: adapter.transpose()?, base })
+            let base =
+                Base::open(cpu, model, dtype.into(), positions, &options, &mut |news| display.take(&news))?;
+            let adapters = adapter_sets(cpu, &base, &named, &factors, &mut |news| display.take(&news))?;
+            Ok(Self { base, adapters })
         })();
         display.finish();
         opened
     }
 
-    /// Calls `use_them` with the adapters as a forward pass takes them; every sequence has number 0.
+    /// The adapters, sorted by what can share a batch; none without adapters.
+    pub fn sets(&self) -> &[AdapterSet] {
+        &self.adapters
+    }
+
+    /// How many adapters there are.
+    pub fn count(&self) -> usize {
+        self.adapters.iter().map(|set| set.members.len()).sum()
+    }
+
+    /// Calls `use_them` with the one adapter, or none, as a forward pass takes it; every sequence has number 0.
     pub fn with_adapters<T>(&self, use_them: impl FnOnce(Adapters<'_>) -> T) -> T {
-        match &self.adapter {
+        match self.adapters.first() {
             None => use_them(Adapters::NONE),
-            Some(adapter) => use_them(adapter.adapters(&[adapter.matrices()])),
+            Some(set) => set.with(use_them),
         }
     }
 }

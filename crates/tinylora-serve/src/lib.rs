@@ -12,10 +12,10 @@ use engine::{Job, Loaded};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tinylora::adapter::{self, AdapterFile, AdapterFileError};
-use tinylora::base::{Adapter, Base, BaseError, Loading};
+use tinylora::adapter::{self, AdapterFileError, AnyAdapter, Target};
+use tinylora::base::{AdapterSet, Base, BaseError, Loading, adapter_sets};
 use tinylora::hub::{HubOptions, cache_dir};
-use tinylora::model::{KvCache, SideFactors};
+use tinylora::model::KvCache;
 use tinylora::recipe::WeightDtype;
 use tinylora_compute::Cpu;
 use tinylora_compute::attention::BLOCK_TOKENS;
@@ -95,7 +95,7 @@ pub enum ServeError {
     /// Adapters of different shape cannot share a batch.
     #[error(
         "adapter {other} has rank {other_rank} on {other_targets}, but {first} has rank {first_rank} on \
-         {first_targets}; adapters that are served together must agree in both: start one server for each kind"
+         {first_targets}; adapters that are served together must have the same factors: start one server for each kind"
     )]
     MixedAdapters {
         /// The first adapter's name.
@@ -234,7 +234,7 @@ async fn answer(
 
 fn load(options: ServeOptions, report: &mut dyn FnMut(Loading)) -> Result<Loaded, ServeError> {
     let mut names = vec![options.model.clone()];
-    let mut files: Vec<(&str, AdapterFile)> = Vec::new();
+    let mut files: Vec<(&str, AnyAdapter)> = Vec::new();
     for (name, file) in &options.adapters {
         if names.contains(name) {
             return Err(ServeError::Name { name: name.clone() });
@@ -242,21 +242,23 @@ fn load(options: ServeOptions, report: &mut dyn FnMut(Loading)) -> Result<Loaded
         names.push(name.clone());
         files.push((name, adapter::load(file)?));
     }
-    same_shape(&files)?;
     let (cpu, hub) = (options.cpu, &options.hub);
     let base = Base::open(&cpu, &options.model, options.dtype, 0, hub, report)?;
     let cache = cache_dir(hub).join("factors");
-    let mut factors: Option<SideFactors> = None;
-    let mut matrices = Vec::new();
-    for (name, file) in &files {
-        let adapter = Adapter::from_file(&cpu, &base, name, file, &cache, report)?;
-        if factors.is_none() {
-            // The base itself: R = 0.
-            matrices.push(vec![0.0; adapter.matrices().len()]);
-        }
-        matrices.push(adapter.matrices().to_vec());
-        factors.get_or_insert(adapter.factors);
+    let named: Vec<(&str, &AnyAdapter)> = files.iter().map(|(name, file)| (*name, file)).collect();
+    let mut sets = adapter_sets(&cpu, &base, &named, &cache, report)?;
+    if let [first, other, ..] = &sets[..] {
+        return Err(mixed(&files, first, other));
     }
+    let (factors, matrices) = match sets.pop() {
+        None => (None, Vec::new()),
+        Some(set) => {
+            // The base itself: R = 0.
+            let mut matrices = vec![vec![0.0; set.matrices[0].len()]];
+            matrices.extend(set.matrices);
+            (Some(set.factors), matrices)
+        }
+    };
     let one = base.model.positions().div_ceil(BLOCK_TOKENS) + 1;
     let affordable = options.cache_bytes / KvCache::block_bytes(&base.model.config).max(1);
     let max_batch = options.max_batch.max(1);
@@ -264,23 +266,19 @@ fn load(options: ServeOptions, report: &mut dyn FnMut(Loading)) -> Result<Loaded
     Ok(Loaded { cpu, base, factors, names, matrices, blocks, max_batch })
 }
 
-/// A and B are a function of base, rank and targets, so adapters that agree in these can share a batch.
-fn same_shape(files: &[(&str, AdapterFile)]) -> Result<(), ServeError> {
-    let Some(((first, first_file), others)) = files.split_first() else { return Ok(()) };
-    let targets = |file: &AdapterFile| {
-        file.spec.targets.iter().map(|target| target.name()).collect::<Vec<_>>().join(", ")
+/// Two sets of adapters with different factors.
+fn mixed(files: &[(&str, AnyAdapter)], first: &AdapterSet, other: &AdapterSet) -> ServeError {
+    let name = |set: &AdapterSet| files[set.members[0]].0.to_owned();
+    let targets = |set: &AdapterSet| {
+        let kinds = Target::ALL.into_iter().filter(|&target| set.modules.iter().any(|m| m.target == target));
+        kinds.map(|target| target.name()).collect::<Vec<_>>().join(", ")
     };
-    for (other, file) in others {
-        if file.spec.rank != first_file.spec.rank || file.spec.targets != first_file.spec.targets {
-            return Err(ServeError::MixedAdapters {
-                first: (*first).to_owned(),
-                first_rank: first_file.spec.rank,
-                first_targets: targets(first_file),
-                other: (*other).to_owned(),
-                other_rank: file.spec.rank,
-                other_targets: targets(file),
-            });
-        }
+    ServeError::MixedAdapters {
+        first: name(first),
+        first_rank: first.factors.rank(),
+        first_targets: targets(first),
+        other: name(other),
+        other_rank: other.factors.rank(),
+        other_targets: targets(other),
     }
-    Ok(())
 }

@@ -25,6 +25,8 @@ pub mod adapter;
 
 pub mod base;
 
+pub mod interop;
+
 pub mod inference;
 
 pub mod rollout;

@@ -3,6 +3,7 @@
 //! and [`AdapterFile::check_factors`]. Nothing here loads a model. The layout, byte by byte, is in
 //! `docs/adapter-format.md`.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fingerprint::{FactorSketch, FactorSketches, module_name};
 use super::layout;
-use super::spec::TinyLoraSpec;
+use super::spec::{Target, TinyLoraSpec};
 use crate::atomic_file::{self, AtomicFileError};
 use crate::model::config::{Family, ModelConfig};
 use crate::recipe::WeightDtype;
@@ -23,8 +24,9 @@ pub const FORMAT_VERSION: u16 = 1;
 /// How the text form begins.
 pub const TEXT_PREFIX: &str = "tinylora:";
 
-/// Adapters are small; a file above this is something else and is not read into memory.
-const LARGEST_FILE: u64 = 64 << 20;
+/// An adapter without factors of its own is small; a file above this that is none of the other kind is something
+/// else and is not read into memory.
+const LARGEST_SEEDED: u64 = 64 << 20;
 
 /// Why an adapter file was refused.
 #[derive(Debug, thiserror::Error)]
@@ -200,6 +202,24 @@ impl BaseIdentity {
         }
     }
 
+    /// An error unless `found` has the same weights, family and sizes; `name` is the adapter's. The reference
+    /// and the precision in memory may differ.
+    pub fn check(&self, name: &str, found: &Self) -> Result<(), AdapterFileError> {
+        if self.essence() == found.essence() {
+            return Ok(());
+        }
+        let (expected, found) = (self.describe(), found.describe());
+        Err(AdapterFileError::OtherBase { name: name.to_owned(), expected, found })
+    }
+
+    /// (outputs, inputs) of a linear layer.
+    pub fn shape(&self, target: Target) -> (usize, usize) {
+        let size = |x: u32| x as usize;
+        let (q, k) = (self.num_heads, self.num_kv_heads);
+        let [q, k] = [q, k].map(|heads| size(heads).saturating_mul(size(self.head_dim)));
+        target.shape_of(size(self.hidden_size), size(self.intermediate_size), q, k)
+    }
+
     /// Everything that must agree for an adapter to fit.
     fn essence(&self) -> impl PartialEq + use<> {
         let Self { sha256, family, parameters, hidden_size, intermediate_size, num_layers, .. } = *self;
@@ -207,7 +227,7 @@ impl BaseIdentity {
         (sha256, family, parameters, hidden_size, intermediate_size, num_layers, heads, self.vocab_size)
     }
 
-    fn describe(&self) -> String {
+    pub(super) fn describe(&self) -> String {
         format!(
             "{} ({:?}, {} parameters, {} layers of {}, weights sha256 {}…)",
             self.reference,
@@ -251,15 +271,6 @@ pub struct AdapterFile {
     pub run: RunMetadata,
 }
 
-/// Reads an adapter from what a user gave: a path, or the text form with its prefix.
-pub fn load(reference: &str) -> Result<AdapterFile, AdapterFileError> {
-    if reference.trim_start().starts_with(TEXT_PREFIX) {
-        AdapterFile::from_text(reference)
-    } else {
-        AdapterFile::read(Path::new(reference))
-    }
-}
-
 impl AdapterFile {
     /// The bytes of the file. v is rounded to the storage precision if it isn't yet.
     ///
@@ -275,18 +286,7 @@ impl AdapterFile {
 
     /// Reads a file.
     pub fn read(path: &Path) -> Result<Self, AdapterFileError> {
-        let read = |source| AdapterFileError::Read { path: path.into(), source };
-        let name = path.display().to_string();
-        let size = std::fs::metadata(path).map_err(read)?.len();
-        if size > LARGEST_FILE {
-            return Err(AdapterFileError::BadField {
-                name,
-                field: "size",
-                found: format!("{size} bytes"),
-                wanted: format!("adapter files have at most {LARGEST_FILE}"),
-            });
-        }
-        Self::from_bytes(&name, &std::fs::read(path).map_err(read)?)
+        Self::from_bytes(&path.display().to_string(), &read_bytes(path)?)
     }
 
     /// Writes a file, whole or not at all.
@@ -299,24 +299,10 @@ impl AdapterFile {
         Ok(format!("{TEXT_PREFIX}{}", URL_SAFE_NO_PAD.encode(self.to_bytes()?)))
     }
 
-    /// Reads the text form; white space around it and line breaks in it are skipped.
-    pub fn from_text(text: &str) -> Result<Self, AdapterFileError> {
-        let compact: String = text.split_ascii_whitespace().collect();
-        let name = format!("adapter text \"{}\"", shorten(&compact));
-        let bad = |reason: String| AdapterFileError::BadText { name: name.clone(), reason };
-        let body = compact.strip_prefix(TEXT_PREFIX).ok_or_else(|| bad("the prefix is missing".into()))?;
-        let bytes = URL_SAFE_NO_PAD.decode(body).map_err(|error| bad(error.to_string()))?;
-        Self::from_bytes(&name, &bytes)
-    }
-
     /// An error unless the adapter was trained on this base: same weights, family and sizes. The reference
     /// and the precision in memory may differ.
     pub fn check_base(&self, name: &str, base: &BaseIdentity) -> Result<(), AdapterFileError> {
-        if self.base.essence() == base.essence() {
-            return Ok(());
-        }
-        let (expected, found) = (self.base.describe(), base.describe());
-        Err(AdapterFileError::OtherBase { name: name.to_owned(), expected, found })
+        self.base.check(name, base)
     }
 
     /// An error unless the factors at hand, sketched module by module, are those of training.
@@ -335,6 +321,36 @@ impl AdapterFile {
     }
 }
 
+/// The bytes of a file, if it can be an adapter's: only a standalone adapter may be large.
+pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>, AdapterFileError> {
+    let read = |source| AdapterFileError::Read { path: path.into(), source };
+    let mut file = std::fs::File::open(path).map_err(read)?;
+    let size = file.metadata().map_err(read)?.len();
+    let mut bytes = vec![0; size.min(layout::FRAME_BYTES as u64) as usize];
+    file.read_exact(&mut bytes).map_err(read)?;
+    let limit = if layout::is_standalone(&bytes) { u64::from(u32::MAX) } else { LARGEST_SEEDED };
+    if size > limit {
+        return Err(AdapterFileError::BadField {
+            name: path.display().to_string(),
+            field: "size",
+            found: format!("{size} bytes"),
+            wanted: format!("adapter files of this kind have at most {limit}"),
+        });
+    }
+    file.read_to_end(&mut bytes).map_err(read)?;
+    Ok(bytes)
+}
+
+/// The bytes in the text form; white space around it and line breaks in it are skipped. Also what messages call it.
+pub(super) fn text_bytes(text: &str) -> Result<(String, Vec<u8>), AdapterFileError> {
+    let compact: String = text.split_ascii_whitespace().collect();
+    let name = format!("adapter text \"{}\"", shorten(&compact));
+    let bad = |reason: String| AdapterFileError::BadText { name: name.clone(), reason };
+    let body = compact.strip_prefix(TEXT_PREFIX).ok_or_else(|| bad("the prefix is missing".into()))?;
+    let bytes = URL_SAFE_NO_PAD.decode(body).map_err(|error| bad(error.to_string()))?;
+    Ok((name, bytes))
+}
+
 /// The first part of a hash, for messages.
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -350,4 +366,4 @@ fn shorten(text: &str) -> String {
 
 #[cfg(test)]
 #[path = "file_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -9,9 +9,14 @@ use super::spec::{Target, TinyLoraSpec, round_to, storage_bytes};
 use crate::model::config::Family;
 use crate::recipe::{Projection, StoragePrecision, Tying, WeightDtype};
 
-const KIND_TINYLORA: u8 = 1;
+/// A seed, v and fingerprints: this file. The other kind is in [`super::standalone_layout`].
+pub(super) const KIND_SEEDED: u8 = 1;
+/// An adapter that carries its factors.
+pub(super) const KIND_STANDALONE: u8 = 2;
 pub(super) const HEADER_BYTES: usize = 128;
 pub(super) const HASH_BYTES: usize = 32;
+/// Magic, version, kind, one byte and the length: the same in both kinds.
+pub(super) const FRAME_BYTES: usize = 16;
 /// Bytes of one fine sketch; its module follows from its place.
 const FINE_BYTES: usize = 16;
 
@@ -20,7 +25,8 @@ const PRECISIONS: [StoragePrecision; 3] =
     [StoragePrecision::Fp32, StoragePrecision::Bf16, StoragePrecision::Fp16];
 const TYINGS: [Tying; 3] = [Tying::None, Tying::Tiled, Tying::Structured];
 const PROJECTIONS: [Projection; 2] = [Projection::Normal, Projection::Uniform];
-const FAMILIES: [Family; 5] = [Family::Llama, Family::Mistral, Family::Qwen2, Family::Qwen3, Family::Gemma3];
+pub(super) const FAMILIES: [Family; 5] =
+    [Family::Llama, Family::Mistral, Family::Qwen2, Family::Qwen3, Family::Gemma3];
 const DTYPES: [WeightDtype; 2] = [WeightDtype::F32, WeightDtype::Bf16];
 
 /// The bytes of the file.
@@ -40,7 +46,7 @@ pub(super) fn encode(file: &AdapterFile) -> Result<Vec<u8>, AdapterFileError> {
     let mut out = Vec::with_capacity(length);
     out.extend(MAGIC);
     out.extend(FORMAT_VERSION.to_le_bytes());
-    out.extend([KIND_TINYLORA, code(&PRECISIONS, spec.storage_precision)]);
+    out.extend([KIND_SEEDED, code(&PRECISIONS, spec.storage_precision)]);
     out.extend(narrow_u32("file length", length)?.to_le_bytes());
     out.extend(narrow_u32("rank", spec.rank)?.to_le_bytes());
     out.extend(narrow_u32("u", spec.u)?.to_le_bytes());
@@ -107,7 +113,7 @@ pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<AdapterFile, AdapterFil
 }
 
 /// The base's sizes in the order of the file.
-fn sizes(base: &BaseIdentity) -> [u32; 7] {
+pub(super) fn sizes(base: &BaseIdentity) -> [u32; 7] {
     [
         base.hidden_size,
         base.intermediate_size,
@@ -119,7 +125,7 @@ fn sizes(base: &BaseIdentity) -> [u32; 7] {
     ]
 }
 
-fn code<T: PartialEq>(table: &[T], value: T) -> u8 {
+pub(super) fn code<T: PartialEq>(table: &[T], value: T) -> u8 {
     table.iter().position(|entry| *entry == value).expect("the table holds every value") as u8
 }
 
@@ -127,11 +133,11 @@ fn target_bits(targets: &[Target]) -> u8 {
     targets.iter().fold(0, |bits, target| bits | 1 << code(&Target::ALL, *target))
 }
 
-fn narrow_u32(field: &'static str, found: usize) -> Result<u32, AdapterFileError> {
+pub(super) fn narrow_u32(field: &'static str, found: usize) -> Result<u32, AdapterFileError> {
     u32::try_from(found).map_err(|_| AdapterFileError::TooLarge { field, found, limit: u32::MAX as usize })
 }
 
-fn narrow_u16(field: &'static str, found: usize) -> Result<u16, AdapterFileError> {
+pub(super) fn narrow_u16(field: &'static str, found: usize) -> Result<u16, AdapterFileError> {
     u16::try_from(found).map_err(|_| AdapterFileError::TooLarge { field, found, limit: u16::MAX as usize })
 }
 
@@ -147,8 +153,13 @@ fn write_v(out: &mut Vec<u8>, precision: StoragePrecision, v: &[f32]) {
     }
 }
 
+/// Whether the first bytes of a file are those of an adapter that carries its factors.
+pub(super) fn is_standalone(bytes: &[u8]) -> bool {
+    bytes.starts_with(&MAGIC) && bytes.get(10) == Some(&KIND_STANDALONE)
+}
+
 /// Magic, version, length and hash: after this the bytes are those that were written.
-fn check_frame(name: &str, bytes: &[u8]) -> Result<(), AdapterFileError> {
+pub(super) fn check_frame(name: &str, bytes: &[u8]) -> Result<(), AdapterFileError> {
     let name = || name.to_owned();
     let truncated =
         |expected| Err(AdapterFileError::Truncated { name: name(), found: bytes.len(), expected });
@@ -214,10 +225,7 @@ fn read_header(reader: &mut Reader) -> Result<AdapterFile, AdapterFileError> {
     let scale = reader.f32()?;
     let init_bound = reader.f32()?;
     let parameters = reader.u64()?;
-    let mut sizes = [0u32; 7];
-    for size in &mut sizes {
-        *size = reader.u32()?;
-    }
+    let sizes = reader.sizes()?;
     let numbers = reader.u32()? as usize;
     let sha256 = reader.take(32)?.try_into().expect("32 bytes");
     reader.take(4)?; // lengths of the texts
@@ -329,17 +337,17 @@ fn check_header(
 }
 
 /// What is left to read.
-struct Reader<'a> {
-    name: &'a str,
-    bytes: &'a [u8],
+pub(super) struct Reader<'a> {
+    pub(super) name: &'a str,
+    pub(super) bytes: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
-    fn bad(&self, field: &'static str, found: String, wanted: String) -> AdapterFileError {
+    pub(super) fn bad(&self, field: &'static str, found: String, wanted: String) -> AdapterFileError {
         AdapterFileError::BadField { name: self.name.to_owned(), field, found, wanted }
     }
 
-    fn take(&mut self, count: usize) -> Result<&'a [u8], AdapterFileError> {
+    pub(super) fn take(&mut self, count: usize) -> Result<&'a [u8], AdapterFileError> {
         let Some((taken, rest)) = self.bytes.split_at_checked(count) else {
             let found = format!("{} bytes less than its fields", count - self.bytes.len());
             return Err(self.bad("length", found, "they must agree".into()));
@@ -348,31 +356,44 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], AdapterFileError> {
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], AdapterFileError> {
         Ok(self.take(N)?.try_into().expect("as many bytes as asked for"))
     }
 
-    fn u8(&mut self) -> Result<u8, AdapterFileError> {
+    pub(super) fn u8(&mut self) -> Result<u8, AdapterFileError> {
         Ok(u8::from_le_bytes(self.array()?))
     }
 
-    fn u16(&mut self) -> Result<u16, AdapterFileError> {
+    pub(super) fn u16(&mut self) -> Result<u16, AdapterFileError> {
         Ok(u16::from_le_bytes(self.array()?))
     }
 
-    fn u32(&mut self) -> Result<u32, AdapterFileError> {
+    pub(super) fn u32(&mut self) -> Result<u32, AdapterFileError> {
         Ok(u32::from_le_bytes(self.array()?))
     }
 
-    fn u64(&mut self) -> Result<u64, AdapterFileError> {
+    pub(super) fn u64(&mut self) -> Result<u64, AdapterFileError> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
-    fn f32(&mut self) -> Result<f32, AdapterFileError> {
+    /// The base's sizes, as [`sizes`] gives them.
+    pub(super) fn sizes(&mut self) -> Result<[u32; 7], AdapterFileError> {
+        let mut sizes = [0u32; 7];
+        for size in &mut sizes {
+            *size = self.u32()?;
+        }
+        Ok(sizes)
+    }
+
+    pub(super) fn f32(&mut self) -> Result<f32, AdapterFileError> {
         Ok(f32::from_le_bytes(self.array()?))
     }
 
-    fn coded<T: Copy>(&mut self, field: &'static str, table: &[Option<T>]) -> Result<T, AdapterFileError> {
+    pub(super) fn coded<T: Copy>(
+        &mut self,
+        field: &'static str,
+        table: &[Option<T>],
+    ) -> Result<T, AdapterFileError> {
         let code = self.u8()?;
         table.get(usize::from(code)).copied().flatten().ok_or_else(|| {
             self.bad(field, format!("code {code}"), format!("this version knows up to {}", table.len() - 1))
@@ -391,7 +412,7 @@ impl<'a> Reader<'a> {
             .collect()
     }
 
-    fn text(&mut self, field: &'static str, length: usize) -> Result<String, AdapterFileError> {
+    pub(super) fn text(&mut self, field: &'static str, length: usize) -> Result<String, AdapterFileError> {
         let bytes = self.take(length)?;
         let text = std::str::from_utf8(bytes).map_err(|_| {
             self.bad(field, String::from_utf8_lossy(bytes).into_owned(), "it must be UTF-8".into())

@@ -4,6 +4,8 @@
 //! Legend: r rank, u numbers a group, M adapted modules, G groups; v is (G, u), P is (M, u, r, r),
 //! R and dL/dR are (M, r, r), all row-major.
 
+mod any;
+mod combine;
 mod factor_cache;
 mod factors;
 mod file;
@@ -11,15 +13,20 @@ mod fingerprint;
 mod layout;
 mod projections;
 mod spec;
+mod standalone;
+mod standalone_layout;
 mod svd;
 
+pub use any::{AnyAdapter, load};
+pub use combine::{CombineError, Difference, difference, mix};
 pub use factor_cache::FactorKey;
 pub use factors::{
     FactorError, FactorEvent, Factors, ModuleFactors, compute_factors, load_or_compute_factors,
 };
 pub use file::{
-    AdapterFile, AdapterFileError, BaseIdentity, FORMAT_VERSION, MAGIC, RunMetadata, TEXT_PREFIX, load,
+    AdapterFile, AdapterFileError, BaseIdentity, FORMAT_VERSION, MAGIC, RunMetadata, TEXT_PREFIX,
 };
 pub use fingerprint::{FactorSketch, FactorSketches, SketchMismatch, sketch_factors};
 pub use projections::Projections;
 pub use spec::{AdapterError, Module, Target, TinyLoraSpec, round_to};
+pub use standalone::{Method, Standalone};

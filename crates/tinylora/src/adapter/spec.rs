@@ -76,8 +76,8 @@ pub enum AdapterError {
 
 pub use crate::model::ModuleKind as Target;
 
-/// One adapted module.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// One adapted module; ordered depth first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Module {
     /// Block number.
     pub layer: usize,

@@ -1,11 +1,12 @@
-//! A TinyLoRA adapter on a loaded base: its factors, projections and numbers, ready for the forward pass.
+//! A TinyLoRA adapter in training on a loaded base: its factors, projections and numbers, ready for the forward pass.
 
+use super::adapter_set::side_factors;
 use super::{Base, BaseError, Loading};
 use crate::adapter::{
-    AdapterFile, FactorEvent, FactorKey, FactorSketches, Factors, Projections, RunMetadata, TinyLoraSpec,
-    load_or_compute_factors,
+    AdapterFile, FactorEvent, FactorKey, FactorSketches, Factors, Module, Projections, RunMetadata,
+    TinyLoraSpec, load_or_compute_factors,
 };
-use crate::model::{Adapters, ModuleFactors, SideFactors};
+use crate::model::{Adapters, SideFactors};
 use crate::recipe::AdapterSection;
 use std::path::Path;
 use std::sync::mpsc;
@@ -40,35 +41,11 @@ impl Adapter {
         Ok(Self::assemble(cpu, base, spec, &factors, v))
     }
 
-    /// The adapter of a file, if it belongs to this base.
-    pub fn from_file(
-        cpu: &Cpu,
-        base: &Base,
-        name: &str,
-        file: &AdapterFile,
-        cache: &Path,
-        report: &mut dyn FnMut(Loading),
-    ) -> Result<Self, BaseError> {
-        file.check_base(name, &base.identity)?;
-        let factors = factors_of(cpu, base, &file.spec, cache, report)?;
-        file.check_factors(name, &factors.sketches())?;
-        Ok(Self::assemble(cpu, base, file.spec.clone(), &factors, file.v.clone()))
-    }
-
     fn assemble(cpu: &Cpu, base: &Base, spec: TinyLoraSpec, factors: &Factors, v: Vec<f32>) -> Self {
-        let modules: Vec<ModuleFactors> = spec
-            .modules()
-            .zip(&factors.modules)
-            .map(|(module, factors)| ModuleFactors {
-                layer: module.layer,
-                kind: module.target,
-                a: factors.a.clone(),
-                b: factors.b.clone(),
-            })
-            .collect();
+        let modules: Vec<Module> = spec.modules().collect();
         let projections = Projections::new(&spec);
         Self {
-            factors: SideFactors::new(cpu, &base.model.config, spec.rank, &modules),
+            factors: side_factors(cpu, base, &modules, factors),
             sketches: FactorSketches::new(&factors.sketches()),
             r: projections.r_matrices(&v),
             projections,
@@ -127,7 +104,7 @@ impl Adapter {
     }
 }
 
-fn factors_of(
+pub(super) fn factors_of(
     cpu: &Cpu,
     base: &Base,
     spec: &TinyLoraSpec,

@@ -2,8 +2,10 @@
 //! and with a specification or a file, an adapter on it. Nothing here trains or samples.
 
 mod adapter;
+mod adapter_set;
 
 pub use adapter::Adapter;
+pub use adapter_set::{AdapterSet, adapter_sets, checked_factors};
 
 use crate::adapter::{AdapterError, AdapterFileError, BaseIdentity, FactorError};
 use crate::hub::{self, HubError, HubOptions, ModelFiles};

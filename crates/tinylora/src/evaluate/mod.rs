@@ -2,7 +2,9 @@
 //! completions for the same adapter, so that before and after can be compared.
 
 use crate::data::Problem;
-use crate::inference::{Engine, EngineError, Finish, GenerateOptions, Progress, Request, Sampling};
+use crate::inference::{
+    Completion, Engine, EngineError, Finish, GenerateOptions, Progress, Request, Sampling,
+};
 use crate::model::Adapters;
 use crate::reward::{RewardError, RewardItem, Rewarder, Scores};
 use crate::rollout::TextStop;
@@ -76,7 +78,7 @@ pub enum EvaluateError {
     Reward(#[from] RewardError),
 }
 
-/// Completes and scores all problems, each given with its prompt's tokens.
+/// Completes and scores all problems, each given with its prompt's tokens, with the first adapter (or none).
 pub fn evaluate(
     engine: &mut Engine<'_>,
     tokenizer: &Tokenizer,
@@ -86,14 +88,50 @@ pub fn evaluate(
     rewarder: &mut Rewarder,
     observe: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Evaluation, EvaluateError> {
-    let (requests, owners) = requests(problems, settings);
+    let mut all = evaluate_each(engine, tokenizer, adapters, 1, problems, settings, rewarder, observe)?;
+    Ok(all.pop().expect("one adapter was asked for"))
+}
+
+/// The same for each of the first `count` adapters, all in one batch; each result is what the adapter gives alone.
+pub fn evaluate_each(
+    engine: &mut Engine<'_>,
+    tokenizer: &Tokenizer,
+    adapters: Adapters<'_>,
+    count: usize,
+    problems: &[(Problem, Vec<u32>)],
+    settings: EvalSettings<'_>,
+    rewarder: &mut Rewarder,
+    observe: &mut dyn FnMut(Progress<'_>),
+) -> Result<Vec<Evaluation>, EvaluateError> {
+    let mut all_requests = Vec::new();
+    let mut owners = Vec::new();
+    for adapter in 0..count as u32 {
+        let (requests, of_adapter) = requests(problems, settings, adapter);
+        all_requests.extend(requests);
+        owners = of_adapter;
+    }
     let options = GenerateOptions {
         seed: settings.seed,
         max_batch: settings.max_batch,
         stop: settings.stop,
         interrupt: settings.interrupt,
     };
-    let completions = engine.generate(adapters, &requests, &options, observe)?;
+    let completions = engine.generate(adapters, &all_requests, &options, observe)?;
+    // Every adapter has the same problems in the same order; without problems there is nothing to divide.
+    let mut parts = completions.chunks(owners.len().max(1));
+    (0..count)
+        .map(|_| judge(tokenizer, problems, &owners, parts.next().unwrap_or_default(), rewarder))
+        .collect()
+}
+
+/// Scores the completions of one adapter.
+fn judge(
+    tokenizer: &Tokenizer,
+    problems: &[(Problem, Vec<u32>)],
+    owners: &[(usize, bool)],
+    completions: &[Vec<Completion>],
+    rewarder: &mut Rewarder,
+) -> Result<Evaluation, EvaluateError> {
     let mut records = Vec::new();
     let mut texts = Vec::new();
     for (&(index, greedy), completions) in owners.iter().zip(completions) {
@@ -140,6 +178,7 @@ pub fn evaluate(
 fn requests(
     problems: &[(Problem, Vec<u32>)],
     settings: EvalSettings<'_>,
+    adapter: u32,
 ) -> (Vec<Request>, Vec<(usize, bool)>) {
     let mut requests = Vec::new();
     let mut owners = Vec::new();
@@ -149,7 +188,7 @@ fn requests(
                 requests.push(Request {
                     prompt: prompt.clone(),
                     samples,
-                    adapter: 0,
+                    adapter,
                     stream: EVAL_STREAMS + (index * settings.samples) as u64,
                     max_tokens: settings.max_tokens,
                     sampling,

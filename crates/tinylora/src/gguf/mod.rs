@@ -346,6 +346,26 @@ impl TensorType {
         })
     }
 
+    /// The number in the file.
+    pub fn number(self) -> u32 {
+        match self {
+            TensorType::F32 => 0,
+            TensorType::F16 => 1,
+            TensorType::Q4_0 => 2,
+            TensorType::Q4_1 => 3,
+            TensorType::Q5_0 => 6,
+            TensorType::Q5_1 => 7,
+            TensorType::Q8_0 => 8,
+            TensorType::Q2K => 10,
+            TensorType::Q3K => 11,
+            TensorType::Q4K => 12,
+            TensorType::Q5K => 13,
+            TensorType::Q6K => 14,
+            TensorType::Q8K => 15,
+            TensorType::BF16 => 30,
+        }
+    }
+
     /// Numbers in a block.
     pub fn block_len(self) -> usize {
         match self {

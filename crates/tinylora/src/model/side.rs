@@ -46,6 +46,12 @@ impl ModuleKind {
     pub fn shape(self, config: &ModelConfig) -> (usize, usize) {
         let (d, f) = (config.hidden_size, config.intermediate_size);
         let (q, k) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
+        self.shape_of(d, f, q, k)
+    }
+
+    /// (outputs, inputs) where the hidden size is `d`, the MLP's `f`, and all query heads together are `q` wide,
+    /// all key heads `k`.
+    pub fn shape_of(self, d: usize, f: usize, q: usize, k: usize) -> (usize, usize) {
         match self {
             Self::Q => (q, d),
             Self::K | Self::V => (k, d),

@@ -39,6 +39,16 @@ pub fn tiny_case(name: &str) -> Case {
 
 /// All logits of one sequence, as one segment.
 pub fn logits(case: &Case, tokens: &[u32], r: Option<&[f32]>) -> Vec<f32> {
+    logits_with(case, &case.model, tokens, r.map(|r| (&case.factors, r)))
+}
+
+/// The same with any model of the case's form, and any factors with their R.
+pub fn logits_with(
+    case: &Case,
+    model: &Model,
+    tokens: &[u32],
+    adapter: Option<(&SideFactors, &[f32])>,
+) -> Vec<f32> {
     let mut batch = Batch::default();
     for (i, &token) in tokens.iter().enumerate() {
         batch.push(token, i, ((i / 16) as u32, (i % 16) as u32), 0);
@@ -47,14 +57,14 @@ pub fn logits(case: &Case, tokens: &[u32], r: Option<&[f32]>) -> Vec<f32> {
     let own =
         (0..n.div_ceil(16)).map(|b| Span { block: b as u32, count: 16.min(n - 16 * b) as u32 }).collect();
     batch.groups.push(Group { shared: vec![], members: vec![Member { first_row: 0, rows: n, own }] });
-    let mut cache = KvCache::new(&case.model, n.div_ceil(16));
+    let mut cache = KvCache::new(model, n.div_ceil(16));
     let outputs: Vec<u32> = (0..n as u32).collect();
-    let rs: Vec<&[f32]> = r.into_iter().collect();
-    let adapters = Adapters { factors: r.map(|_| &case.factors), r: &rs };
+    let rs: Vec<&[f32]> = adapter.iter().map(|(_, r)| *r).collect();
+    let adapters = Adapters { factors: adapter.map(|(factors, _)| factors), r: &rs };
     let mut kept = KeptActivations::default();
-    let hidden = forward(&case.cpu, &case.model, adapters, &batch, &outputs, &mut cache, &mut kept, false);
-    let mut logits = vec![0.0; n * case.model.config.vocab_size];
-    let head = case.model.head();
+    let hidden = forward(&case.cpu, model, adapters, &batch, &outputs, &mut cache, &mut kept, false);
+    let mut logits = vec![0.0; n * model.config.vocab_size];
+    let head = model.head();
     product(&case.cpu, &hidden, n, &mut [Product { weight: head, bias: None, side: None, out: &mut logits }]);
     logits
 }

@@ -13,7 +13,7 @@ use crate::gguf::TensorType;
 const CHUNK: usize = 1 << 14;
 
 /// `bytes` must hold exactly `out.len()` numbers, whole blocks of them.
-pub(super) fn decode(dtype: TensorType, bytes: &[u8], out: &mut [f32]) -> Result<(), String> {
+pub(crate) fn decode(dtype: TensorType, bytes: &[u8], out: &mut [f32]) -> Result<(), String> {
     let blocks = out.len() / dtype.block_len();
     if !out.len().is_multiple_of(dtype.block_len()) || bytes.len() != blocks * dtype.block_bytes() {
         return Err(format!("{} bytes do not hold {} numbers", bytes.len(), out.len()));

@@ -6,9 +6,9 @@
 //! there, with their shapes, and that no tensor is there that the forward pass would ignore. Nothing here computes
 //! with weights, and nothing writes.
 
-mod decode;
-mod names;
-mod safetensors;
+pub(crate) mod decode;
+pub(crate) mod names;
+pub(crate) mod safetensors;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -199,6 +199,11 @@ impl Weights {
     /// The metadata, if the model is a GGUF file.
     pub fn gguf_metadata(&self) -> Option<&GgufMetadata> {
         self.gguf.as_ref()
+    }
+
+    /// The files as they are, in their order.
+    pub(crate) fn mapped(&self) -> impl Iterator<Item = (&Path, &[u8])> {
+        self.files.iter().map(|file| (file.path.as_path(), file.bytes()))
     }
 
     fn tensor(&self, name: &str) -> Result<&Tensor, WeightsError> {

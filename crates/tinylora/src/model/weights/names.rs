@@ -8,7 +8,7 @@ pub(super) const ROPE_FACTORS: &str = "rope_freqs.weight";
 
 /// The name of a tensor in a safetensors file without the prefixes of models that also see; None for tensors that
 /// the language model does not use.
-pub(super) fn from_safetensors(name: &str, family: Family) -> Option<String> {
+pub(crate) fn from_safetensors(name: &str, family: Family) -> Option<String> {
     // A constant that old checkpoints store.
     if name.ends_with("rotary_emb.inv_freq") {
         return None;
@@ -28,7 +28,7 @@ pub(super) fn from_safetensors(name: &str, family: Family) -> Option<String> {
 }
 
 /// The name in a GGUF file of a tensor of [`super::expected_tensors`].
-pub(super) fn to_gguf(name: &str, family: Family) -> String {
+pub(crate) fn to_gguf(name: &str, family: Family) -> String {
     let Some((layer, rest)) = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')) else {
         return match name {
             "model.embed_tokens.weight" => "token_embd.weight",
@@ -76,7 +76,7 @@ pub(super) fn gguf_row_order(name: &str, config: &ModelConfig) -> RowOrder {
 
 /// Which row of an interleaved file is row `row` of Hugging Face: number i of the first half of a head is at 2i,
 /// number i of the second half at 2i + 1.
-pub(super) fn interleaved_row(row: usize, head_dim: usize) -> usize {
+pub(crate) fn interleaved_row(row: usize, head_dim: usize) -> usize {
     let (head, within) = (row / head_dim, row % head_dim);
     let (half, i) = (within / (head_dim / 2), within % (head_dim / 2));
     head * head_dim + 2 * i + half

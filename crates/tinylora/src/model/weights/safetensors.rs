@@ -19,19 +19,19 @@ const MAX_TENSORS: usize = 1 << 18;
 
 /// One tensor, in the order of its data.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) name: String,
-    pub(super) dtype: DType,
-    pub(super) shape: Vec<usize>,
+pub(crate) struct Entry {
+    pub(crate) name: String,
+    pub(crate) dtype: DType,
+    pub(crate) shape: Vec<usize>,
     /// From the beginning of the file.
-    pub(super) offset: usize,
-    pub(super) bytes: usize,
+    pub(crate) offset: usize,
+    pub(crate) bytes: usize,
 }
 
 /// Storage types of safetensors that occur beside weights. Only some are readable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[allow(non_camel_case_types)]
-pub(super) enum DType {
+pub(crate) enum DType {
     #[serde(rename = "BOOL")]
     Bool,
     U8,
@@ -82,7 +82,7 @@ pub enum Problem {
 }
 
 /// Read and check the header of a whole file.
-pub(super) fn header(file: &[u8]) -> Result<Vec<Entry>, Problem> {
+pub(crate) fn header(file: &[u8]) -> Result<Vec<Entry>, Problem> {
     let file_bytes = file.len() as u64;
     let Some((length, rest)) = file.split_first_chunk::<8>() else {
         return Err(Problem::TooShort { file: file_bytes });
@@ -152,13 +152,18 @@ fn bytes_of(raw: &RawEntry) -> Option<u64> {
 
 impl DType {
     /// The type to decode with, if there is one.
-    pub(super) fn readable(self) -> Option<TensorType> {
+    pub(crate) fn readable(self) -> Option<TensorType> {
         match self {
             DType::F32 => Some(TensorType::F32),
             DType::F16 => Some(TensorType::F16),
             DType::BF16 => Some(TensorType::BF16),
             _ => None,
         }
+    }
+
+    /// As the header has it.
+    pub(crate) fn name(self) -> String {
+        if self == DType::Bool { "BOOL".to_owned() } else { format!("{self:?}") }
     }
 
     fn bytes(self) -> u64 {

@@ -1,0 +1,128 @@
+//! An adapter that carries everything but the base model: v, who shares it, P, and the factors A and B. This is what
+//! adapters of other programs become, since their factors can't be recomputed exactly, and what every export starts
+//! from. Nothing here trains, and nothing reads another program's files.
+//!
+//! One form for three methods. Of each module ΔW = B R A with R = Σ_i v_i P_i:
+//! - TinyLoRA: as it is;
+//! - LoRA: v = 1, P = scaling · I;
+//! - LoRA-XS: v = 1, P = scaling · R.
+
+use super::any::AnyAdapter;
+use super::file::{AdapterFile, AdapterFileError, BaseIdentity};
+use super::projections::Projections;
+use super::spec::{AdapterError, Module};
+use super::{Factors, standalone_layout};
+use crate::atomic_file;
+use std::path::Path;
+
+/// How an adapter was trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// R = Σ v_i P_i with fixed P, A and B.
+    TinyLora,
+    /// A and B trained, R a multiple of the identity.
+    Lora,
+    /// R trained, A and B fixed.
+    LoraXs,
+}
+
+impl Method {
+    /// As its authors write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TinyLora => "TinyLoRA",
+            Self::Lora => "LoRA",
+            Self::LoraXs => "LoRA-XS",
+        }
+    }
+}
+
+/// An adapter with its factors.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Standalone {
+    /// How it was trained.
+    pub method: Method,
+    /// The base that it belongs to.
+    pub base: BaseIdentity,
+    /// The adapted modules, depth first, each once (M).
+    pub modules: Vec<Module>,
+    /// The group of each module, 0 … G − 1 (M).
+    pub groups: Vec<usize>,
+    /// Numbers a group.
+    pub u: usize,
+    /// (G · u)
+    pub v: Vec<f32>,
+    /// (M, u, r, r)
+    pub p: Vec<f32>,
+    /// A (r, in) and B (out, r) of each module.
+    pub factors: Factors,
+    /// Where it comes from, for people.
+    pub source: String,
+}
+
+impl Standalone {
+    /// A seeded adapter with the factors of its base; its scale goes into P, so that v stays bit for bit.
+    pub fn from_seeded(file: &AdapterFile, factors: Factors) -> Self {
+        let spec = &file.spec;
+        let projections = Projections::new(spec);
+        let p = projections.values().iter().map(|&p| spec.scale * p).collect();
+        Self {
+            method: Method::TinyLora,
+            base: file.base.clone(),
+            modules: spec.modules().collect(),
+            groups: spec.groups(),
+            u: spec.u,
+            v: file.v.clone(),
+            p,
+            factors,
+            source: format!("tinylora {}", file.run.version),
+        }
+    }
+
+    /// r
+    pub fn rank(&self) -> usize {
+        self.factors.rank
+    }
+
+    /// G
+    pub fn num_groups(&self) -> usize {
+        self.groups.iter().max().map_or(0, |last| last + 1)
+    }
+
+    /// P and the groups, ready to make R of v.
+    pub fn projections(&self) -> Result<Projections, AdapterError> {
+        Projections::from_parts(self.rank(), self.u, 1.0, self.groups.clone(), self.p.clone())
+    }
+
+    /// R of every module (M, r, r).
+    pub fn r_matrices(&self) -> Result<Vec<f32>, AdapterError> {
+        Ok(self.projections()?.r_matrices(&self.v))
+    }
+
+    /// The bytes of the file.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, AdapterFileError> {
+        standalone_layout::encode(self)
+    }
+
+    /// Reads the bytes of a file; `name` is what messages call it.
+    pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Self, AdapterFileError> {
+        standalone_layout::decode(name, bytes)
+    }
+
+    /// Writes a file, whole or not at all.
+    pub fn write(&self, path: &Path) -> Result<(), AdapterFileError> {
+        Ok(atomic_file::write(path, &self.to_bytes()?)?)
+    }
+}
+
+impl From<Standalone> for AnyAdapter {
+    fn from(adapter: Standalone) -> Self {
+        Self::Standalone(adapter)
+    }
+}
+
+impl From<AdapterFile> for AnyAdapter {
+    fn from(file: AdapterFile) -> Self {
+        Self::Seeded(file)
+    }
+}

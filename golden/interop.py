@@ -1,0 +1,216 @@
+"""Adapters that PEFT makes, for the import, and a check of the exports with PEFT, transformers and the gguf package.
+
+Out: `interop/NAME/`, adapters of the tiny models as PEFT saves them (LoRA-XS: as its authors' code does), and
+`interop/golden.safetensors` with the logits of each on its model's first golden sequence. Never: a model's weights.
+
+    python golden/interop.py                    writes
+    python golden/interop.py --check            recomputes and compares with what is stored
+    python golden/interop.py --check EXPORTS    loads what the engine's tests exported (target/tmp/interop) and compares
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from peft import LoraConfig, PeftModel, TinyLoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from make_models import MODELS
+from reference import compare_golden, relative_error, versions
+
+FOLDER = Path(__file__).parent / "interop"
+TOLERANCE = 1e-5  # of the logits, for another order of summation; measure: max |difference| / max |stored|
+# A PEFT version writes no config key that others don't know of the few that matter here.
+ADAPTERS = {
+    "lora": ("llama2", LoraConfig(r=3, lora_alpha=6, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")),
+    "rslora-patterns": (
+        "qwen3",
+        LoraConfig(
+            r=2, lora_alpha=5, use_rslora=True, target_modules=["k_proj", "o_proj", "up_proj"], task_type="CAUSAL_LM",
+            rank_pattern={"layers.1.self_attn.k_proj": 4, "up_proj": 1},
+            alpha_pattern={r"layers\.[02]\.mlp\.up_proj": 3},
+        ),
+    ),
+    "lora-layers": (
+        "gemma3",
+        LoraConfig(
+            r=2, lora_alpha=2, target_modules=["v_proj", "gate_proj"], layers_to_transform=[1, 3, 4], layers_pattern="layers",
+            task_type="CAUSAL_LM",
+        ),
+    ),
+    "lora-xs": ("mistral", LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")),
+    "tinylora-pattern": (
+        "qwen2",
+        TinyLoraConfig(
+            r=2, u=3, weight_tying=0.6, projection_seed=7, task_type="CAUSAL_LM",
+            target_modules=r"model\.layers\.(0|2)\.(self_attn\.[qk]_proj|mlp\.down_proj)",
+        ),
+    ),
+    "tinylora-without-p": (
+        "llama3",
+        TinyLoraConfig(
+            r=3, u=2, weight_tying=0.5, projection_seed=11, save_projection=False, task_type="CAUSAL_LM",
+            target_modules=["v_proj", "up_proj"], layers_to_transform=[1, 2],
+        ),
+    ),
+    "tinylora-default-targets": ("llama2-tied", TinyLoraConfig(r=2, u=5, task_type="CAUSAL_LM")),
+}
+
+
+def load_base(folder: Path) -> torch.nn.Module:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    return model.eval().requires_grad_(False)
+
+
+def first_tokens(model: str) -> torch.Tensor:
+    return load_file(MODELS / model / "golden.safetensors")["tokens.0"].long()
+
+
+def fill(peft: PeftModel, seed: int) -> None:
+    """Every trained number at random, large enough to be seen in the logits."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in sorted(peft.named_parameters()):
+        if "tinylora_v" in name or "lora_" in name:
+            parameter.data.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+
+
+def make_lora_xs(peft: PeftModel, folder: Path, seed: int) -> None:
+    """LoRA with a matrix R between A and B, and its file with R under the name that LoRA-XS gives it."""
+    generator = torch.Generator().manual_seed(seed)
+    mappings = {}
+    for name, module in peft.named_modules():
+        if not hasattr(module, "lora_A") or "default" not in getattr(module, "lora_A", {}):
+            continue
+        r = torch.randn(2, 2, generator=generator)
+        down = module.lora_A["default"]
+        mappings[f"{name}.default_lora_latent_mapping.weight"] = r
+        down.register_forward_hook(lambda _module, _inputs, output, r=r: output @ r.T)
+    peft.save_pretrained(folder)
+    file = folder / "adapter_model.safetensors"
+    tensors = load_file(file) | {key: value.contiguous() for key, value in mappings.items()}
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def make(folder: Path) -> None:
+    logits = {}
+    for number, (name, (model, config)) in enumerate(ADAPTERS.items()):
+        torch.manual_seed(number)
+        peft = get_peft_model(load_base(MODELS / model), config).eval()
+        fill(peft, 500 + number)
+        if name == "lora-xs":
+            make_lora_xs(peft, folder / name, 600 + number)
+        else:
+            peft.save_pretrained(folder / name)
+        (folder / name / "README.md").unlink(missing_ok=True)
+        file = folder / name / "adapter_config.json"
+        stored = json.loads(file.read_text())
+        stored["base_model_name_or_path"] = model
+        if isinstance(stored["target_modules"], list):
+            stored["target_modules"].sort()
+        file.write_text(json.dumps(stored, indent=2, sort_keys=True) + "\n")
+        with torch.no_grad():
+            logits[f"logits.{name}"] = peft(input_ids=first_tokens(model)[None], use_cache=False).logits[0].contiguous()
+    save_file(logits, folder / "golden.safetensors")
+    notes = {key: {"shape": list(value.shape), "tolerance": TOLERANCE} for key, value in logits.items()}
+    content = {"versions": versions(), "adapters": {name: model for name, (model, _) in ADAPTERS.items()}, "tensors": notes}
+    (folder / "golden.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def check_exports(exports: Path) -> list[str]:
+    """Loads every export of the engine's tests where it belongs and compares its logits with the engine's."""
+    complaints, worst = [], {}
+    for folder in sorted(path for path in exports.iterdir() if (path / "expected.json").is_file()):
+        expected = json.loads((folder / "expected.json").read_text())
+        tokens = torch.tensor(expected["tokens"])
+        wanted = torch.tensor(expected["logits"]).reshape(len(tokens), -1)
+        base = lambda: load_base(MODELS / folder.name)
+        models = {
+            "peft": lambda: PeftModel.from_pretrained(base(), folder / "peft"),
+            "lora": lambda: PeftModel.from_pretrained(base(), folder / "lora"),
+            "lora8": lambda: PeftModel.from_pretrained(base(), folder / "lora8"),
+            "gguf-lora": lambda: with_gguf_lora(base(), folder / "lora.gguf"),
+            "merged": lambda: load_base(folder / "merged"),
+            "merged-bf16": lambda: load_base(folder / "merged-bf16"),
+        }
+        for form, load in models.items():
+            with torch.no_grad():
+                error = relative_error(load().eval()(input_ids=tokens[None], use_cache=False).logits[0], wanted)
+            worst[form] = max(worst.get(form, 0.0), error)
+            # bf16 weights are other weights: 2^-9 of each.
+            if error > (3e-2 if form == "merged-bf16" else TOLERANCE):
+                complaints.append(f"{folder.name}/{form}: logits differ by {error:.1e}")
+    print(f"largest differences: {', '.join(f'{form} {error:.1e}' for form, error in worst.items())}")
+    return complaints if worst else [f"{exports}: nothing was exported there"]
+
+
+def with_gguf_lora(model: torch.nn.Module, file: Path) -> torch.nn.Module:
+    """Adds what llama.cpp would: alpha / r · B A, with the rows of q and k of Llama models put back in order."""
+    from gguf import GGUFReader, get_tensor_name_map, MODEL_ARCH_NAMES
+
+    reader = GGUFReader(file)
+    text = lambda key: bytes(reader.fields[key].parts[-1]).decode()
+    assert text("general.type") == "adapter" and text("adapter.type") == "lora"
+    architecture = text("general.architecture")
+    arch = next(arch for arch, name in MODEL_ARCH_NAMES.items() if name == architecture)
+    names = get_tensor_name_map(arch, model.config.num_hidden_layers)
+    tensors = {tensor.name: torch.from_numpy(np.array(tensor.data)) for tensor in reader.tensors}
+    alpha = float(reader.fields["adapter.lora.alpha"].parts[-1][0])
+    used = 0
+    for name, parameter in model.named_parameters():
+        ours = names.get_name(name, try_suffixes=(".weight",))
+        if ours is None or f"{ours}.lora_a" not in tensors:
+            continue
+        a, b = tensors[f"{ours}.lora_a"], tensors[f"{ours}.lora_b"]
+        if architecture == "llama" and ("q_proj" in name or "k_proj" in name):
+            d = model.config.head_dim
+            b = b.reshape(-1, d // 2, 2, b.shape[1]).transpose(1, 2).reshape(b.shape)
+        parameter.data += alpha / a.shape[0] * (b.double() @ a.double()).float()
+        used += 2
+    assert used == len(tensors), f"{file}: {used} of {len(tensors)} tensors have a place in the model"
+    return model
+
+
+def check_stored(fresh: Path) -> list[str]:
+    complaints = compare_golden(FOLDER / "golden.safetensors", fresh / "golden.safetensors")
+    for name in ADAPTERS:
+        a, b = (load_file(folder / name / "adapter_model.safetensors") for folder in (FOLDER, fresh))
+        # A and B of TinyLoRA come from an SVD, which other machines compute with other last bits and signs.
+        same = a.keys() == b.keys() and all(
+            torch.equal(a[key], b[key]) for key in a if not key.endswith(("tinylora_A", "tinylora_B"))
+        )
+        complaints += [] if same else [f"interop/{name}: other tensors than the script makes"]
+    return complaints
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="compare, write nothing")
+    parser.add_argument("exports", nargs="?", type=Path, help="with --check: the folder of exports")
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    if arguments.exports:
+        complaints = check_exports(arguments.exports)
+        print("\n".join(complaints) or "all exports give the same logits")
+        sys.exit(bool(complaints))
+    with tempfile.TemporaryDirectory() as scratch:
+        make(Path(scratch))
+        if arguments.check:
+            complaints = check_stored(Path(scratch))
+            print("\n".join(complaints) or "all adapters as stored")
+            sys.exit(bool(complaints))
+        shutil.rmtree(FOLDER, ignore_errors=True)
+        shutil.copytree(scratch, FOLDER)
+
+
+if __name__ == "__main__":
+    main()
