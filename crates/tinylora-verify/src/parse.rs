@@ -307,7 +307,12 @@ impl Parser<'_> {
                 self.expect('/')?;
                 right = Expr::Divide(Box::new(right), Box::new(self.power()?));
             }
-            value = if mixed { Expr::Add(vec![value, right]) } else { times(value, right) };
+            value = match right {
+                // 6¼% is all of it in per cent.
+                Expr::Percent(part) if mixed => Expr::Percent(Box::new(Expr::Add(vec![value, *part]))),
+                right if mixed => Expr::Add(vec![value, right]),
+                right => times(value, right),
+            };
         }
         Ok(value)
     }

@@ -52,6 +52,13 @@ pub fn verdict(gold: Gold, prediction: Prediction, fuel: &mut Fuel) -> Explanati
         }
         _ => return explanation.with(Verdict::PredictionUnparsed, "the prediction is not understood"),
     };
+    if let (Expr::Symbol(letter), Some(choice)) = (&gold_value, choice(&found.text))
+        && letter.len() == 1
+        && letter.starts_with(|c: char| c.is_ascii_uppercase())
+    {
+        let verdict = if *letter == choice { Verdict::Equal } else { Verdict::Different };
+        return explanation.with(verdict, "the letter of the choice");
+    }
     let mut judge = Judge { fuel, rule: "another value" };
     let result = judge.equal(&gold_value, &value);
     let rule = judge.rule;
@@ -87,6 +94,18 @@ fn with_decimal_comma(gold: &str, prediction: &str, fuel: &mut Fuel) -> Result<b
         (Ok(a), Ok(b)) => Ok(a == b),
         _ => Ok(false),
     }
+}
+
+/// The letter of a choice that is given with its text, as in `(B) 12`.
+fn choice(text: &str) -> Option<String> {
+    let plain = ["\\textbf", "\\text", "\\mathrm", "\\mathbf", "{", "}", "$"]
+        .iter()
+        .fold(text.to_string(), |t, mark| t.replace(mark, ""));
+    let rest = plain.trim_start().strip_prefix('(')?;
+    let (letter, rest) = rest.split_once(')')?;
+    let letter = letter.trim();
+    let single = letter.len() == 1 && letter.starts_with(|c: char| c.is_ascii_uppercase());
+    (single && !rest.trim().is_empty()).then(|| letter.to_string())
 }
 
 /// Without blanks and dollar signs.
@@ -145,6 +164,11 @@ fn clean(text: &str) -> String {
         }
     }
     let text = text.trim_end_matches(['.', ',', ';']).trim_end();
+    // An amount in words, `\text{12 apples}`, is no word.
+    let inner = text.strip_prefix("\\text{").and_then(|rest| rest.strip_suffix('}')).map(str::trim);
+    let text = inner
+        .filter(|inner| inner.starts_with(|c: char| c.is_ascii_digit()) && !inner.contains('}'))
+        .unwrap_or(text);
     // A choice with its bracket.
     match text.strip_suffix([')', ':', '.']) {
         Some(letter) if letter.len() == 1 && letter.chars().all(|c| c.is_ascii_uppercase()) => {

@@ -196,12 +196,16 @@ fn kinds_of_answers() {
         ("-x>-1", "x<1"),
         ("f(x)=x^2", "f(t)=t^2"),
         ("080", "80"),
+        ("B", "\\textbf{(B) }12"),
+        ("12", "\\text{12 apples}"),
+        ("6\\frac{1}{4}\\%", "6.25\\%"),
     ] {
         equal(gold, prediction);
     }
     for (gold, prediction) in [
         ("15\\text{ cm}", "15\\text{ m}"),
         ("A", "B"),
+        ("A", "\\textbf{(B) }12"),
         ("x<3", "x>3"),
         ("x<3", "x\\le 3"),
         ("True", "False"),

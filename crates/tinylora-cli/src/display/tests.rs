@@ -18,7 +18,6 @@ fn metrics(step: u64, reward: f64) -> StepMetrics {
         active_group_fraction: 0.5,
         completion_tokens_mean: 21.25,
         truncated_fraction: 0.02,
-        verdicts: None,
         entropy: 1.0,
         kl: 0.0,
         ratio_min: 1.0,
