@@ -46,3 +46,6 @@ pub mod run_folder;
 pub mod evaluate;
 
 pub mod train;
+
+#[cfg(test)]
+mod fuzz;
