@@ -6,6 +6,7 @@ Out: `interop/NAME/`, adapters of the tiny models as PEFT saves them (LoRA-XS: a
     python golden/interop.py                    writes
     python golden/interop.py --check            recomputes and compares with what is stored
     python golden/interop.py --check EXPORTS    loads what the engine's tests exported (target/tmp/interop) and compares
+    python golden/interop.py --older NAME       adds an adapter that another PEFT makes, which must be the one installed
 """
 
 import argparse
@@ -63,6 +64,11 @@ ADAPTERS = {
     ),
     "tinylora-default-targets": ("llama2-tied", TinyLoraConfig(r=2, u=5, task_type="CAUSAL_LM")),
 }
+# Made once, with the PEFT that the name says; the scripts' own environment has the current one.
+OLDER = {
+    "tinylora-peft-0.20": ("qwen2", dict(r=2, u=3, weight_tying=0.8, target_modules=["q_proj", "v_proj", "down_proj"])),
+    "tinylora-peft-0.19": ("qwen3", dict(r=2, u=3, weight_tying=0.8, target_modules=["q_proj", "v_proj", "down_proj"])),
+}
 
 
 def load_base(folder: Path) -> torch.nn.Module:
@@ -99,29 +105,61 @@ def make_lora_xs(peft: PeftModel, folder: Path, seed: int) -> None:
     save_file(tensors, file, metadata={"format": "pt"})
 
 
-def make(folder: Path) -> None:
-    logits = {}
-    for number, (name, (model, config)) in enumerate(ADAPTERS.items()):
-        torch.manual_seed(number)
-        peft = get_peft_model(load_base(MODELS / model), config).eval()
-        fill(peft, 500 + number)
-        if name == "lora-xs":
-            make_lora_xs(peft, folder / name, 600 + number)
-        else:
-            peft.save_pretrained(folder / name)
-        (folder / name / "README.md").unlink(missing_ok=True)
-        file = folder / name / "adapter_config.json"
-        stored = json.loads(file.read_text())
-        stored["base_model_name_or_path"] = model
-        if isinstance(stored["target_modules"], list):
-            stored["target_modules"].sort()
-        file.write_text(json.dumps(stored, indent=2, sort_keys=True) + "\n")
-        with torch.no_grad():
-            logits[f"logits.{name}"] = peft(input_ids=first_tokens(model)[None], use_cache=False).logits[0].contiguous()
+def make_one(folder: Path, number: int, name: str, model: str, config) -> torch.Tensor:
+    """Saves one adapter and gives its logits."""
+    torch.manual_seed(number)
+    peft = get_peft_model(load_base(MODELS / model), config).eval()
+    fill(peft, 500 + number)
+    if name == "lora-xs":
+        make_lora_xs(peft, folder / name, 600 + number)
+    else:
+        peft.save_pretrained(folder / name)
+    (folder / name / "README.md").unlink(missing_ok=True)
+    file = folder / name / "adapter_config.json"
+    stored = json.loads(file.read_text())
+    stored["base_model_name_or_path"] = model
+    if isinstance(stored["target_modules"], list):
+        stored["target_modules"].sort()
+    file.write_text(json.dumps(stored, indent=2, sort_keys=True) + "\n")
+    with torch.no_grad():
+        return peft(input_ids=first_tokens(model)[None], use_cache=False).logits[0].contiguous()
+
+
+def write_logits(folder: Path, logits: dict, models: dict) -> None:
     save_file(logits, folder / "golden.safetensors")
     notes = {key: {"shape": list(value.shape), "tolerance": TOLERANCE} for key, value in logits.items()}
-    content = {"versions": versions(), "adapters": {name: model for name, (model, _) in ADAPTERS.items()}, "tensors": notes}
+    content = {"versions": versions(), "adapters": models, "tensors": notes}
     (folder / "golden.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def make(folder: Path) -> None:
+    logits, models = {}, {}
+    for number, (name, (model, config)) in enumerate(ADAPTERS.items()):
+        logits[f"logits.{name}"] = make_one(folder, number, name, model, config)
+        models[name] = model
+    for name, (model, _) in OLDER.items():
+        if (FOLDER / name).is_dir():
+            shutil.copytree(FOLDER / name, folder / name)
+            logits[f"logits.{name}"] = load_file(FOLDER / "golden.safetensors")[f"logits.{name}"]
+            models[name] = model
+    write_logits(folder, logits, models)
+
+
+def add_older(name: str) -> None:
+    """One more adapter in the stored folder, made by an older PEFT."""
+    import peft
+
+    model, settings = OLDER[name]
+    assert peft.__version__.startswith(name.rsplit("-", 1)[1]), f"PEFT {peft.__version__} is installed"
+    content = json.loads((FOLDER / "golden.json").read_text())
+    logits = load_file(FOLDER / "golden.safetensors")
+    shutil.rmtree(FOLDER / name, ignore_errors=True)
+    number = 100 + list(OLDER).index(name)
+    logits[f"logits.{name}"] = make_one(FOLDER, number, name, model, TinyLoraConfig(**settings, task_type="CAUSAL_LM"))
+    write_logits(FOLDER, logits, {**content["adapters"], name: model})
+    stored = json.loads((FOLDER / "golden.json").read_text())
+    stored["versions"] = content["versions"]
+    (FOLDER / "golden.json").write_text(json.dumps(stored, indent=1) + "\n")
 
 
 def check_exports(exports: Path) -> list[str]:
@@ -193,11 +231,15 @@ def check_stored(fresh: Path) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="compare, write nothing")
+    parser.add_argument("--older", choices=OLDER, help="make one adapter of an older PEFT")
     parser.add_argument("exports", nargs="?", type=Path, help="with --check: the folder of exports")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(1)
+    if arguments.older:
+        add_older(arguments.older)
+        return
     if arguments.exports:
         complaints = check_exports(arguments.exports)
         print("\n".join(complaints) or "all exports give the same logits")

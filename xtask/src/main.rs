@@ -6,6 +6,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 
+mod fuzz;
 mod golden;
 mod models;
 mod tidy;
@@ -15,6 +16,7 @@ usage: cargo xtask TASK
   tidy                    check the rules of STYLE.md that a program can check
   test [ARGS]             fetch the test models if possible, then cargo test --release --workspace [ARGS]
   test-models [FOLDER]    fetch the test models; prints the line that makes tests use them
+  fuzz PARSER N [FROM]    damage good files in N ways and parse them; ways FROM, FROM + 1 … [0]
   golden --check|--make   recompute the golden files with PyTorch, and compare or replace them";
 
 fn main() -> ExitCode {
@@ -25,6 +27,8 @@ fn main() -> ExitCode {
         ["test", rest @ ..] => models::test(&root(), rest),
         ["test-models"] => models::print_export(&root(), None),
         ["test-models", folder] => models::print_export(&root(), Some(Path::new(folder))),
+        ["fuzz", parser, count] => fuzz::run(&root(), parser, count, "0"),
+        ["fuzz", parser, count, from] => fuzz::run(&root(), parser, count, from),
         ["golden", "--check"] => golden::run(&root(), golden::Mode::Check),
         ["golden", "--make"] => golden::run(&root(), golden::Mode::Make),
         _ => {

@@ -157,6 +157,25 @@ fn messages_have_no_control_characters_and_no_backtrace() {
     assert!(!message.to_lowercase().contains("backtrace"), "{message}");
 }
 
+#[test]
+fn adapters_that_cannot_be_converted_say_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let export = |more: &[&str]| {
+        let arguments = [&["adapter", "export", "absent.tinylora", "--out", "x"], more].concat();
+        fails(folder.path(), &arguments)
+    };
+    let (status, message) = export(&["--format", "peft"]);
+    assert!(status == 1 && message.contains("cannot read absent.tinylora"), "{message}");
+    let (status, message) = export(&["--format", "peft", "--rank", "8"]);
+    assert!(status == 2 && message.contains("--rank goes with"), "{message}");
+    let (status, message) = export(&["--format", "lora", "--dtype", "f32"]);
+    assert!(status == 2 && message.contains("--dtype goes with"), "{message}");
+    assert_eq!(export(&["--format", "onnx"]).0, 2);
+    assert_eq!(fails(folder.path(), &["adapter", "average", "a", "--out", "x"]).0, 2);
+    let (status, message) = fails(folder.path(), &["adapter", "diff", "tinylora:AAAA", "tinylora:AAAA"]);
+    assert!(status == 1 && message.contains("is no adapter file"), "{message}");
+}
+
 /// All help pages are kept in `help.txt`; `TINYLORA_UPDATE_HELP=1` writes it anew.
 #[test]
 fn help_pages() {

@@ -48,3 +48,6 @@ pub mod evaluate;
 pub mod train;
 
 pub mod bench;
+
+#[cfg(test)]
+mod fuzz;

@@ -206,7 +206,7 @@ fn refusals_have_their_own_errors() {
 
     // Wrong fields under a right hash: each is named.
     type Change = fn(&mut [u8]);
-    let changes: [(&str, Change); 12] = [
+    let changes: [(&str, Change); 14] = [
         ("version", |b| b[8] = 0),
         ("kind", |b| b[10] = 9),
         ("storage precision", |b| b[11] = 3),
@@ -216,6 +216,9 @@ fn refusals_have_their_own_errors() {
         ("targets", |b| b[30] = 0),
         ("family", |b| b[31] = 200),
         ("scale", |b| b[40..44].copy_from_slice(&f32::NAN.to_le_bytes())),
+        ("init_bound", |b| b[44..48].copy_from_slice(&f32::NAN.to_le_bytes())),
+        // Behind v (26 bytes) and 210 coarse fingerprints.
+        ("fine fingerprint", |b| b[364..368].copy_from_slice(&f32::NAN.to_le_bytes())),
         ("number of modules", |b| b[66] = 255),
         ("number of trained parameters", |b| b[84] = 14),
         ("v", |b| b[128..130].copy_from_slice(&half::bf16::INFINITY.to_le_bytes())),

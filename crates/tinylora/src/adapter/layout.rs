@@ -97,6 +97,10 @@ pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<AdapterFile, AdapterFil
         let mut values = [0f32; 4];
         for value in &mut values {
             *value = reader.f32()?;
+            if !value.is_finite() {
+                let found = format!("{value} of module {module}");
+                return Err(reader.bad("fine fingerprint", found, "every number must be finite".into()));
+            }
         }
         file.factors.fine.push(FactorSketch { module: module as u32, values });
     }
@@ -306,6 +310,12 @@ fn check_header(
     )?;
     is(spec.u >= 1, "u", spec.u.to_string(), "it must be at least 1".into())?;
     is(spec.scale.is_finite(), "scale", spec.scale.to_string(), "it must be finite".into())?;
+    is(
+        spec.init_bound.is_finite() && spec.init_bound >= 0.0,
+        "init_bound",
+        spec.init_bound.to_string(),
+        "it must be finite and not negative".into(),
+    )?;
     let expected = (base.num_layers as usize).saturating_mul(kinds);
     is(
         modules == expected,

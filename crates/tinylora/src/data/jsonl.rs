@@ -111,7 +111,12 @@ fn permutation(seed: u64, epoch: u64, n: usize) -> Vec<usize> {
 
 fn read(task: &JsonlTask, file: &str, key: &'static str) -> Result<Vec<Problem>, DataError> {
     let bytes = std::fs::read(file).map_err(|source| DataError::Read { file: file.into(), key, source })?;
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+    parse(task, file, &bytes)
+}
+
+/// The rows of a file's bytes; `file` is its name.
+pub(crate) fn parse(task: &JsonlTask, file: &str, bytes: &[u8]) -> Result<Vec<Problem>, DataError> {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let name = Path::new(file).file_name().map_or(file.into(), |n| n.to_string_lossy().into_owned());
     let mut problems = Vec::new();
     for (i, line) in bytes.split(|byte| *byte == b'\n').enumerate() {

@@ -3,7 +3,7 @@
 //! scores, and nothing is downloaded.
 
 mod arithmetic;
-mod jsonl;
+pub(crate) mod jsonl;
 mod words;
 
 use crate::recipe::{JsonlTask, Recipe, TaskSection};

@@ -158,3 +158,118 @@ impl Tensor<'_> {
         head * self.config.head_dim + within % 2 * half + within / 2
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapter::{BaseIdentity, Factors, Method, Module, ModuleFactors, Target};
+    use crate::gguf::testing::Builder;
+    use crate::hub::{ModelFiles, ModelLayout};
+    use crate::recipe::WeightDtype;
+
+    /// A Llama whose q and k are permuted in the file; numbers differ from row to row.
+    fn base(folder: &Path) -> Weights {
+        let mut builder = Builder::default()
+            .string("general.architecture", "llama")
+            .strings("tokenizer.ggml.tokens", &["a", "b"])
+            .u32("general.alignment", 32)
+            .f32("llama.attention.layer_norm_rms_epsilon", 1e-6);
+        for (key, value) in [
+            ("block_count", 2),
+            ("context_length", 64),
+            ("embedding_length", 32),
+            ("feed_forward_length", 64),
+            ("attention.head_count", 4),
+            ("attention.head_count_kv", 2),
+        ] {
+            builder = builder.u32(&format!("llama.{key}"), value);
+        }
+        let mut list = vec![("token_embd".to_owned(), vec![32, 5]), ("output_norm".to_owned(), vec![32])];
+        for layer in 0..2 {
+            for (name, shape) in [
+                ("attn_norm", vec![32]),
+                ("attn_q", vec![32, 32]),
+                ("attn_k", vec![32, 16]),
+                ("attn_v", vec![32, 16]),
+                ("attn_output", vec![32, 32]),
+                ("ffn_norm", vec![32]),
+                ("ffn_gate", vec![32, 64]),
+                ("ffn_up", vec![32, 64]),
+                ("ffn_down", vec![64, 32]),
+            ] {
+                list.push((format!("blk.{layer}.{name}"), shape));
+            }
+        }
+        for (index, (name, dims)) in list.into_iter().enumerate() {
+            let count: u64 = dims.iter().product();
+            let values: Vec<f32> =
+                (0..count).map(|i| ((i * 31 + index as u64 * 7) % 257) as f32 / 100.0 - 1.0).collect();
+            builder = builder.tensor_f32(&format!("{name}.weight"), &dims, &values);
+        }
+        let path = folder.join("base.gguf");
+        std::fs::write(&path, builder.build()).unwrap();
+        open(&path)
+    }
+
+    fn open(path: &Path) -> Weights {
+        let layout = ModelLayout::Gguf { path: path.to_owned() };
+        Weights::open(&ModelFiles { reference: "base".into(), layout }).unwrap()
+    }
+
+    fn rows(weights: &Weights, name: &str) -> Vec<f32> {
+        let mut out = vec![0.0; weights.shape(name).unwrap().iter().product()];
+        weights.read_rows(name, 0, &mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn every_tensor_is_the_bases_and_the_adapted_ones_have_the_update() {
+        let folder = tempfile::tempdir().unwrap();
+        let weights = base(folder.path());
+        let modules = vec![Module { layer: 0, target: Target::Q }, Module { layer: 1, target: Target::Down }];
+        let base = BaseIdentity::new("base", [0; 32], WeightDtype::F32, weights.config());
+        let factors = |module: &Module| {
+            let (n, k) = base.shape(module.target);
+            // Row i of the update is (i + 1) times (1, 2, 3 …) / 1000.
+            let a = (0..k).map(|i| (i + 1) as f32 / 1000.0).collect();
+            ModuleFactors { a, b: (0..n).map(|i| (i + 1) as f32).collect() }
+        };
+        let adapter = Standalone {
+            method: Method::Lora,
+            groups: vec![0; 2],
+            u: 1,
+            v: vec![1.0],
+            p: vec![1.0; 2],
+            factors: Factors { rank: 1, modules: modules.iter().map(factors).collect() },
+            source: String::new(),
+            base: base.clone(),
+            modules: modules.clone(),
+        };
+        for (dtype, tolerance) in [
+            (OutputType::F32, 1e-6),
+            (OutputType::Bf16, 0.02),
+            (OutputType::F16, 2e-3),
+            (OutputType::Q8_0, 0.03),
+        ] {
+            let out = folder.path().join("merged.gguf");
+            let survival = merge_gguf(&adapter, &weights, dtype, &out, &mut |_, _| {}).unwrap();
+            assert!((survival.kept().unwrap() - 1.0).abs() < 0.01, "{dtype:?}: {survival:?}");
+            let merged = open(&out);
+            assert!(merged.gguf_metadata().unwrap().contains_key("tokenizer.ggml.tokens"));
+            for (name, shape) in expected_tensors(weights.config()) {
+                let module = modules.iter().find(|m| format!("{}.weight", module_name(**m)) == name);
+                let (before, after) = (rows(&weights, &name), rows(&merged, &name));
+                for (place, (before, after)) in before.iter().zip(after).enumerate() {
+                    let (row, column) = (place / shape[shape.len() - 1], place % shape[shape.len() - 1]);
+                    let update = module.map_or(0.0, |_| ((row + 1) * (column + 1)) as f32 / 1000.0);
+                    let size = (before + update).abs().max(1.0);
+                    assert!(
+                        (before + update - after).abs() <= tolerance * size,
+                        "{dtype:?} {name} {row} {column}"
+                    );
+                }
+            }
+        }
+        assert!(merge_gguf(&adapter, &weights, OutputType::F32, folder.path(), &mut |_, _| {}).is_err());
+    }
+}

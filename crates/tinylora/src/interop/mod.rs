@@ -13,7 +13,7 @@ mod gguf_out;
 mod import;
 mod merge;
 mod merge_gguf;
-mod peft_config;
+pub(crate) mod peft_config;
 mod peft_files;
 mod rounding;
 mod safetensors_out;

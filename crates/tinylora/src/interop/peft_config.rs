@@ -15,7 +15,7 @@ pub(super) const CONFIG: &str = "adapter_config.json";
 const LARGEST: u64 = 4 << 20;
 
 /// A configuration as it stands in the file.
-pub(super) struct PeftConfig {
+pub(crate) struct PeftConfig {
     file: PathBuf,
     json: Value,
 }
@@ -59,7 +59,12 @@ impl PeftConfig {
             return Err(not_one(format!("{CONFIG} has {size} bytes, more than the limit of {LARGEST}")));
         }
         let bytes = std::fs::read(&file).map_err(io(&file, "read the file"))?;
-        let json = serde_json::from_slice(&bytes)
+        Self::parse(file, &bytes)
+    }
+
+    /// The same from the bytes of a file, whose name is for messages.
+    pub(crate) fn parse(file: PathBuf, bytes: &[u8]) -> Result<Self, InteropError> {
+        let json = serde_json::from_slice(bytes)
             .map_err(|error| InteropError::Json { file: file.clone(), reason: error.to_string() })?;
         let config = Self { file, json };
         config.refuse()?;
@@ -174,7 +179,7 @@ impl PeftConfig {
     }
 
     /// The adapted modules among those of a model with so many layers, depth first, by the rules of PEFT.
-    pub(super) fn modules(&self, layers: usize) -> Result<Vec<Module>, InteropError> {
+    pub(crate) fn modules(&self, layers: usize) -> Result<Vec<Module>, InteropError> {
         let mut modules = Vec::new();
         for layer in 0..layers {
             for target in Target::ALL {
