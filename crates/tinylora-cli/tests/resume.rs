@@ -1,6 +1,7 @@
 //! Kill -9 at random moments, resume, and end byte for byte where an undisturbed run ends. A tiny random model
 //! and a reward from an external command, so that v moves in every step.
 
+use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -43,35 +44,6 @@ for line in sys.stdin:
     print(json.dumps({"reward": sum(text.encode()) % 5}), flush=True)
 "#;
 
-/// The byte-level alphabet of GPT-2, with an end token: enough of a tokenizer for a random model.
-fn tokenizer_json() -> String {
-    let printable = |byte: u32| (33..=126).contains(&byte) || (161..=172).contains(&byte) || byte >= 174;
-    let mut next = 256;
-    let mut vocabulary = serde_json::Map::new();
-    for byte in 0..256u32 {
-        let code = if printable(byte) {
-            byte
-        } else {
-            next += 1;
-            next - 1
-        };
-        let letter = char::from_u32(code).expect("a letter").to_string();
-        vocabulary.insert(letter, byte.into());
-    }
-    vocabulary.insert("</s>".into(), 256.into());
-    serde_json::json!({
-        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
-        "added_tokens": [{"id": 256, "content": "</s>", "single_word": false, "lstrip": false, "rstrip": false,
-            "normalized": false, "special": true}],
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false},
-        "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false},
-        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
-            "vocab": vocabulary, "merges": []}
-    })
-    .to_string()
-}
-
 /// A folder with the tiny model, its tokenizer, the grader and the recipe; gives the recipe's path.
 fn prepare(folder: &Path) -> PathBuf {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/models/llama2");
@@ -80,7 +52,8 @@ fn prepare(folder: &Path) -> PathBuf {
     for file in ["config.json", "model.safetensors"] {
         std::fs::copy(golden.join(file), model.join(file)).expect("the golden model");
     }
-    std::fs::write(model.join("tokenizer.json"), tokenizer_json()).expect("writable");
+    std::fs::copy(golden.join("../../tokenizer/bytes.json"), model.join("tokenizer.json"))
+        .expect("the tokenizer");
     std::fs::write(model.join("tokenizer_config.json"), r#"{"eos_token": "</s>"}"#).expect("writable");
     let grader = folder.join("grader.py");
     std::fs::write(&grader, GRADER).expect("writable");
@@ -136,8 +109,9 @@ fn killed_runs_end_like_whole_ones() {
     assert!(wanted.2[11]["v_norm"].as_f64().expect("a number") > 0.01, "v moved");
     for kill in 0..kills {
         let out = folder.path().join(format!("killed-{kill}"));
-        // Moments spread over the run, odd enough to fall anywhere.
-        let moment = duration.mul_f64((f64::from(kill) * 0.618_034 + 0.31).fract());
+        // Each process hashes with its own random keys.
+        let random = RandomState::new().hash_one(kill) as f64 / u64::MAX as f64;
+        let moment = duration.mul_f64(random);
         let mut child = train(&recipe, &out, &cache, &[]).spawn().expect("the program starts");
         std::thread::sleep(moment);
         child.kill().expect("it can be killed");

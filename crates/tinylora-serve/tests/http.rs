@@ -12,35 +12,6 @@ use tinylora::recipe::{AdapterSection, WeightDtype};
 use tinylora_compute::Cpu;
 use tinylora_serve::{News, ServeError, ServeOptions, serve_until};
 
-/// The byte-level alphabet of GPT-2, with an end token: enough of a tokenizer for a random model.
-fn tokenizer_json() -> String {
-    let printable = |byte: u32| (33..=126).contains(&byte) || (161..=172).contains(&byte) || byte >= 174;
-    let mut next = 256;
-    let mut vocabulary = serde_json::Map::new();
-    for byte in 0..256u32 {
-        let code = if printable(byte) {
-            byte
-        } else {
-            next += 1;
-            next - 1
-        };
-        let letter = char::from_u32(code).expect("a letter").to_string();
-        vocabulary.insert(letter, byte.into());
-    }
-    vocabulary.insert("</s>".into(), 256.into());
-    serde_json::json!({
-        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
-        "added_tokens": [{"id": 256, "content": "</s>", "single_word": false, "lstrip": false, "rstrip": false,
-            "normalized": false, "special": true}],
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false},
-        "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false},
-        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
-            "vocab": vocabulary, "merges": []}
-    })
-    .to_string()
-}
-
 const TEMPLATE: &str = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}";
 
 /// A folder with the tiny model and its tokenizer.
@@ -51,7 +22,8 @@ fn prepare(folder: &Path) -> String {
     for file in ["config.json", "model.safetensors"] {
         std::fs::copy(golden.join(file), model.join(file)).expect("the golden model");
     }
-    std::fs::write(model.join("tokenizer.json"), tokenizer_json()).expect("writable");
+    std::fs::copy(golden.join("../../tokenizer/bytes.json"), model.join("tokenizer.json"))
+        .expect("the tokenizer");
     let config = json!({"eos_token": "</s>", "chat_template": TEMPLATE});
     std::fs::write(model.join("tokenizer_config.json"), config.to_string()).expect("writable");
     model.to_str().expect("UTF-8").to_owned()
