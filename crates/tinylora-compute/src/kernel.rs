@@ -88,8 +88,8 @@ impl Kernel {
 
     /// The fastest whose products keep activations in f32: the reference for comparisons with f32 elsewhere.
     pub fn best_exact() -> Self {
-        let exact = Self::available().into_iter().filter(|kernel| !kernel.rounds_activations());
-        exact.last().expect("scalar is always available")
+        let mut fastest_first = Self::available().into_iter().rev();
+        fastest_first.find(|kernel| !kernel.rounds_activations()).expect("scalar is always available")
     }
 
     /// Whether products with bf16 matrices round the other operand to bf16. Kernels that don't give the same bits

@@ -245,7 +245,6 @@ fn side_terms(side: Side<'_>, row: usize, panel: usize) -> SideTerms {
 }
 
 /// One of several terms of an activation gradient: `dy W + dz Sᵀ`.
-#[derive(Clone)]
 pub struct BackwardTerm<'a> {
     /// W (N, K)
     pub weight: &'a PackedMatrix,

@@ -50,7 +50,7 @@ pub fn products(
                 product(cpu, &x, m, &mut [Product { weight: &weight, bias: None, side: None, out: &mut y }]);
             };
             let term = BackwardTerm { weight: &weight, gradient: &dy, side: None };
-            let backward = &mut || product_backward(cpu, &[term.clone()], m, &mut dx);
+            let backward = &mut || product_backward(cpu, std::slice::from_ref(&term), m, &mut dx);
             let directions: [(&'static str, &mut dyn FnMut()); 2] =
                 [("forward", forward), ("backward", backward)];
             for (direction, run) in directions {
