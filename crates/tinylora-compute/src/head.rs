@@ -536,16 +536,7 @@ impl Simd for Exp {
 mod tests {
     use super::*;
     use crate::packed::Precision;
-
-    fn numbers(seed: u32, len: usize) -> Vec<f32> {
-        let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(99);
-        (0..len)
-            .map(|_| {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-            })
-            .collect()
-    }
+    use crate::testing::numbers;
 
     struct Exact {
         log_p: Vec<f64>,
@@ -620,7 +611,7 @@ mod tests {
             let mut directions = vec![0.0; width];
             let (statistics, _) = head_directions(&cpu, &head, &x, &[0], 1.0, &mut directions);
             let share = f64::from(statistics.rows[0].share_of_largest);
-            assert!((share - exact.log_p[0].exp()).abs() < 1e-7, "{share} {}", exact.log_p[0].exp());
+            assert!((share - exact.log_p[0].exp()).abs() < 3e-7, "{share} {}", exact.log_p[0].exp());
             for (i, &got) in directions.iter().enumerate() {
                 let mean: f64 =
                     (0..vocabulary).map(|v| exact.log_p[v].exp() * f64::from(head.get(v, i))).sum();

@@ -29,6 +29,8 @@ pub mod pool;
 pub mod product;
 pub mod rope;
 pub mod rows;
+#[cfg(test)]
+mod testing;
 mod tile;
 
 pub use buffer::Buffer;

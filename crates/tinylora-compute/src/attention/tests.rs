@@ -2,16 +2,7 @@
 
 use super::*;
 use crate::kernel::{Cpu, Kernel};
-
-fn numbers(seed: u32, len: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(777);
-    (0..len)
-        .map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        })
-        .collect()
-}
+use crate::testing::numbers;
 
 /// A prompt of `prompt` tokens shared by samples of the given lengths, packed: prompt rows first.
 struct Layout {

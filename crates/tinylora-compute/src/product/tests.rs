@@ -3,17 +3,8 @@
 use super::*;
 use crate::kernel::Kernel;
 use crate::packed::Precision;
+use crate::testing::numbers;
 use half::bf16;
-
-fn numbers(seed: u32, len: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12345);
-    (0..len)
-        .map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        })
-        .collect()
-}
 
 /// The contract, written out: one chain a element.
 struct Reference {
