@@ -19,7 +19,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 SCRATCH = ROOT / "target" / "peers"
-PEERS = {"transformers": 1.0, "llama": 1.0, "trl": 0.6}  # share of the repeats: a step of TRL takes a minute
+PEERS = {"transformers": 1.0, "llama": 1.0, "trl": 0.5}  # share of the repeats: a step of TRL takes a minute
 
 
 def python() -> Path:
