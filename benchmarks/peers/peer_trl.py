@@ -37,6 +37,9 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     where = {"gguf_file": arguments.model.name}
     model = transformers.AutoModelForCausalLM.from_pretrained(arguments.model.parent, dtype=torch.bfloat16, **where)
+    # The weights were dequantised on loading; without this the trainer takes them for quantised ones and refuses.
+    model.is_quantized, model.hf_quantizer = False, None
+    del model.config.quantization_config
     tokenizer = transformers.AutoTokenizer.from_pretrained(arguments.model.parent, **where)
     model.generation_config.eos_token_id = None  # every completion has its full length
     steps = arguments.repeats + 1

@@ -40,10 +40,16 @@ def tinylora(*arguments: str) -> str:
     return subprocess.run([binary, *arguments], check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def peak_of_children() -> int:
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+def bench(repeats: int) -> dict:
+    """What `tinylora bench --json` prints, with its largest memory."""
+    binary = ROOT / "target" / "release" / "tinylora"
+    command = [binary, "bench", "--model", "smollm2-135m", "--repeats", str(repeats), "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    text = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status != 0:
+        sys.exit("tinylora bench failed")
+    return {**json.loads(text), "peak_rss_bytes": usage.ru_maxrss * 1024}
 
 
 def ratios(ours: dict, peers: list) -> list:
@@ -77,8 +83,7 @@ def main() -> None:
     link.unlink(missing_ok=True)
     link.symlink_to(model)
     threads = os.cpu_count()
-    ours = json.loads(tinylora("bench", "--model", "smollm2-135m", "--repeats", str(arguments.repeats), "--json"))
-    ours["peak_rss_bytes"] = peak_of_children()
+    ours = bench(arguments.repeats)
     peers = []
     for name, share in PEERS.items():
         if arguments.only and name not in arguments.only:
