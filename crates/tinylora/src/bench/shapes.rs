@@ -7,18 +7,8 @@ use crate::model::config::{
 /// Names of the shapes, as `tinylora bench --random` takes them.
 pub const NAMES: [&str; 4] = ["smollm2-135m", "qwen2.5-0.5b", "qwen2.5-3b", "qwen2.5-7b"];
 
-/// D, F, blocks, query heads, key/value heads, head size, vocabulary, biases, tied head.
-type Row = (usize, usize, usize, usize, usize, usize, usize, bool, bool);
-
 /// The configuration of that name; None: unknown.
 pub fn shape(name: &str) -> Option<ModelConfig> {
-    let row: Row = match name {
-        "smollm2-135m" => (576, 1536, 30, 9, 3, 64, 49_152, false, true),
-        "qwen2.5-0.5b" => (896, 4864, 24, 14, 2, 64, 151_936, true, true),
-        "qwen2.5-3b" => (2048, 11_008, 36, 16, 2, 128, 151_936, true, true),
-        "qwen2.5-7b" => (3584, 18_944, 28, 28, 4, 128, 152_064, true, false),
-        _ => return None,
-    };
     let (
         hidden_size,
         intermediate_size,
@@ -29,7 +19,13 @@ pub fn shape(name: &str) -> Option<ModelConfig> {
         vocab_size,
         bias,
         tied,
-    ) = row;
+    ) = match name {
+        "smollm2-135m" => (576, 1536, 30, 9, 3, 64, 49_152, false, true),
+        "qwen2.5-0.5b" => (896, 4864, 24, 14, 2, 64, 151_936, true, true),
+        "qwen2.5-3b" => (2048, 11_008, 36, 16, 2, 128, 151_936, true, true),
+        "qwen2.5-7b" => (3584, 18_944, 28, 28, 4, 128, 152_064, true, false),
+        _ => return None,
+    };
     let mut config = ModelConfig {
         family: if bias { Family::Qwen2 } else { Family::Llama },
         vocab_size,
