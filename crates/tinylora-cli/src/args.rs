@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
-use tinylora::recipe::WeightDtype;
+use tinylora::recipe::{Numerics, WeightDtype};
 
 const REFERENCES: &str = "\
 Where REF stands, any of these names a model:
@@ -15,7 +15,7 @@ Where REF stands, any of these names a model:
 const ENVIRONMENT: &str = "\
 Environment:
   TINYLORA_DEVICE=cpu            the device [default: cpu]
-  TINYLORA_KERNEL=NAME           scalar, avx2, avx512, avx512-bf16 or neon [default: the fastest that runs here]
+  TINYLORA_KERNEL=NAME           scalar, avx2, avx512, avx512-bf16 or neon [default: the fastest, see --numerics]
   TINYLORA_THREADS=N             threads [default: one a core]
   TINYLORA_CACHE=DIR             factors and files from wheels [default: ~/.cache/tinylora]
   HF_HOME, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE   as for every program that uses the Hub
@@ -151,6 +151,9 @@ pub struct ModelArgs {
     /// Precision of the weights in memory: bf16 (two bytes a weight) or f32 (four)
     #[arg(long, value_enum, hide_possible_values = true, default_value_t = Dtype::Bf16)]
     pub dtype: Dtype,
+    /// exact: the same bits on every processor; fast: its bf16 products, where it has them (activations are rounded)
+    #[arg(long, value_enum, hide_possible_values = true, default_value_t = NumericsArg::Exact)]
+    pub numerics: NumericsArg,
 }
 
 /// `--dtype`
@@ -171,6 +174,24 @@ impl From<Dtype> for WeightDtype {
     }
 }
 
+/// `--numerics`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum NumericsArg {
+    /// Activations stay f32.
+    Exact,
+    /// Activations may be rounded to bf16.
+    Fast,
+}
+
+impl From<NumericsArg> for Numerics {
+    fn from(numerics: NumericsArg) -> Self {
+        match numerics {
+            NumericsArg::Exact => Self::Exact,
+            NumericsArg::Fast => Self::Fast,
+        }
+    }
+}
+
 /// `tinylora eval`
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("problems").required(true).args(["task", "data", "recipe"]))]
@@ -185,6 +206,9 @@ pub struct EvalArgs {
     /// Precision of the weights in memory: bf16 (two bytes a weight) or f32 (four)
     #[arg(long, value_enum, hide_possible_values = true, default_value_t = Dtype::Bf16)]
     pub dtype: Dtype,
+    /// exact: the same bits on every processor; fast: its bf16 products, where it has them (activations are rounded)
+    #[arg(long, value_enum, hide_possible_values = true, default_value_t = NumericsArg::Exact)]
+    pub numerics: NumericsArg,
     /// Problems of a built-in task: sum, difference, product, chain, word-one-step, word-two-step
     #[arg(long, value_name = "NAME")]
     pub task: Option<String>,
@@ -337,6 +361,9 @@ pub struct ServeArgs {
     /// Precision of the weights in memory
     #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
     pub dtype: Dtype,
+    /// exact: the same bits on every processor; fast: its bf16 products, where it has them (activations are rounded)
+    #[arg(long, value_enum, hide_possible_values = true, default_value_t = NumericsArg::Exact)]
+    pub numerics: NumericsArg,
     /// Address to listen at
     #[arg(long, value_name = "HOST", default_value = "127.0.0.1")]
     pub host: String,
@@ -357,6 +384,9 @@ pub struct BenchArgs {
     /// Precision of the weights in memory
     #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
     pub dtype: Dtype,
+    /// exact: the same bits on every processor; fast: its bf16 products, where it has them (activations are rounded)
+    #[arg(long, value_enum, hide_possible_values = true, default_value_t = NumericsArg::Fast)]
+    pub numerics: NumericsArg,
     /// Device
     #[arg(long, value_name = "DEVICE", value_parser = ["cpu"], default_value = "cpu")]
     pub device: String,

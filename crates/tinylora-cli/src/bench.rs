@@ -42,7 +42,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     if args.decode.iter().chain(&args.sequences).chain([&args.repeats]).any(|&n| n == 0 || n > 4096) {
         return Err(Usage("--decode, --sequences and --repeats take numbers from 1 to 4096".into()).into());
     }
-    let cpu = open::device()?;
+    let cpu = open::device(args.numerics.into())?;
     let (name, model) = model(&cpu, args)?;
     let style = stdout_style();
     let peak = measure_peak(&cpu);

@@ -15,7 +15,7 @@ use tinylora::interop::{
     OutputType, Survival, export_gguf_lora, export_lora, export_peft, import_peft, merge, merge_gguf,
 };
 use tinylora::model::weights::Weights;
-use tinylora::recipe::WeightDtype;
+use tinylora::recipe::{Numerics, WeightDtype};
 
 /// `tinylora adapter import`
 pub fn import(folder: &Path, model: &str, out: &Path) -> Result<()> {
@@ -70,7 +70,7 @@ fn check(args: &ExportArgs) -> Result<()> {
 
 /// A seeded adapter with the factors of its base, which is loaded as it was in training.
 fn with_factors(name: &str, file: AdapterFile, model: &str) -> Result<Standalone> {
-    let cpu = open::device()?;
+    let cpu = open::device(Numerics::Exact)?;
     let options = HubOptions::from_env();
     let cache = cache_dir(&options).join("factors");
     let mut display = LoadingDisplay::new(Screen::stderr());

@@ -108,7 +108,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         Some(limit) => data.held_out(limit)?,
         None => data.all_held_out().to_vec(),
     };
-    let cpu = open::device()?;
+    let cpu = open::device(args.numerics.into())?;
     let screen = Screen::stderr();
     let adapters: Vec<&str> = args.adapter.iter().map(String::as_str).collect();
     let opened = Opened::with(&cpu, &args.model, &adapters, args.dtype, 0, &screen)?;

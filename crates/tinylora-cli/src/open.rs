@@ -10,16 +10,17 @@ use tinylora::base::{AdapterSet, Base, adapter_sets};
 use tinylora::hub::{HubOptions, cache_dir};
 use tinylora::inference::Sampling;
 use tinylora::model::Adapters;
+use tinylora::recipe::Numerics;
 use tinylora_compute::Cpu;
 
-/// The device that the environment asks for.
-pub fn device() -> Result<Cpu> {
+/// The device that the environment asks for; which kernel it has by default is a matter of `numerics`.
+pub fn device(numerics: Numerics) -> Result<Cpu> {
     let wanted = std::env::var("TINYLORA_DEVICE").unwrap_or_default();
     if !matches!(wanted.as_str(), "" | "cpu") {
         let message = format!("TINYLORA_DEVICE={wanted}: this build computes on the processor only; use cpu");
         return Err(Usage(message).into());
     }
-    Cpu::from_env().context("TINYLORA_KERNEL or TINYLORA_THREADS")
+    Cpu::from_env(numerics == Numerics::Fast).context("TINYLORA_KERNEL or TINYLORA_THREADS")
 }
 
 /// A loaded model, and the adapters that were asked for.

@@ -129,12 +129,13 @@ impl Cpu {
         Self { kernel, pool: Arc::new(Pool::new(threads.max(1))) }
     }
 
-    /// The device that `TINYLORA_KERNEL` and `TINYLORA_THREADS` ask for: by default the fastest
-    /// instruction set and one thread a core.
-    pub fn from_env() -> Result<Self, KernelError> {
+    /// The device that `TINYLORA_KERNEL` and `TINYLORA_THREADS` ask for: by default one thread a core, and the fastest
+    /// instruction set whose products keep activations in f32, or, where `rounding` is allowed, the fastest of all.
+    pub fn from_env(rounding: bool) -> Result<Self, KernelError> {
         let kernel = match std::env::var("TINYLORA_KERNEL") {
             Ok(name) if !name.is_empty() => Kernel::by_name(&name)?,
-            _ => Kernel::best(),
+            _ if rounding => Kernel::best(),
+            _ => Kernel::best_exact(),
         };
         let threads = match std::env::var("TINYLORA_THREADS") {
             Ok(text) if !text.is_empty() => match text.parse() {

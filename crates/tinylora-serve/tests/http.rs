@@ -34,7 +34,7 @@ fn hub(folder: &Path) -> HubOptions {
 }
 
 fn cpu() -> Cpu {
-    Cpu::from_env().expect("a processor")
+    Cpu::from_env(false).expect("a processor")
 }
 
 /// Writes an adapter with random numbers; gives its path.

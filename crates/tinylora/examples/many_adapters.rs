@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let model = arguments.next().ok_or("which model? give a .gguf file or a folder")?;
     let sequences: usize = arguments.next().map_or(Ok(256), |text| text.parse())?;
-    let cpu = Cpu::from_env()?;
+    let cpu = Cpu::from_env(false)?;
     let options = HubOptions::from_env();
     let base = Base::open(&cpu, &model, WeightDtype::Bf16, 0, &options, &mut |_| {})?;
     let section = AdapterSection { u: 13, n_tie: 0, init_bound: 0.02, ..AdapterSection::default() };

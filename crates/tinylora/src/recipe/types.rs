@@ -49,6 +49,9 @@ pub struct ModelSection {
     /// Precision in which matrices are held in memory.
     #[serde(default)]
     pub dtype: WeightDtype,
+    /// Whether products may round activations to bf16 where the processor multiplies bf16.
+    #[serde(default)]
+    pub numerics: Numerics,
     /// Memory that weights, KV cache and kept activations may take together, in bytes.
     /// Written as a number or as text such as `"8 GiB"`. 0 means three quarters of the machine's memory.
     #[serde(default, with = "super::forms::bytes")]
@@ -70,6 +73,18 @@ pub enum WeightDtype {
     Bf16,
     /// f32 weights: the reference mode of the parity tests.
     F32,
+}
+
+/// What a faster product may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Numerics {
+    /// Activations stay f32: the same bits on every processor, gradients within 1e-4 of f32 elsewhere.
+    #[default]
+    Exact,
+    /// The fastest that the processor has: with its bf16 products activations are rounded to bf16, which moves
+    /// gradients by some per cent. Sampling and training still agree to the bit.
+    Fast,
 }
 
 /// `[adapter]`: TinyLoRA (paper, section 4): `W' = W + scale · U Σ (Σ_i v_i P_i) Vᵀ`.
