@@ -94,32 +94,94 @@ fn results(out: &Path) -> (Vec<u8>, Vec<u8>, Vec<serde_json::Value>) {
     (read("adapter.tinylora"), read("samples.jsonl"), metrics)
 }
 
-#[test]
-fn killed_runs_end_like_whole_ones() {
-    let kills: u32 = std::env::var("TINYLORA_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(3);
+/// Runs the recipe whole, then kills it `kills` times at random moments, each time in a folder of its own, and resumes; gives the
+/// metrics.
+fn kill_and_compare(settings: &[&str], kills: u32) -> Vec<serde_json::Value> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let recipe = prepare(folder.path());
     let cache = folder.path().join("cache");
+    let settings: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
     let whole = folder.path().join("whole");
     let start = Instant::now();
-    finish(train(&recipe, &whole, &cache, &[]));
+    finish(train(&recipe, &whole, &cache, &settings));
     let duration = start.elapsed();
     let wanted = results(&whole);
-    assert!(wanted.2.len() == 12 && wanted.2.iter().all(|m| m["logprob_gap_max"] == 0.0));
-    assert!(wanted.2[11]["v_norm"].as_f64().expect("a number") > 0.01, "v moved");
     for kill in 0..kills {
         let out = folder.path().join(format!("killed-{kill}"));
         // Each process hashes with its own random keys.
         let random = RandomState::new().hash_one(kill) as f64 / u64::MAX as f64;
         let moment = duration.mul_f64(random);
-        let mut child = train(&recipe, &out, &cache, &[]).spawn().expect("the program starts");
+        let mut child = train(&recipe, &out, &cache, &settings).spawn().expect("the program starts");
         std::thread::sleep(moment);
         child.kill().expect("it can be killed");
         child.wait().expect("it ends");
         let resume: &[&str] = if out.join("recipe.toml").exists() { &["--resume"] } else { &[] };
-        finish(train(&recipe, &out, &cache, resume));
-        assert!(results(&out) == wanted, "killed after {moment:?} of {duration:?}");
+        finish(train(&recipe, &out, &cache, &[&settings[..], resume].concat()));
+        assert!(results(&out) == wanted, "{settings:?} killed after {moment:?} of {duration:?}");
     }
+    wanted.2
+}
+
+fn kills() -> u32 {
+    std::env::var("TINYLORA_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(3)
+}
+
+#[test]
+fn killed_runs_end_like_whole_ones() {
+    let metrics = kill_and_compare(&[], kills());
+    assert!(metrics.len() == 12 && metrics.iter().all(|m| m["logprob_gap_max"] == 0.0));
+    assert!(metrics[11]["v_norm"].as_f64().expect("a number") > 0.01, "v moved");
+}
+
+/// Whatever a step carries to the next is in the checkpoint: each optimizer's state, positions after refills, older versions of v.
+#[test]
+fn killed_runs_of_every_kind_end_like_whole_ones() {
+    let of = |metrics: &[serde_json::Value], key: &str| -> Vec<f64> {
+        metrics.iter().map(|m| m[key].as_f64().expect("a number")).collect()
+    };
+    let kills = kills().div_ceil(3);
+    for settings in [
+        &["optimizer.kind=sgd", "optimizer.nesterov=true"][..],
+        &["optimizer.kind=natural", "optimizer.learning_rate=1", "optimizer.damping=0.1"],
+        &["optimizer.kind=natural", "optimizer.fisher=token", "optimizer.fisher_samples=1", "train.steps=4"],
+    ] {
+        let metrics = kill_and_compare(settings, kills);
+        assert!(of(&metrics, "v_norm").last().is_some_and(|norm| *norm > 1e-4), "{settings:?}");
+    }
+    // With one reward for all but the rarest texts, groups without an advantage are refilled.
+    let refill = kill_and_compare(
+        &["rollout.samples_per_prompt=2", "rollout.refill_rounds=3", "grpo.loss=dr_grpo", "task.min=2"],
+        kills,
+    );
+    assert!(of(&refill, "prompts").iter().any(|prompts| *prompts > 4.0), "something was refilled");
+    let off_policy = kill_and_compare(
+        &[
+            "grpo.loss=gspo",
+            "grpo.clip_low=0.002",
+            "grpo.clip_high=0.002",
+            "grpo.updates_per_batch=3",
+            "grpo.kl_coefficient=0.01",
+            "grpo.kl_estimator=k2",
+            "grpo.entropy_coefficient=0.01",
+            "rollout.staleness=2",
+        ],
+        kills,
+    );
+    assert!(of(&off_policy, "clipped_fraction").iter().any(|fraction| *fraction > 0.0));
+    let versions = of(&off_policy, "adapter_version");
+    assert_eq!(versions[..5], [0.0, 0.0, 0.0, 3.0, 6.0], "samples are two steps old");
+    kill_and_compare(
+        &[
+            "grpo.loss=cispo",
+            "grpo.importance=mask",
+            "rollout.staleness=1",
+            "rollout.top_k=50",
+            "grpo.entropy_coefficient=0.01",
+            "grpo.mask_truncated=true",
+            "reward.overlong_tokens=6",
+        ],
+        kills,
+    );
 }
 
 #[test]
