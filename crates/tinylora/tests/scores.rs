@@ -3,16 +3,26 @@
 
 mod common;
 
-use common::case::{Case, gradient, groups, tiny_case};
+use common::case::{Case, gradient, groups, logits, tiny_case};
 use common::relative_error;
 use tinylora::gradient::{
-    CompletionGradient, CompletionView, GradientWorkspace, TrainingGroup, accumulate_completions, scores,
+    CompletionGradient, CompletionView, GradientWorkspace, TrainingCompletion, TrainingGroup,
+    accumulate_completions, scores,
 };
 use tinylora::model::Adapters;
 use tinylora::recipe::FisherScores;
 
 /// ∂ ln p / ∂v of each completion or token, and how many tokens each is of; about `most` rows at once.
 fn all_scores(case: &Case, kind: FisherScores, most: usize) -> Vec<(usize, Vec<f32>)> {
+    scores_of(case, &groups(&case.golden), kind, most)
+}
+
+fn scores_of(
+    case: &Case,
+    groups: &[TrainingGroup],
+    kind: FisherScores,
+    most: usize,
+) -> Vec<(usize, Vec<f32>)> {
     let r = case.projections.r_matrices(&case.v);
     let adapters = Adapters { factors: Some(&case.factors), r: &[&r[..]] };
     let mut workspace = GradientWorkspace::new(&case.model);
@@ -21,9 +31,8 @@ fn all_scores(case: &Case, kind: FisherScores, most: usize) -> Vec<(usize, Vec<f
         let dr: Vec<f32> = dr.iter().map(|&x| x as f32).collect();
         all.push((tokens, case.projections.v_gradient(&dr)));
     };
-    let groups = groups(&case.golden);
     let settings = (kind, 1.0, most);
-    scores(&case.cpu, &case.model, adapters, &groups, settings, &mut workspace, &mut each).expect("finite");
+    scores(&case.cpu, &case.model, adapters, groups, settings, &mut workspace, &mut each).expect("finite");
     all
 }
 
@@ -101,6 +110,41 @@ fn scores_add_up_to_gradients() {
         assert!(case.golden.error("dv.grpo", &wrong) > 1e-2);
         let (_, _, whole) = gradient(&case, "nll", &case.v, 10_000);
         assert!(relative_error(&whole, &wrong) < 1e-4);
+    }
+}
+
+/// ½ δᵀFδ with the Fisher matrix of one token's distribution, all tokens of the vocabulary weighted by their probabilities, is the KL
+/// between the model before and after a small step δ.
+#[test]
+fn scores_of_the_whole_vocabulary_give_the_kl_of_a_step() {
+    for name in ["llama2", "qwen3", "gemma3"] {
+        let case = tiny_case(name);
+        let prompt = groups(&case.golden)[0].prompt.clone();
+        let log_p = |v: &[f32]| -> Vec<f64> {
+            let all = logits(&case, &prompt, Some(&case.projections.r_matrices(v)));
+            let last = &all[all.len() - case.model.config.vocab_size..];
+            let normalizer = last.iter().map(|&l| f64::from(l).exp()).sum::<f64>().ln();
+            last.iter().map(|&l| f64::from(l) - normalizer).collect()
+        };
+        let one = |token| TrainingCompletion { tokens: vec![token], ..Default::default() };
+        let vocabulary = case.model.config.vocab_size as u32;
+        let group = TrainingGroup { prompt: prompt.clone(), completions: (0..vocabulary).map(one).collect() };
+        let scores = scores_of(&case, &[group], FisherScores::Sequence, 2000);
+        let before = log_p(&case.v);
+        let direction: Vec<f32> = (0..case.v.len()).map(|i| ((i * i + 1) as f32).sin()).collect();
+        let form: f64 = scores
+            .iter()
+            .zip(&before)
+            .map(|((_, score), log_p)| {
+                let along: f64 = score.iter().zip(&direction).map(|(s, d)| f64::from(s * d)).sum();
+                0.5 * log_p.exp() * along * along
+            })
+            .sum();
+        // A step whose KL should be 1e-4: f32 sees that well, and the third order is small.
+        let step = (1e-4 / form).sqrt();
+        let moved: Vec<f32> = case.v.iter().zip(&direction).map(|(v, d)| v + step as f32 * d).collect();
+        let kl: f64 = before.iter().zip(log_p(&moved)).map(|(b, a)| b.exp() * (b - a)).sum();
+        assert!((kl / 1e-4 - 1.0).abs() < 0.05, "{name}: {kl:.3e}");
     }
 }
 
