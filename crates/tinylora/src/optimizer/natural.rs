@@ -2,7 +2,9 @@
 //!
 //! The Fisher matrix of the policy over v (k numbers) is the mean outer product of scores,
 //!
-//!     F = 1/T Σ_i S_i S_iᵀ,   S_i = ∂ ln p(completion i) / ∂v = Σ_t s_it,   s_it = ∂ ln p(token t) / ∂v
+//! ```text
+//! F = 1/T Σ_i S_i S_iᵀ,   S_i = ∂ ln p(completion i) / ∂v = Σ_t s_it,   s_it = ∂ ln p(token t) / ∂v
+//! ```
 //!
 //! over completions that the policy itself sampled, T tokens in all. Its expectation is that of 1/T Σ_it s_it s_itᵀ: in
 //! E[S Sᵀ] = Σ_t E[s_t s_tᵀ] + Σ_{t≠u} E[s_t s_uᵀ] the terms t < u vanish, since s_t is a function of what came before
@@ -11,7 +13,9 @@
 //!
 //! With λ = damping · tr F / k the step is
 //!
-//!     δ = −η (F + λI)⁻¹ g,   scaled so that ½ δᵀFδ ≤ kl_bound
+//! ```text
+//! δ = −η (F + λI)⁻¹ g,   scaled so that ½ δᵀFδ ≤ kl_bound
+//! ```
 //!
 //! (Amari 1998; the bound as in TRPO, Schulman et al. 2015, eq. 12 to 14). The system is solved by Cholesky in f64. That takes
 //! k³/3 operations and k² numbers, so k is limited.

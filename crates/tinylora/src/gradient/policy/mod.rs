@@ -2,7 +2,9 @@
 //!
 //! Every loss is a weighted sum over tokens,
 //!
-//!     L = Σ_i w_i [ policy loss of completion i + Σ_t (β KL_it − γ H_it) ]
+//! ```text
+//! L = Σ_i w_i [ policy loss of completion i + Σ_t (β KL_it − γ H_it) ]
+//! ```
 //!
 //! with one weight w_i for all tokens of a completion ([`weigh`]), the policy loss by its name (a file each:
 //! `clipped`, `gspo`, `cispo`), an estimate of the KL to the base (`kl`) and the exact entropy H. Everything is computed
