@@ -35,5 +35,6 @@ golden = {
     "targets": TARGETS,
     "adamw": run(lambda p: torch.optim.AdamW(p, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1, foreach=False)),
     "sgd": run(lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, foreach=False)),
+    "nesterov": run(lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, foreach=False)),
 }
 print(json.dumps(golden))

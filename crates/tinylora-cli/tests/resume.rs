@@ -94,32 +94,94 @@ fn results(out: &Path) -> (Vec<u8>, Vec<u8>, Vec<serde_json::Value>) {
     (read("adapter.tinylora"), read("samples.jsonl"), metrics)
 }
 
-#[test]
-fn killed_runs_end_like_whole_ones() {
-    let kills: u32 = std::env::var("TINYLORA_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(3);
+/// Runs the recipe whole, then kills it `kills` times at random moments, each time in a folder of its own, and resumes; gives the
+/// metrics.
+fn kill_and_compare(settings: &[&str], kills: u32) -> Vec<serde_json::Value> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let recipe = prepare(folder.path());
     let cache = folder.path().join("cache");
+    let settings: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
     let whole = folder.path().join("whole");
     let start = Instant::now();
-    finish(train(&recipe, &whole, &cache, &[]));
+    finish(train(&recipe, &whole, &cache, &settings));
     let duration = start.elapsed();
     let wanted = results(&whole);
-    assert!(wanted.2.len() == 12 && wanted.2.iter().all(|m| m["logprob_gap_max"] == 0.0));
-    assert!(wanted.2[11]["v_norm"].as_f64().expect("a number") > 0.01, "v moved");
     for kill in 0..kills {
         let out = folder.path().join(format!("killed-{kill}"));
         // Each process hashes with its own random keys.
         let random = RandomState::new().hash_one(kill) as f64 / u64::MAX as f64;
         let moment = duration.mul_f64(random);
-        let mut child = train(&recipe, &out, &cache, &[]).spawn().expect("the program starts");
+        let mut child = train(&recipe, &out, &cache, &settings).spawn().expect("the program starts");
         std::thread::sleep(moment);
         child.kill().expect("it can be killed");
         child.wait().expect("it ends");
         let resume: &[&str] = if out.join("recipe.toml").exists() { &["--resume"] } else { &[] };
-        finish(train(&recipe, &out, &cache, resume));
-        assert!(results(&out) == wanted, "killed after {moment:?} of {duration:?}");
+        finish(train(&recipe, &out, &cache, &[&settings[..], resume].concat()));
+        assert!(results(&out) == wanted, "{settings:?} killed after {moment:?} of {duration:?}");
     }
+    wanted.2
+}
+
+fn kills() -> u32 {
+    std::env::var("TINYLORA_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(3)
+}
+
+#[test]
+fn killed_runs_end_like_whole_ones() {
+    let metrics = kill_and_compare(&[], kills());
+    assert!(metrics.len() == 12 && metrics.iter().all(|m| m["logprob_gap_max"] == 0.0));
+    assert!(metrics[11]["v_norm"].as_f64().expect("a number") > 0.01, "v moved");
+}
+
+/// Whatever a step carries to the next is in the checkpoint: each optimizer's state, positions after refills, older versions of v.
+#[test]
+fn killed_runs_of_every_kind_end_like_whole_ones() {
+    let of = |metrics: &[serde_json::Value], key: &str| -> Vec<f64> {
+        metrics.iter().map(|m| m[key].as_f64().expect("a number")).collect()
+    };
+    let kills = kills().div_ceil(3);
+    for settings in [
+        &["optimizer.kind=sgd", "optimizer.nesterov=true"][..],
+        &["optimizer.kind=natural", "optimizer.learning_rate=1", "optimizer.damping=0.1"],
+        &["optimizer.kind=natural", "optimizer.fisher=token", "optimizer.fisher_samples=1", "train.steps=4"],
+    ] {
+        let metrics = kill_and_compare(settings, kills);
+        assert!(of(&metrics, "v_norm").last().is_some_and(|norm| *norm > 1e-4), "{settings:?}");
+    }
+    // With one reward for all but the rarest texts, groups without an advantage are refilled.
+    let refill = kill_and_compare(
+        &["rollout.samples_per_prompt=2", "rollout.refill_rounds=3", "grpo.loss=dr_grpo", "task.min=2"],
+        kills,
+    );
+    assert!(of(&refill, "prompts").iter().any(|prompts| *prompts > 4.0), "something was refilled");
+    let off_policy = kill_and_compare(
+        &[
+            "grpo.loss=gspo",
+            "grpo.clip_low=0.002",
+            "grpo.clip_high=0.002",
+            "grpo.updates_per_batch=3",
+            "grpo.kl_coefficient=0.01",
+            "grpo.kl_estimator=k2",
+            "grpo.entropy_coefficient=0.01",
+            "rollout.staleness=2",
+        ],
+        kills,
+    );
+    assert!(of(&off_policy, "clipped_fraction").iter().any(|fraction| *fraction > 0.0));
+    let versions = of(&off_policy, "adapter_version");
+    assert_eq!(versions[..5], [0.0, 0.0, 0.0, 3.0, 6.0], "samples are two steps old");
+    kill_and_compare(
+        &[
+            "grpo.loss=cispo",
+            "grpo.importance=mask",
+            "rollout.staleness=1",
+            "rollout.top_k=50",
+            "grpo.entropy_coefficient=0.01",
+            "grpo.mask_truncated=true",
+            "reward.overlong_tokens=6",
+        ],
+        kills,
+    );
 }
 
 #[test]
@@ -127,14 +189,46 @@ fn threads_do_not_matter() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let recipe = prepare(folder.path());
     let cache = folder.path().join("cache");
-    let run = |threads: &str| {
-        let out = folder.path().join(threads);
-        let mut command = train(&recipe, &out, &cache, &["--set", "train.steps=4"]);
+    let run = |threads: &str, kind: &str| {
+        let out = folder.path().join(format!("{kind}-{threads}"));
+        let kind = format!("optimizer.kind={kind}");
+        let settings = ["--set", "train.steps=4", "--set", &kind, "--set", "grpo.entropy_coefficient=0.01"];
+        let mut command = train(&recipe, &out, &cache, &settings);
         command.env("TINYLORA_THREADS", threads);
         finish(command);
         results(&out)
     };
-    assert!(run("1") == run("2"));
+    for kind in ["adamw", "natural"] {
+        assert!(run("1", kind) == run("2", kind), "{kind}");
+    }
+}
+
+/// With two updates a batch the first is on-policy to the bit and the second isn't, whatever the loss; and the losses part ways.
+#[test]
+fn every_loss_trains_with_several_updates_a_batch() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let recipe = prepare(folder.path());
+    let cache = folder.path().join("cache");
+    // The random model ends no completion by itself, and with lengths all alike most weights are the same.
+    let letters: Vec<String> = ('a'..='z').map(|letter| format!("{letter:?}").replace('\'', "\"")).collect();
+    let stop = format!("rollout.stop=[{}]", letters.join(","));
+    let mut adapters = Vec::new();
+    for loss in ["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "cispo"] {
+        let out = folder.path().join(loss);
+        let name = format!("grpo.loss={loss}");
+        let settings = ["train.steps=3", "grpo.updates_per_batch=2", "eval.problems=0", &name, &stop];
+        let settings: Vec<&str> = settings.into_iter().flat_map(|setting| ["--set", setting]).collect();
+        finish(train(&recipe, &out, &cache, &settings));
+        let (adapter, _, metrics) = results(&out);
+        for step in &metrics {
+            assert_eq!(step["logprob_gap_max"], 0.0, "{loss}");
+            let ratio = |key: &str| step[key].as_f64().expect("a number");
+            assert!(ratio("ratio_min") < 1.0 || ratio("ratio_max") > 1.0, "{loss}: {step}");
+        }
+        assert_eq!(metrics[2]["adapter_version"], 4, "two updates a step");
+        assert!(!adapters.contains(&adapter), "{loss} is another loss");
+        adapters.push(adapter);
+    }
 }
 
 #[cfg(unix)]

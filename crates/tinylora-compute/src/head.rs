@@ -255,14 +255,47 @@ pub fn head_directions(
     inverse_temperature: f32,
     directions: &mut [f32],
 ) -> (HeadStatistics, Vec<f32>) {
+    head_gradients(cpu, head, x, targets, inverse_temperature, directions, None)
+}
+
+/// The same, and the gradient of each row's entropy H (M, D): `∂H/∂x = −Σ_v p_v (ln p_v + H) E_v / temperature`,
+/// exact over the vocabulary, for one more product a chunk.
+///
+/// # Panics
+/// If a length does not fit or a token is outside the vocabulary.
+pub fn head_directions_and_entropies(
+    cpu: &Cpu,
+    head: &PackedMatrix,
+    x: &[f32],
+    targets: &[u32],
+    inverse_temperature: f32,
+    directions: &mut [f32],
+    entropy_directions: &mut [f32],
+) -> (HeadStatistics, Vec<f32>) {
+    head_gradients(cpu, head, x, targets, inverse_temperature, directions, Some(entropy_directions))
+}
+
+fn head_gradients(
+    cpu: &Cpu,
+    head: &PackedMatrix,
+    x: &[f32],
+    targets: &[u32],
+    inverse_temperature: f32,
+    directions: &mut [f32],
+    entropy_directions: Option<&mut [f32]>,
+) -> (HeadStatistics, Vec<f32>) {
     let (rows, width) = (row_count(head, x), head.columns());
     assert!(targets.len() == rows && directions.len() == x.len());
+    let with_entropy = entropy_directions.is_some();
+    let entropy_directions = entropy_directions.unwrap_or_default();
+    assert!(!with_entropy || entropy_directions.len() == x.len());
     let pairs = pairs_for(cpu, head, x, width);
     let operand = Operand { x, pairs: &pairs, inner: width };
     let chunks = head.rows().div_ceil(VOCABULARY_CHUNK);
     let mut sums = vec![[0f32; 3]; rows * chunks];
     let to_sums = SendPointer(sums.as_mut_ptr());
     let to = SendPointer(directions.as_mut_ptr());
+    let to_entropy = SendPointer(entropy_directions.as_mut_ptr());
     cpu.parallel(rows.div_ceil(GRADIENT_ROWS), |task| {
         let first = task * GRADIENT_ROWS;
         let rows = GRADIENT_ROWS.min(rows - first);
@@ -273,10 +306,25 @@ pub fn head_directions(
                 std::slice::from_raw_parts_mut(to.get().add(first * width), rows * width),
             )
         };
+        let weighted = with_entropy.then(|| {
+            // SAFETY: as long as `directions`, and each task has its own rows.
+            unsafe { std::slice::from_raw_parts_mut(to_entropy.get().add(first * width), rows * width) }
+        });
         let x = operand.rows(first, rows);
-        expected_embeddings(cpu.kernel(), head, x, inverse_temperature, sums, out);
+        expected_embeddings(cpu.kernel(), head, x, inverse_temperature, sums, out, weighted);
     });
     let statistics = finish(cpu, inverse_temperature, chunks, sums);
+    // With m = Σ p E and Z' = −ln p of the likeliest token, Σ p (ln p + H) E = Σ p l' E + (H − Z') m, where l' is
+    // relative to the largest logit.
+    let expected = &*directions;
+    crate::rows::for_chunks(cpu, entropy_directions, width, |start, out| {
+        let row = &statistics.rows[start / width];
+        let share = row.share_of_largest;
+        let factor = (f64::from(row.entropy) + f64::from(share).ln()) as f32;
+        for (value, expected) in out.iter_mut().zip(&expected[start..]) {
+            *value = -(*value + factor * expected) * share * inverse_temperature;
+        }
+    });
     // The running sums are relative to each row's largest logit: normalise, then subtract from the target.
     crate::rows::for_chunks(cpu, directions, width, |start, out| {
         let row = start / width;
@@ -292,6 +340,9 @@ pub fn head_directions(
 /// For each row Σ_v e^(l_v − largest) E_v, in one pass: the running sum is scaled down whenever a chunk brings
 /// a larger logit. Each chunk is summed from zero and then added: in one chain over the whole vocabulary the many
 /// unlikely tokens would vanish beside the likely ones, one rounding each (measured: 1.5e-3 of the gradient of a mean NLL).
+///
+/// `weighted` gets Σ_v e^(l_v − largest) (l_v − largest) E_v in the same pass. When the largest logit rises by d, the
+/// sum relative to it becomes e^(−d) times itself less d times the other sum.
 fn expected_embeddings(
     kernel: Kernel,
     head: &PackedMatrix,
@@ -299,11 +350,17 @@ fn expected_embeddings(
     inverse_temperature: f32,
     sums: &mut [[f32; 3]],
     out: &mut [f32],
+    mut weighted: Option<&mut [f32]>,
 ) {
     let width = head.columns();
     let rows = x.x.len() / width;
     let chunks = sums.len() / rows;
     out.fill(0.0);
+    let mut products = Vec::new();
+    if let Some(weighted) = &mut weighted {
+        weighted.fill(0.0);
+        products = vec![0f32; rows * VOCABULARY_CHUNK];
+    }
     let mut running = vec![f32::NEG_INFINITY; rows];
     let mut weights = vec![0f32; rows * VOCABULARY_CHUNK];
     let mut embeddings = vec![0f32; VOCABULARY_CHUNK * LANES];
@@ -315,24 +372,42 @@ fn expected_embeddings(
             let summary = dispatch(kernel, Summarise { logits });
             sums[row * chunks + chunk] = summary;
             if summary[0] > running[row] {
-                let factor = dispatch(kernel, Exp(running[row] - summary[0]));
+                let fall = running[row] - summary[0];
+                let factor = dispatch(kernel, Exp(fall));
+                let of_row = row * width..(row + 1) * width;
                 if chunk > 0 {
-                    out[row * width..][..width].iter_mut().for_each(|x| *x *= factor);
+                    if let Some(weighted) = &mut weighted {
+                        for (sum, plain) in weighted[of_row.clone()].iter_mut().zip(&out[of_row.clone()]) {
+                            *sum = (*sum + fall * plain) * factor;
+                        }
+                    }
+                    out[of_row].iter_mut().for_each(|x| *x *= factor);
                 }
                 running[row] = summary[0];
             }
-            dispatch(kernel, Exponentials { logits, top: running[row] });
+            if weighted.is_some() {
+                let products = &mut products[row * VOCABULARY_CHUNK..][..count];
+                products.iter_mut().zip(&*logits).for_each(|(out, logit)| *out = logit - running[row]);
+                dispatch(kernel, Exponentials { logits, top: running[row] });
+                products.iter_mut().zip(&*logits).for_each(|(out, weight)| *out *= weight);
+            } else {
+                dispatch(kernel, Exponentials { logits, top: running[row] });
+            }
         }
         for panel in 0..width.div_ceil(LANES) {
             head.unpack_transposed(chunk * VOCABULARY_CHUNK, count, panel, &mut embeddings);
             let columns = LANES.min(width - panel * LANES);
-            dispatch(
-                kernel,
-                WeightedSum { weights: &weights, embeddings: &embeddings, count, part: &mut part },
-            );
-            for (out, part) in out.chunks_exact_mut(width).zip(part.chunks_exact(LANES)) {
-                let out = &mut out[panel * LANES..][..columns];
-                out.iter_mut().zip(part).for_each(|(out, part)| *out += part);
+            let mut add = |weights: &[f32], out: &mut [f32]| {
+                let embeddings = &embeddings;
+                dispatch(kernel, WeightedSum { weights, embeddings, count, part: &mut part });
+                for (out, part) in out.chunks_exact_mut(width).zip(part.chunks_exact(LANES)) {
+                    let out = &mut out[panel * LANES..][..columns];
+                    out.iter_mut().zip(part).for_each(|(out, part)| *out += part);
+                }
+            };
+            add(&weights, out);
+            if let Some(weighted) = &mut weighted {
+                add(&products, weighted);
             }
         }
     }
@@ -577,6 +652,21 @@ mod tests {
                 let mut directions = vec![0.0; rows * width];
                 let (again, logits) = head_directions(&cpu, &head, &x, &targets, 1.0 / 0.7, &mut directions);
                 assert_eq!(statistics.rows, again.rows, "both passes give the same bits");
+                let (mut same, mut entropies) = (vec![0.0; rows * width], vec![f32::NAN; rows * width]);
+                let with_entropy = head_directions_and_entropies(
+                    &cpu,
+                    &head,
+                    &x,
+                    &targets,
+                    1.0 / 0.7,
+                    &mut same,
+                    &mut entropies,
+                );
+                assert_eq!(
+                    (&same, &with_entropy.1),
+                    (&directions, &logits),
+                    "the entropy changes nothing else"
+                );
                 for row in 0..rows {
                     let exact = exact(&head, &x[row * width..][..width], 1.0 / f64::from(0.7f32));
                     let got = logits[row] - statistics.rows[row].log_normalizer;
@@ -591,10 +681,48 @@ mod tests {
                             (f64::from(head.get(targets[row] as usize, i)) - mean) / f64::from(0.7f32);
                         let got = f64::from(directions[row * width + i]);
                         assert!((got - wanted).abs() < 1e-4, "{got} {wanted}");
+                        let wanted: f64 = (0..vocabulary)
+                            .map(|v| (exact.log_p[v], f64::from(head.get(v, i))))
+                            .map(|(log_p, e)| -log_p.exp() * (log_p + exact.entropy) * e / f64::from(0.7f32))
+                            .sum();
+                        let got = f64::from(entropies[row * width + i]);
+                        assert!((got - wanted).abs() < 2e-4, "entropy: {got} {wanted}");
                     }
                 }
             }
         }
+    }
+
+    /// Against differences of the entropy itself, and the bits of the scalar kernel from every other exact one.
+    #[test]
+    fn entropy_directions_are_its_slope_on_every_kernel() {
+        let (vocabulary, width, rows) = (700, 24, 3);
+        let e: Vec<f32> = numbers(11, vocabulary * width).iter().map(|x| x * 1.5).collect();
+        let x = numbers(12, rows * width);
+        let run = |kernel| {
+            let cpu = Cpu::new(kernel, 2);
+            let head = PackedMatrix::from_slice(&cpu, (vocabulary, width), Precision::F32, &e);
+            let (mut directions, mut entropies) = (vec![0.0; rows * width], vec![0.0; rows * width]);
+            let targets = [5, 300, 699];
+            head_directions_and_entropies(&cpu, &head, &x, &targets, 1.3, &mut directions, &mut entropies);
+            (head, entropies)
+        };
+        let (head, scalar) = run(Kernel::Scalar);
+        for kernel in Kernel::available() {
+            assert_eq!(run(kernel).1, scalar, "{}", kernel.name());
+        }
+        let h = 1e-3;
+        for (at, &slope) in scalar.iter().enumerate() {
+            let (row, column) = (at / width, at % width);
+            let entropy = |step: f32| {
+                let mut x = x[row * width..][..width].to_vec();
+                x[column] += step;
+                exact(&head, &x, f64::from(1.3f32)).entropy
+            };
+            let wanted = (entropy(h) - entropy(-h)) / (2.0 * f64::from(h));
+            assert!((f64::from(slope) - wanted).abs() < 1e-3, "{at}: {slope} {wanted}");
+        }
+        assert!(scalar.iter().any(|slope| slope.abs() > 0.1), "there is something to be seen");
     }
 
     #[test]

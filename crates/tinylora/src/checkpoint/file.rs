@@ -1,9 +1,9 @@
 //! A checkpoint enters, the bytes of its file leave, and back.
 //!
 //! Layout, little-endian: 8 bytes `TLRACKPT`; u32 version; u32 length h of the header; u64 length of the whole
-//! file; h bytes of JSON; the f32 arrays v, then AdamW's mean and square or SGD's momentum, each of the
-//! header's `numbers` elements; 32 bytes sha256 of everything before. Floats of the state are raw, so that
-//! they come back bit for bit.
+//! file; h bytes of JSON; the f32 arrays v, then AdamW's mean and square or SGD's momentum (the natural gradient has
+//! none), then an older v for each of the header's `history`, each of the header's `numbers` elements; 32 bytes sha256
+//! of everything before. Floats of the state are raw, so that they come back bit for bit.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -38,6 +38,8 @@ pub struct Checkpoint {
     pub optimizer: OptimizerState,
     /// Positions in the data and in the random streams.
     pub counters: Counters,
+    /// Version and v at the beginning of earlier steps, oldest first, where they are still needed for sampling.
+    pub history: Vec<(u64, Vec<f32>)>,
     /// Length in bytes of each log at this step, by its path in the run's folder. What is beyond was written by
     /// steps that are not in the checkpoint.
     pub logs: BTreeMap<String, u64>,
@@ -65,6 +67,8 @@ struct Header {
     optimizer: OptimizerKind,
     updates: u64,
     counters: Counters,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    history: Vec<u64>,
     logs: BTreeMap<String, u64>,
     base_sha256: [u8; 32],
     carried: serde_json::Value,
@@ -73,13 +77,16 @@ struct Header {
 
 /// The bytes of the file.
 ///
-/// Panics if v and the optimizer's state have different lengths.
+/// Panics if v, the optimizer's state and an older v have different lengths.
 pub fn to_bytes(checkpoint: &Checkpoint) -> Vec<u8> {
     assert_eq!(checkpoint.v.len(), checkpoint.optimizer.len(), "one state a parameter");
-    let (optimizer, arrays) = match &checkpoint.optimizer {
+    let (optimizer, mut arrays) = match &checkpoint.optimizer {
         OptimizerState::Adamw { mean, square, .. } => (OptimizerKind::Adamw, vec![mean, square]),
         OptimizerState::Sgd { momentum, .. } => (OptimizerKind::Sgd, vec![momentum]),
+        OptimizerState::Natural { .. } => (OptimizerKind::Natural, vec![]),
     };
+    arrays.extend(checkpoint.history.iter().map(|(_, v)| v));
+    assert!(arrays.iter().all(|array| array.len() == checkpoint.v.len()), "arrays of one length");
     let header = serde_json::to_vec(&Header {
         step: checkpoint.step,
         adapter_version: checkpoint.adapter_version,
@@ -87,6 +94,7 @@ pub fn to_bytes(checkpoint: &Checkpoint) -> Vec<u8> {
         optimizer,
         updates: checkpoint.optimizer.updates(),
         counters: checkpoint.counters,
+        history: checkpoint.history.iter().map(|(version, _)| *version).collect(),
         logs: checkpoint.logs.clone(),
         base_sha256: checkpoint.base_sha256,
         carried: checkpoint.carried.clone(),
@@ -131,10 +139,12 @@ pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Checkpoint, CheckpointErr
         .ok_or_else(|| bad(format!("a header of {header_length} bytes in {}", content.len())))?;
     let header: Header =
         serde_json::from_slice(header).map_err(|error| bad(format!("its header: {error}")))?;
-    let arrays = match header.optimizer {
-        OptimizerKind::Adamw => 3,
-        OptimizerKind::Sgd => 2,
+    let of_optimizer = match header.optimizer {
+        OptimizerKind::Adamw => 2,
+        OptimizerKind::Sgd => 1,
+        OptimizerKind::Natural => 0,
     };
+    let arrays = 1 + of_optimizer + header.history.len();
     if header.numbers.checked_mul(4 * arrays) != Some(floats.len()) {
         let message = format!("{} bytes for {arrays} arrays of {} numbers", floats.len(), header.numbers);
         return Err(bad(message));
@@ -149,7 +159,9 @@ pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Checkpoint, CheckpointErr
     let optimizer = match header.optimizer {
         OptimizerKind::Adamw => OptimizerState::Adamw { updates, mean: array(), square: array() },
         OptimizerKind::Sgd => OptimizerState::Sgd { updates, momentum: array() },
+        OptimizerKind::Natural => OptimizerState::Natural { updates, parameters: header.numbers },
     };
+    let history = header.history.iter().map(|&version| (version, array())).collect();
     Ok(Checkpoint {
         step: header.step,
         adapter_version: header.adapter_version,
@@ -158,6 +170,7 @@ pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Checkpoint, CheckpointErr
         v,
         optimizer,
         counters: header.counters,
+        history,
         logs: header.logs,
         carried: header.carried,
     })
@@ -205,7 +218,15 @@ pub(super) mod tests {
         let mut v: Vec<f32> = (0..n).map(|i| (i as f32 * 0.37).sin()).collect();
         for step in 0..3 {
             let gradient: Vec<f32> = v.iter().map(|x| x * x - 0.1).collect();
-            optimizer::apply(&settings, step, 0.01, &gradient, &mut state, &mut v).unwrap();
+            let mut fisher = optimizer::Fisher::new(if kind == OptimizerKind::Natural { n } else { 0 });
+            let updated = match kind {
+                OptimizerKind::Natural => {
+                    fisher.push(&gradient, 1);
+                    optimizer::apply_natural(&settings, step, 0.01, &gradient, &fisher, &mut state, &mut v)
+                }
+                _ => optimizer::apply(&settings, step, 0.01, &gradient, &mut state, &mut v),
+            };
+            updated.unwrap();
         }
         Checkpoint {
             step,
@@ -215,6 +236,7 @@ pub(super) mod tests {
             v,
             optimizer: state,
             counters: Counters { problems: 12 * step, completions: 96 * step },
+            history: vec![],
             logs: BTreeMap::from([("metrics.jsonl".into(), 1234), ("tensorboard/events".into(), 88)]),
             carried: serde_json::json!({"wall_seconds": 0.1, "eval_before": {"n": 512}}),
         }
@@ -222,9 +244,11 @@ pub(super) mod tests {
 
     #[test]
     fn saved_and_loaded_are_equal() {
-        for kind in [OptimizerKind::Adamw, OptimizerKind::Sgd] {
-            for n in [0, 1, 13, 1000] {
-                let checkpoint = checkpoint(10, kind, n);
+        for kind in [OptimizerKind::Adamw, OptimizerKind::Sgd, OptimizerKind::Natural] {
+            for n in [0, 1, 13, 300] {
+                let mut checkpoint = checkpoint(10, kind, n);
+                assert_eq!(from_bytes(Path::new("x"), &to_bytes(&checkpoint)).unwrap(), checkpoint);
+                checkpoint.history = vec![(7, vec![-0.0; n]), (8, checkpoint.v.clone())];
                 assert_eq!(from_bytes(Path::new("x"), &to_bytes(&checkpoint)).unwrap(), checkpoint);
             }
         }

@@ -127,8 +127,7 @@ impl Arithmetic {
         }
     }
 
-    pub(super) fn train_batch(&self, step: u64, n: usize) -> Vec<Problem> {
-        let first = step * n as u64;
+    pub(super) fn train_problems(&self, first: u64, n: usize) -> Vec<Problem> {
         (first..first + n as u64).map(|position| self.train_problem(position)).collect()
     }
 

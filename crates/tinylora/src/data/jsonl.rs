@@ -55,12 +55,11 @@ impl Rows {
         Ok(Self { template: task.template.clone(), seed: 0, train: Vec::new(), held_out })
     }
 
-    pub(super) fn train_batch(&self, step: u64, n: usize) -> Vec<Problem> {
+    pub(super) fn train_problems(&self, first: u64, n: usize) -> Vec<Problem> {
         let rows = self.train.len() as u64;
         if rows == 0 {
             return Vec::new();
         }
-        let first = step * n as u64;
         let mut order = (u64::MAX, Vec::new());
         let mut batch = Vec::with_capacity(n);
         for position in first..first + n as u64 {

@@ -126,9 +126,14 @@ impl TaskData {
     /// The problems of a step (from 0) with `n` prompts a step. Steps follow each other without a gap; in a
     /// data set, a batch may hold the end of one epoch and the start of the next.
     pub fn train_batch(&self, step: u64, n: usize) -> Vec<Problem> {
+        self.train_problems(step * n as u64, n)
+    }
+
+    /// `n` problems of the training stream from position `first` (from 0) on.
+    pub fn train_problems(&self, first: u64, n: usize) -> Vec<Problem> {
         match &self.source {
-            Source::Arithmetic(task) => task.train_batch(step, n),
-            Source::Jsonl(rows) => rows.train_batch(step, n),
+            Source::Arithmetic(task) => task.train_problems(first, n),
+            Source::Jsonl(rows) => rows.train_problems(first, n),
         }
     }
 

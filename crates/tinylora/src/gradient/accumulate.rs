@@ -1,10 +1,13 @@
 //! The training pass: forward with everything kept, the head's log-probs and their gradients in one go, the
-//! loss's slope for each token, and backward into dL/dR.
+//! loss's slopes, and backward into dL/dR. A micro-batch holds whole completions, so a loss may look at all tokens of
+//! one before it says what the slope of any of them is.
 
-use super::pack::{Packed, Target, TrainingGroup, pack};
+use super::pack::{Packed, Target, TrainingCompletion, TrainingGroup, pack};
 use crate::inference::support_normalizer;
 use crate::model::{Adapters, KeptActivations, KvCache, Model, backward, forward};
-use tinylora_compute::head::{head_directions, head_statistics, logits_at};
+use tinylora_compute::head::{
+    HeadStatistics, head_directions, head_directions_and_entropies, head_statistics, logits_at,
+};
 use tinylora_compute::product::product_at;
 use tinylora_compute::rows::for_chunks;
 use tinylora_compute::{Cpu, PackedMatrix};
@@ -35,6 +38,30 @@ pub struct TokenGradient {
     pub slope: f32,
 }
 
+/// What a loss sees of one completion of n tokens.
+#[derive(Debug, Clone, Copy)]
+pub struct CompletionView<'a> {
+    /// Index of the group, and of the completion in it.
+    pub at: (usize, usize),
+    /// Log-probs when it was sampled and under the base, advantage, weights.
+    pub sample: &'a TrainingCompletion,
+    /// ln p now (n).
+    pub logprobs: &'a [f32],
+    /// Entropy of the distribution that each token is drawn from, in nats (n).
+    pub entropies: &'a [f32],
+}
+
+/// A loss's value and slopes for one completion.
+#[derive(Debug, Clone, Default)]
+pub struct CompletionGradient {
+    /// The completion's part of the loss.
+    pub loss: f64,
+    /// ∂loss / ∂ ln p (n)
+    pub slopes: Vec<f32>,
+    /// ∂loss / ∂ entropy, the same for every token; only 0 where no gradient of the entropy was asked for.
+    pub entropy_slope: f32,
+}
+
 /// Why there is no gradient.
 #[derive(Debug, thiserror::Error)]
 pub enum GradientError {
@@ -57,8 +84,8 @@ pub enum GradientError {
 
 /// Buffers of the training pass, used again from batch to batch.
 pub struct GradientWorkspace {
-    cache: KvCache,
-    kept: KeptActivations,
+    pub(super) cache: KvCache,
+    pub(super) kept: KeptActivations,
 }
 
 impl GradientWorkspace {
@@ -67,7 +94,7 @@ impl GradientWorkspace {
         Self { cache: KvCache::new(model, 0), kept: KeptActivations::default() }
     }
 
-    fn make_room(&mut self, model: &Model, blocks: usize) {
+    pub(super) fn make_room(&mut self, model: &Model, blocks: usize) {
         if self.cache.blocks() < blocks {
             self.cache = KvCache::new(model, blocks);
         }
@@ -86,6 +113,39 @@ pub fn accumulate(
     workspace: &mut GradientWorkspace,
     dr: &mut Vec<f64>,
 ) -> Result<f64, GradientError> {
+    let mut of_completion = |view: CompletionView<'_>| {
+        let mut gradient = CompletionGradient::default();
+        for (token, &logprob) in view.logprobs.iter().enumerate() {
+            let at = |values: &[f32]| values.get(token).copied().unwrap_or(f32::NAN);
+            let part = loss(TokenView {
+                at: (view.at.0, view.at.1, token),
+                length: view.logprobs.len(),
+                logprob,
+                old: at(&view.sample.old_logprobs),
+                reference: at(&view.sample.reference_logprobs),
+                advantage: view.sample.advantage,
+            });
+            gradient.loss += part.loss;
+            gradient.slopes.push(part.slope);
+        }
+        gradient
+    };
+    let settings = (inverse_temperature, false);
+    accumulate_completions(cpu, model, adapters, groups, settings, &mut of_completion, workspace, dr)
+}
+
+/// The same for a loss that is a sum over completions, `Σ loss(completion)`; and with `entropies` true, one that rewards
+/// the entropy.
+pub fn accumulate_completions(
+    cpu: &Cpu,
+    model: &Model,
+    adapters: Adapters<'_>,
+    groups: &[TrainingGroup],
+    (inverse_temperature, entropies): (f32, bool),
+    loss: &mut dyn FnMut(CompletionView<'_>) -> CompletionGradient,
+    workspace: &mut GradientWorkspace,
+    dr: &mut Vec<f64>,
+) -> Result<f64, GradientError> {
     if groups.is_empty() {
         return Ok(0.0);
     }
@@ -94,19 +154,11 @@ pub fn accumulate(
     let outputs: Vec<u32> = packed.targets.iter().map(|target| target.row).collect();
     let GradientWorkspace { cache, kept } = workspace;
     let hidden = forward(cpu, model, adapters, &packed.batch, &outputs, cache, kept, true);
-    let mut directions = vec![0.0; hidden.len()];
-    let logprobs = directions_of(cpu, model, groups, &packed, &hidden, inverse_temperature, &mut directions);
-    let mut total = 0.0;
-    let width = model.config.hidden_size;
-    for ((target, &logprob), direction) in
-        packed.targets.iter().zip(&logprobs).zip(directions.chunks_exact_mut(width))
-    {
-        let gradient = loss(view(groups, target, logprob)?);
-        total += gradient.loss;
-        direction.iter_mut().for_each(|x| *x *= gradient.slope);
-    }
+    let mut head = HeadPass::new(cpu, model, groups, &packed, &hidden, inverse_temperature, entropies);
+    check_finite(&packed.targets, &head.logprobs)?;
+    let total = head.apply(groups, &packed.targets, loss);
     let mut sums = [std::mem::take(dr)];
-    backward(cpu, model, adapters, &packed.batch, &outputs, &directions, cache, kept, &mut sums);
+    backward(cpu, model, adapters, &packed.batch, &outputs, &head.directions, cache, kept, &mut sums);
     [*dr] = sums;
     Ok(total)
 }
@@ -133,11 +185,12 @@ pub fn completion_logprobs(
     let tokens = target_tokens(groups, &packed.targets);
     let statistics = head_statistics(cpu, model.head(), &hidden, inverse_temperature);
     let logits = logits_at(cpu, model.head(), &hidden, &tokens, inverse_temperature);
-    let mut logprobs: Vec<f32> =
-        logits.iter().zip(&statistics.rows).map(|(logit, row)| logit - row.log_normalizer).collect();
-    with_supports(cpu, model, groups, &packed, &hidden, inverse_temperature, &mut logprobs, None);
+    let rows = logits.iter().zip(&statistics.rows);
+    let mut logprobs: Vec<f32> = rows.map(|(logit, row)| logit - row.log_normalizer).collect();
+    let supports = Supports { cpu, model, groups, packed: &packed, hidden: &hidden, inverse_temperature };
+    supports.replace(&mut logprobs, |logits, at| logits[at] - support_normalizer(logits));
+    check_finite(&packed.targets, &logprobs)?;
     for (target, logprob) in packed.targets.iter().zip(logprobs) {
-        view(groups, target, logprob)?;
         all[target.group][target.completion].push(logprob);
     }
     Ok(all)
@@ -147,84 +200,189 @@ fn target_tokens(groups: &[TrainingGroup], targets: &[Target]) -> Vec<u32> {
     targets.iter().map(|t| groups[t.group].completions[t.completion].tokens[t.token]).collect()
 }
 
-fn view(groups: &[TrainingGroup], target: &Target, logprob: f32) -> Result<TokenView, GradientError> {
-    let completion = &groups[target.group].completions[target.completion];
-    if !logprob.is_finite() {
-        let Target { group, completion, token, .. } = *target;
-        return Err(GradientError::NotFinite { group, completion, token, value: logprob });
-    }
-    let at = |values: &[f32]| values.get(target.token).copied().unwrap_or(f32::NAN);
-    Ok(TokenView {
-        at: (target.group, target.completion, target.token),
-        length: completion.tokens.len(),
-        logprob,
-        old: at(&completion.old_logprobs),
-        reference: at(&completion.reference_logprobs),
-        advantage: completion.advantage,
-    })
-}
-
-/// ln p of each target, and its gradient with respect to the hidden state.
-fn directions_of(
-    cpu: &Cpu,
-    model: &Model,
-    groups: &[TrainingGroup],
-    packed: &Packed,
-    hidden: &[f32],
-    inverse_temperature: f32,
-    directions: &mut [f32],
-) -> Vec<f32> {
-    let head = model.head();
-    let tokens = target_tokens(groups, &packed.targets);
-    let (statistics, logits) = head_directions(cpu, head, hidden, &tokens, inverse_temperature, directions);
-    let mut logprobs: Vec<f32> =
-        logits.iter().zip(&statistics.rows).map(|(logit, row)| logit - row.log_normalizer).collect();
-    let directions = Some(directions);
-    with_supports(cpu, model, groups, packed, hidden, inverse_temperature, &mut logprobs, directions);
-    logprobs
-}
-
-/// Replaces log-prob and direction of those tokens that were sampled from a part of the vocabulary.
-fn with_supports(
-    cpu: &Cpu,
-    model: &Model,
-    groups: &[TrainingGroup],
-    packed: &Packed,
-    hidden: &[f32],
-    inverse_temperature: f32,
-    logprobs: &mut [f32],
-    directions: Option<&mut [f32]>,
-) {
-    let (head, width) = (model.head(), model.config.hidden_size);
-    let support = |target: &Target| {
-        let completion = &groups[target.group].completions[target.completion];
-        completion.supports.get(target.token).map(|ids| (ids.as_slice(), completion.tokens[target.token]))
-    };
-    if packed.targets.iter().all(|target| support(target).is_none()) {
-        return;
-    }
-    let row = |index: usize| &hidden[index * width..][..width];
-    for_chunks(cpu, logprobs, 1, |index, out| {
-        if let Some((ids, token)) = support(&packed.targets[index]) {
-            let logits = support_logits(cpu, head, row(index), ids, inverse_temperature);
-            let at = ids.binary_search(&token).expect("a token is in its own support");
-            out[0] = logits[at] - support_normalizer(&logits);
+pub(super) fn check_finite(targets: &[Target], logprobs: &[f32]) -> Result<(), GradientError> {
+    match targets.iter().zip(logprobs).find(|(_, logprob)| !logprob.is_finite()) {
+        None => Ok(()),
+        Some((&Target { group, completion, token, .. }, &value)) => {
+            Err(GradientError::NotFinite { group, completion, token, value })
         }
-    });
-    let Some(directions) = directions else { return };
-    for_chunks(cpu, directions, width, |start, out| {
-        let index = start / width;
-        if let Some((ids, token)) = support(&packed.targets[index]) {
-            let logits = support_logits(cpu, head, row(index), ids, inverse_temperature);
-            let normalizer = support_normalizer(&logits);
-            for (column, out) in out.iter_mut().enumerate() {
-                let mean = ids.iter().zip(&logits).fold(0.0, |sum, (&id, logit)| {
-                    sum + (logit - normalizer).exp() * head.get(id as usize, column)
-                });
-                *out = (head.get(token as usize, column) - mean) * inverse_temperature;
+    }
+}
+
+/// What the head gives for N targets.
+pub(super) struct HeadPass {
+    /// D
+    width: usize,
+    /// ln p (N)
+    pub logprobs: Vec<f32>,
+    /// (N)
+    entropies: Vec<f32>,
+    /// ∂ ln p / ∂ hidden (N, D)
+    pub directions: Vec<f32>,
+    /// ∂ entropy / ∂ hidden (N, D); empty where it was not asked for.
+    entropy_directions: Vec<f32>,
+}
+
+impl HeadPass {
+    pub fn new(
+        cpu: &Cpu,
+        model: &Model,
+        groups: &[TrainingGroup],
+        packed: &Packed,
+        hidden: &[f32],
+        inverse_temperature: f32,
+        entropies: bool,
+    ) -> Self {
+        let head = model.head();
+        let tokens = target_tokens(groups, &packed.targets);
+        let mut directions = vec![0.0; hidden.len()];
+        let mut entropy_directions = vec![0.0; if entropies { hidden.len() } else { 0 }];
+        let (statistics, logits): (HeadStatistics, Vec<f32>) = match entropies {
+            false => head_directions(cpu, head, hidden, &tokens, inverse_temperature, &mut directions),
+            true => head_directions_and_entropies(
+                cpu,
+                head,
+                hidden,
+                &tokens,
+                inverse_temperature,
+                &mut directions,
+                &mut entropy_directions,
+            ),
+        };
+        let rows = logits.iter().zip(&statistics.rows);
+        let mut pass = Self {
+            width: model.config.hidden_size,
+            logprobs: rows.map(|(logit, row)| logit - row.log_normalizer).collect(),
+            entropies: statistics.rows.iter().map(|row| row.entropy).collect(),
+            directions,
+            entropy_directions,
+        };
+        let supports = Supports { cpu, model, groups, packed, hidden, inverse_temperature };
+        supports.replace(&mut pass.logprobs, |logits, at| logits[at] - support_normalizer(logits));
+        supports.replace(&mut pass.entropies, |logits, _| support_entropy(logits));
+        supports.replace_directions(&mut pass.directions, |p, at, weights| {
+            weights.extend(p.iter().enumerate().map(|(i, p)| f32::from(i == at) - p));
+        });
+        supports.replace_directions(&mut pass.entropy_directions, |p, _, weights| {
+            let entropy: f32 = p.iter().map(|p| if *p > 0.0 { -p * p.ln() } else { 0.0 }).sum();
+            weights.extend(p.iter().map(|&p| if p > 0.0 { -p * (p.ln() + entropy) } else { 0.0 }));
+        });
+        pass
+    }
+
+    /// Turns the directions into the loss's gradient; gives the loss. A completion's targets stand together.
+    fn apply(
+        &mut self,
+        groups: &[TrainingGroup],
+        targets: &[Target],
+        loss: &mut dyn FnMut(CompletionView<'_>) -> CompletionGradient,
+    ) -> f64 {
+        let (mut total, mut first) = (0.0, 0);
+        while let Some(target) = targets.get(first) {
+            let at = (target.group, target.completion);
+            let sample = &groups[at.0].completions[at.1];
+            let of_completion = first..first + sample.tokens.len();
+            let view = CompletionView {
+                at,
+                sample,
+                logprobs: &self.logprobs[of_completion.clone()],
+                entropies: &self.entropies[of_completion.clone()],
+            };
+            let gradient = loss(view);
+            assert_eq!(gradient.slopes.len(), sample.tokens.len(), "a slope for each token");
+            assert!(gradient.entropy_slope == 0.0 || !self.entropy_directions.is_empty(), "not asked for");
+            total += gradient.loss;
+            for (index, slope) in of_completion.clone().zip(gradient.slopes) {
+                let row = index * self.width..(index + 1) * self.width;
+                self.directions[row.clone()].iter_mut().for_each(|x| *x *= slope);
+                if gradient.entropy_slope != 0.0 {
+                    let entropy = &self.entropy_directions[row.clone()];
+                    for (x, entropy) in self.directions[row].iter_mut().zip(entropy) {
+                        *x += gradient.entropy_slope * entropy;
+                    }
+                }
             }
+            first = of_completion.end;
         }
-    });
+        total
+    }
+}
+
+/// Those tokens that were sampled from a part of the vocabulary.
+struct Supports<'a> {
+    cpu: &'a Cpu,
+    model: &'a Model,
+    groups: &'a [TrainingGroup],
+    packed: &'a Packed,
+    hidden: &'a [f32],
+    inverse_temperature: f32,
+}
+
+impl Supports<'_> {
+    /// A target's support, and the place of its token in it.
+    fn of(&self, index: usize) -> Option<(&[u32], usize)> {
+        let target = &self.packed.targets[index];
+        let completion = &self.groups[target.group].completions[target.completion];
+        let ids = completion.supports.get(target.token)?;
+        let at = ids.binary_search(&completion.tokens[target.token]);
+        Some((ids, at.expect("a token is in its own support")))
+    }
+
+    fn any(&self) -> bool {
+        (0..self.packed.targets.len()).any(|index| self.of(index).is_some())
+    }
+
+    fn logits(&self, index: usize, ids: &[u32]) -> Vec<f32> {
+        let width = self.model.config.hidden_size;
+        let row = &self.hidden[index * width..][..width];
+        support_logits(self.cpu, self.model.head(), row, ids, self.inverse_temperature)
+    }
+
+    /// Replaces the number of each such token (N) by what `value` makes of its support's logits.
+    fn replace(&self, numbers: &mut [f32], value: impl Fn(&[f32], usize) -> f32 + Sync) {
+        if !self.any() {
+            return;
+        }
+        for_chunks(self.cpu, numbers, 1, |index, out| {
+            if let Some((ids, at)) = self.of(index) {
+                out[0] = value(&self.logits(index, ids), at);
+            }
+        });
+    }
+
+    /// Replaces the direction of each such token (N, D), unless there are none at all, by Σ weight · embedding over the
+    /// support; `weigh` makes the weights of its probabilities.
+    fn replace_directions(
+        &self,
+        directions: &mut [f32],
+        weigh: impl Fn(&[f32], usize, &mut Vec<f32>) + Sync,
+    ) {
+        if directions.is_empty() || !self.any() {
+            return;
+        }
+        let (head, width) = (self.model.head(), self.model.config.hidden_size);
+        for_chunks(self.cpu, directions, width, |start, out| {
+            let index = start / width;
+            let Some((ids, at)) = self.of(index) else { return };
+            let logits = self.logits(index, ids);
+            let normalizer = support_normalizer(&logits);
+            let p: Vec<f32> = logits.iter().map(|logit| (logit - normalizer).exp()).collect();
+            let mut weights = Vec::with_capacity(ids.len());
+            weigh(&p, at, &mut weights);
+            for (column, out) in out.iter_mut().enumerate() {
+                let sum = ids
+                    .iter()
+                    .zip(&weights)
+                    .fold(0.0, |sum, (&id, weight)| sum + weight * head.get(id as usize, column));
+                *out = sum * self.inverse_temperature;
+            }
+        });
+    }
+}
+
+fn support_entropy(logits: &[f32]) -> f32 {
+    let normalizer = support_normalizer(logits);
+    logits.iter().map(|logit| -(logit - normalizer).exp() * (logit - normalizer)).sum()
 }
 
 fn support_logits(

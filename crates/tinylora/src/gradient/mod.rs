@@ -4,9 +4,12 @@
 mod accumulate;
 mod pack;
 mod policy;
+mod scores;
 
 pub use accumulate::{
-    GradientError, GradientWorkspace, TokenGradient, TokenView, accumulate, completion_logprobs,
+    CompletionGradient, CompletionView, GradientError, GradientWorkspace, TokenGradient, TokenView,
+    accumulate, accumulate_completions, completion_logprobs,
 };
 pub use pack::{TrainingCompletion, TrainingGroup, micro_batches, packed_tokens};
-pub use policy::{PolicyLoss, PolicyStatistics};
+pub use policy::{BatchTotals, PolicyLoss, PolicyStatistics, importance_weights, weigh};
+pub use scores::scores;

@@ -18,14 +18,18 @@ pub struct TrainingGroup {
 pub struct TrainingCompletion {
     /// At least one token.
     pub tokens: Vec<u32>,
-    /// ln p of each when it was sampled (n).
+    /// ln p of each before the first update on the batch (n): what the ratio compares with.
     pub old_logprobs: Vec<f32>,
     /// ln p of each under the base model (n); empty where no KL is wanted.
     pub reference_logprobs: Vec<f32>,
     /// Ids that each was sampled from (n); empty: the whole vocabulary.
     pub supports: Vec<Vec<u32>>,
+    /// Importance weight of each, π/π_sampler, bounded (n); empty: 1.
+    pub importance: Vec<f64>,
     /// The completion's advantage.
     pub advantage: f32,
+    /// Weight of each of its tokens in the loss.
+    pub weight: f64,
 }
 
 /// Where a completion's token is predicted: the output row, and what was sampled there.
@@ -116,6 +120,43 @@ pub(super) fn pack(groups: &[TrainingGroup]) -> Packed {
         }
         if !members.is_empty() {
             packed.attend(&tree.path(end), &tree, &node_rows, &node_blocks, members);
+        }
+    }
+    packed
+}
+
+/// A prompt and the beginning of a completion, packed on their own: what the gradient of some of its tokens needs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Strand {
+    pub group: usize,
+    pub completion: usize,
+    /// First token whose log-prob is wanted.
+    pub first: usize,
+    /// Last such token.
+    pub last: usize,
+}
+
+impl Strand {
+    /// Rows that it takes. The last token itself is no input.
+    pub fn rows(&self, groups: &[TrainingGroup]) -> usize {
+        groups[self.group].prompt.len() + self.last
+    }
+}
+
+/// Packs strands into one batch that shares nothing: strand i is of adapter i, so that gradients come out one by one.
+pub(super) fn pack_apart(groups: &[TrainingGroup], strands: &[Strand]) -> Packed {
+    let mut packed = Packed { batch: Batch::default(), targets: Vec::new(), blocks: 0 };
+    for (adapter, strand) in strands.iter().enumerate() {
+        let Strand { group, completion, first, last } = *strand;
+        let (prompt, sample) = (&groups[group].prompt, &groups[group].completions[completion]);
+        let tokens = [&prompt[..], &sample.tokens[..last]].concat();
+        let (rows, blocks) = packed.append(&tokens, 0);
+        let start = rows[0] as usize;
+        packed.batch.adapters[start..].fill(adapter as u32);
+        packed.batch.groups.push(Group { shared: Vec::new(), members: vec![member(&rows, &blocks)] });
+        packed.batch.shared_rows.push(Vec::new());
+        for token in first..=last {
+            packed.targets.push(Target { row: rows[prompt.len() + token - 1], group, completion, token });
         }
     }
     packed

@@ -1,8 +1,12 @@
 //! A gradient and the optimizer's state enter, changed parameters and state leave; and the learning rate of a
 //! step. Nothing here knows what the parameters mean, and a gradient that is not finite changes nothing.
 
+mod natural;
 mod schedule;
 mod update;
 
+pub use natural::{Fisher, MOST_PARAMETERS};
 pub use schedule::learning_rate_at;
-pub use update::{OptimizerError, OptimizerState, apply, check_finite, clip_gradient};
+pub use update::{
+    OptimizerError, OptimizerState, apply, apply_natural, check_finite, check_size, clip_gradient,
+};

@@ -3,7 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::recipe::{OptimizerKind, OptimizerSection};
+use super::natural::{Fisher, MOST_PARAMETERS, natural_step};
+use crate::recipe::{OptimizerKind, OptimizerSection, decimal};
 
 /// Why a step was not done. Parameters and state are as before.
 #[derive(Debug, thiserror::Error, PartialEq)]
@@ -37,6 +38,36 @@ pub enum OptimizerError {
         value: f32,
         /// The step's learning rate.
         learning_rate: f32,
+    },
+    /// The natural gradient of too many parameters.
+    #[error(
+        "optimizer.kind = \"natural\" inverts a matrix of {count} × {count} numbers for {count} trained parameters; at most {most} are possible: train fewer (adapter.u, adapter.n_tie), or use \"adamw\" or \"sgd\""
+    )]
+    TooManyParameters {
+        /// Number of parameters.
+        count: usize,
+        /// The limit.
+        most: usize,
+    },
+    /// The natural gradient without scores.
+    #[error(
+        "step {step}: optimizer.kind = \"natural\" needs the scores of sampled completions, and there are none"
+    )]
+    NoFisher {
+        /// The step, 0 is the first.
+        step: u64,
+    },
+    /// The damped Fisher matrix is not positive definite.
+    #[error(
+        "step {step}: the damped Fisher matrix ({count} × {count}) is not positive definite at row {row}; nothing was changed. Raise optimizer.damping; where that does not help, the scores overflowed: lower the learning rate"
+    )]
+    FisherNotPositive {
+        /// The step, 0 is the first.
+        step: u64,
+        /// Row of the factorization.
+        row: usize,
+        /// Number of parameters.
+        count: usize,
     },
     /// Vectors of different lengths.
     #[error(
@@ -74,6 +105,13 @@ pub enum OptimizerState {
         /// Momentum, (n).
         momentum: Vec<f32>,
     },
+    /// The natural gradient, which remembers nothing.
+    Natural {
+        /// Updates done.
+        updates: u64,
+        /// n
+        parameters: usize,
+    },
 }
 
 impl OptimizerState {
@@ -82,13 +120,16 @@ impl OptimizerState {
         match kind {
             OptimizerKind::Adamw => Self::Adamw { updates: 0, mean: vec![0.0; n], square: vec![0.0; n] },
             OptimizerKind::Sgd => Self::Sgd { updates: 0, momentum: vec![0.0; n] },
+            OptimizerKind::Natural => Self::Natural { updates: 0, parameters: n },
         }
     }
 
     /// Updates done.
     pub fn updates(&self) -> u64 {
         match self {
-            Self::Adamw { updates, .. } | Self::Sgd { updates, .. } => *updates,
+            Self::Adamw { updates, .. } | Self::Sgd { updates, .. } | Self::Natural { updates, .. } => {
+                *updates
+            }
         }
     }
 
@@ -97,6 +138,7 @@ impl OptimizerState {
         match self {
             Self::Adamw { mean, .. } => mean.len(),
             Self::Sgd { momentum, .. } => momentum.len(),
+            Self::Natural { parameters, .. } => *parameters,
         }
     }
 
@@ -111,7 +153,9 @@ impl OptimizerState {
 ///
 /// - AdamW (Loshchilov and Hutter 2019, algorithm 2, with PyTorch's order): p ← p·(1 − lr·λ);
 ///   m ← β₁m + (1 − β₁)g; s ← β₂s + (1 − β₂)g²; p ← p − lr/(1 − β₁ᵗ) · m / (√s/√(1 − β₂ᵗ) + ε).
-/// - SGD: p ← p·(1 − lr·λ); b ← β₁b + g; p ← p − lr·b.
+/// - SGD: p ← p·(1 − lr·λ); b ← β₁b + g; p ← p − lr·b, or with Nesterov's look ahead p ← p − lr·(g + β₁b) (Sutskever et
+///   al. 2013, in PyTorch's form).
+/// - The natural gradient needs scores as well: [`apply_natural`].
 pub fn apply(
     settings: &OptimizerSection,
     step: u64,
@@ -120,8 +164,34 @@ pub fn apply(
     state: &mut OptimizerState,
     parameters: &mut [f32],
 ) -> Result<f32, OptimizerError> {
-    if gradient.len() != parameters.len() || state.len() != parameters.len() {
-        let (parameters, gradient, state) = (parameters.len(), gradient.len(), state.len());
+    apply_with(settings, step, learning_rate, gradient, None, state, parameters)
+}
+
+/// The same for the natural gradient: p ← p·(1 − lr·λ) + δ, with δ and the Fisher matrix as at the top of `natural.rs`.
+pub fn apply_natural(
+    settings: &OptimizerSection,
+    step: u64,
+    learning_rate: f32,
+    gradient: &[f32],
+    fisher: &Fisher,
+    state: &mut OptimizerState,
+    parameters: &mut [f32],
+) -> Result<f32, OptimizerError> {
+    apply_with(settings, step, learning_rate, gradient, Some(fisher), state, parameters)
+}
+
+fn apply_with(
+    settings: &OptimizerSection,
+    step: u64,
+    learning_rate: f32,
+    gradient: &[f32],
+    fisher: Option<&Fisher>,
+    state: &mut OptimizerState,
+    parameters: &mut [f32],
+) -> Result<f32, OptimizerError> {
+    let count = parameters.len();
+    if gradient.len() != count || state.len() != count || fisher.is_some_and(|f| f.parameters() != count) {
+        let (parameters, gradient, state) = (count, gradient.len(), state.len());
         return Err(OptimizerError::Lengths { step, parameters, gradient, state });
     }
     check_finite(step, gradient)?;
@@ -135,15 +205,32 @@ pub fn apply(
         OptimizerState::Sgd { updates, momentum } => {
             sgd(settings, learning_rate, &clipped, *updates + 1, momentum, parameters)
         }
+        OptimizerState::Natural { updates, .. } => {
+            let fisher = fisher.ok_or(OptimizerError::NoFisher { step })?;
+            let limits = (decimal(settings.damping), decimal(settings.kl_bound));
+            let delta = natural_step(fisher, &clipped, f64::from(learning_rate), limits, step)?;
+            let keep = 1.0 - f64::from(learning_rate) * decimal(settings.weight_decay);
+            let moved = parameters.iter().zip(delta).map(|(&p, d)| (f64::from(p) * keep + d) as f32);
+            (OptimizerState::Natural { updates: *updates + 1, parameters: count }, moved.collect())
+        }
     };
     if let Some((element, value)) = first_not_finite(&new_parameters).or_else(|| new_state.first_not_finite())
     {
-        let count = parameters.len();
         return Err(OptimizerError::UpdateNotFinite { step, element, count, value, learning_rate });
     }
     *state = new_state;
     parameters.copy_from_slice(&new_parameters);
     Ok(norm)
+}
+
+/// An error if the optimizer cannot have so many parameters.
+pub fn check_size(kind: OptimizerKind, count: usize) -> Result<(), OptimizerError> {
+    match kind {
+        OptimizerKind::Natural if count > MOST_PARAMETERS => {
+            Err(OptimizerError::TooManyParameters { count, most: MOST_PARAMETERS })
+        }
+        OptimizerKind::Adamw | OptimizerKind::Sgd | OptimizerKind::Natural => Ok(()),
+    }
 }
 
 /// An error if an element of the gradient is NaN or infinite.
@@ -172,6 +259,7 @@ impl OptimizerState {
         match self {
             Self::Adamw { mean, square, .. } => first_not_finite(mean).or_else(|| first_not_finite(square)),
             Self::Sgd { momentum, .. } => first_not_finite(momentum),
+            Self::Natural { .. } => None,
         }
     }
 }
@@ -224,16 +312,13 @@ fn sgd(
     let keep = 1.0 - lr * decimal(settings.weight_decay);
     let momentum: Vec<f32> =
         momentum.iter().zip(gradient).map(|(&b, &g)| (beta * f64::from(b) + f64::from(g)) as f32).collect();
-    let new_parameters =
-        momentum.iter().zip(parameters).map(|(&b, &p)| (f64::from(p) * keep - lr * f64::from(b)) as f32);
-    let new_parameters = new_parameters.collect();
+    let mut new_parameters = Vec::with_capacity(parameters.len());
+    for ((&b, &g), &p) in momentum.iter().zip(gradient).zip(parameters) {
+        let (b, g) = (f64::from(b), f64::from(g));
+        let direction = if settings.nesterov { g + beta * b } else { b };
+        new_parameters.push((f64::from(p) * keep - lr * direction) as f32);
+    }
     (OptimizerState::Sgd { updates, momentum }, new_parameters)
-}
-
-/// The number that the recipe's author wrote: 0.999 as f32 is 0.99900001, and 1 − β₂ᵗ of the first steps would
-/// be off by 1e-5. The shortest decimal of the f32, read as f64.
-fn decimal(value: f32) -> f64 {
-    value.to_string().parse().unwrap_or_else(|_| f64::from(value))
 }
 
 #[cfg(test)]
@@ -275,8 +360,9 @@ mod tests {
         let adamw = largest_error("adamw", &adamw_settings());
         assert!(adamw < 1e-6, "{adamw}");
         let sgd = OptimizerSection { kind: OptimizerKind::Sgd, max_grad_norm: 0.75, ..Default::default() };
-        let sgd = largest_error("sgd", &sgd);
-        assert!(sgd < 1e-6, "{sgd}");
+        let nesterov = OptimizerSection { nesterov: true, ..sgd.clone() };
+        let (sgd, nesterov) = (largest_error("sgd", &sgd), largest_error("nesterov", &nesterov));
+        assert!(sgd < 1e-6 && nesterov < 1e-6, "{sgd} {nesterov}");
     }
 
     #[test]
@@ -291,6 +377,7 @@ mod tests {
         let planted =
             OptimizerSection { kind: OptimizerKind::Sgd, max_grad_norm: 0.7501, ..Default::default() };
         assert!(largest_error("sgd", &planted) > 1e-6);
+        assert!(largest_error("nesterov", &planted) > 1e-6);
     }
 
     #[test]
@@ -323,6 +410,32 @@ mod tests {
             assert!(matches!(error, OptimizerError::Lengths { gradient: 2, .. }), "{error}");
             assert_eq!((state, p), before);
         }
+    }
+
+    #[test]
+    fn the_natural_gradient_needs_scores_and_has_its_limits() {
+        let kind = OptimizerKind::Natural;
+        let settings = OptimizerSection { kind, max_grad_norm: 0.0, ..Default::default() };
+        let mut state = OptimizerState::new(kind, 2);
+        let mut p = [1.0, 2.0];
+        let error = apply(&settings, 3, 0.1, &[1.0, 0.0], &mut state, &mut p).unwrap_err();
+        assert_eq!(error, OptimizerError::NoFisher { step: 3 });
+        let error =
+            apply_natural(&settings, 3, 0.1, &[1.0, 0.0], &Fisher::new(3), &mut state, &mut p).unwrap_err();
+        assert!(matches!(error, OptimizerError::Lengths { .. }), "{error}");
+        assert_eq!((p, state.updates()), ([1.0, 2.0], 0));
+
+        let mut fisher = Fisher::new(2);
+        fisher.push(&[2.0, 0.0], 1);
+        fisher.push(&[0.0, 1.0], 1);
+        // F = diag(2, 1/2); damping so small that f32 does not see it; no bound that is reached.
+        let settings = OptimizerSection { damping: 1e-9, kl_bound: 100.0, ..settings };
+        apply_natural(&settings, 3, 0.5, &[1.0, 1.0], &fisher, &mut state, &mut p).unwrap();
+        assert_eq!((p, state.updates()), ([0.75, 1.0], 1));
+        assert!(check_size(kind, MOST_PARAMETERS).is_ok());
+        let message = check_size(kind, 4097).unwrap_err().to_string();
+        assert!(message.contains("4097") && message.contains("at most 4096"), "{message}");
+        assert!(check_size(OptimizerKind::Adamw, 1 << 30).is_ok());
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Two values with a form of their own: a byte count ("8 GiB" or a number) and a tying factor (a number
-//! or "all"). TOML values enter and leave; nothing else is known here.
+//! Values with a form of their own: a byte count ("8 GiB" or a number), a tying factor (a number or "all"), and
+//! decimals as they were written. TOML values enter and leave; nothing else is known here.
 
 /// A byte count: a whole number, or text such as `"8 GiB"`, `"1.5GB"`, `"512 MiB"`.
 pub(super) mod bytes {
@@ -110,4 +110,10 @@ pub(super) mod n_tie {
             Form::Text(text) => Err(D::Error::custom(format!("\"{text}\": {EXPECTED}"))),
         }
     }
+}
+
+/// The number that the recipe's author wrote: 0.999 as f32 is 0.99900001, and 1 − β₂ᵗ of the first steps would
+/// be off by 1e-5. The shortest decimal of the f32, read as f64.
+pub(crate) fn decimal(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or_else(|_| f64::from(value))
 }

@@ -5,10 +5,13 @@
 //! resolved) → `validate` (ranges and combinations).
 
 mod forms;
+mod learning;
 mod raw;
 mod types;
 mod validate;
 
+pub(crate) use forms::decimal;
+pub use learning::*;
 pub(crate) use raw::nearest;
 pub use types::*;
 
@@ -140,8 +143,22 @@ fn resolve(recipe: &mut Recipe, given: &toml::Table) {
     if recipe.adapter.tying == Tying::None {
         recipe.adapter.n_tie = 1;
     }
-    let scorer_given = given.get("reward").and_then(|r| r.get("scorer")).is_some();
-    if !scorer_given {
+    let is_given = |section: &str, key: &str| given.get(section).and_then(|s| s.get(key)).is_some();
+    let grpo = &mut recipe.grpo;
+    let (low, high) = grpo.loss.default_clip();
+    if !is_given("grpo", "clip_low") {
+        grpo.clip_low = low;
+    }
+    if !is_given("grpo", "clip_high") {
+        grpo.clip_high = high;
+    }
+    if !is_given("grpo", "scale_advantages") {
+        grpo.scale_advantages = grpo.loss != GrpoLoss::DrGrpo;
+    }
+    if !is_given("optimizer", "max_grad_norm") && recipe.optimizer.kind == OptimizerKind::Natural {
+        recipe.optimizer.max_grad_norm = 0.0;
+    }
+    if !is_given("reward", "scorer") {
         recipe.reward.scorer = match recipe.task.answer_format() {
             AnswerFormat::Hashes => Scorer::Gsm8kStrict,
             AnswerFormat::Boxed => Scorer::Boxed,

@@ -70,6 +70,30 @@ fn dependent_defaults() {
     assert_eq!(read(SHORT, &["task.answer_format=boxed"]).unwrap().reward.scorer, Scorer::Boxed);
     assert_eq!(read(FILE, &["task.answer_format=plain"]).unwrap().reward.scorer, Scorer::Plain);
     assert_eq!(read(SHORT, &[]).unwrap().reward.scorer, Scorer::Gsm8kStrict);
+    let clip = |settings: &[&str]| {
+        let grpo = read(SHORT, settings).unwrap().grpo;
+        (grpo.clip_low, grpo.clip_high, grpo.scale_advantages)
+    };
+    assert_eq!(clip(&[]), (0.2, 0.2, true));
+    assert_eq!(clip(&["grpo.loss=gspo"]), (3e-4, 4e-4, true));
+    assert_eq!(clip(&["grpo.loss=cispo", "grpo.clip_high=2"]), (1.0, 2.0, true));
+    assert_eq!(clip(&["grpo.loss=dr_grpo"]), (0.2, 0.2, false));
+    assert_eq!(clip(&["grpo.loss=dr_grpo", "grpo.scale_advantages=true"]), (0.2, 0.2, true));
+    let norm = |settings: &[&str]| read(SHORT, settings).unwrap().optimizer.max_grad_norm;
+    assert_eq!(norm(&["optimizer.kind=natural"]), 0.0);
+    assert_eq!(norm(&["optimizer.kind=natural", "optimizer.max_grad_norm=2"]), 2.0);
+    assert_eq!(norm(&["optimizer.kind=sgd"]), 1.0);
+}
+
+#[test]
+fn losses_have_their_names_and_the_former_ones() {
+    let loss = |name: &str| read(SHORT, &[&format!("grpo.loss={name}")]).unwrap().grpo.loss;
+    assert_eq!((loss("token"), loss("sequence")), (GrpoLoss::Dapo, GrpoLoss::Grpo));
+    for name in ["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "cispo"] {
+        let recipe = read(SHORT, &[&format!("grpo.loss={name}")]).unwrap();
+        assert!(recipe.to_toml().contains(&format!("loss = \"{name}\"")), "{name}");
+    }
+    assert!(error(SHORT, &["grpo.loss=gpso"]).contains("did you mean \"gspo\"?"));
 }
 
 #[test]
@@ -176,6 +200,14 @@ fn ranges() {
         ("grpo.clip_high=-0.2", "grpo.clip_high", "-0.2"),
         ("grpo.updates_per_batch=0", "grpo.updates_per_batch", "0"),
         ("grpo.kl_coefficient=-1", "grpo.kl_coefficient", "-1"),
+        ("grpo.entropy_coefficient=-1", "grpo.entropy_coefficient", "-1"),
+        ("grpo.importance_cap=0.5", "grpo.importance_cap", "0.5"),
+        ("rollout.staleness=65", "rollout.staleness", "65"),
+        ("reward.overlong_tokens=2000", "reward.overlong_tokens", "2000"),
+        ("reward.overlong_penalty=-1", "reward.overlong_penalty", "-1"),
+        ("optimizer.nesterov=true", "optimizer.nesterov", "true"),
+        ("optimizer.damping=0", "optimizer.damping", "0"),
+        ("optimizer.kl_bound=0", "optimizer.kl_bound", "0"),
         ("optimizer.learning_rate=-1e-4", "optimizer.learning_rate", "-0.0001"),
         ("optimizer.beta1=1", "optimizer.beta1", "1"),
         ("optimizer.epsilon=0", "optimizer.epsilon", "0"),
@@ -195,6 +227,9 @@ fn ranges() {
     }
     error(SHORT, &["eval.samples=0", "eval.greedy=false"]);
     error(SHORT, &["eval.problems=0", "train.eval_every=2"]);
+    error(SHORT, &["optimizer.kind=natural", "rollout.staleness=1"]);
+    error(SHORT, &["optimizer.nesterov=true", "optimizer.kind=sgd", "optimizer.beta1=0"]);
+    read(SHORT, &["optimizer.nesterov=true", "optimizer.kind=sgd"]).unwrap();
     error(SHORT, &["task.problems=product", "task.max=1000", "task.terms=6"]);
     error(SHORT, &["task.problems=word-one-step", "task.min=-3"]);
     error(FILE, &["train.epochs=0"]);

@@ -1,6 +1,7 @@
 //! The resolved run settings, one struct a table of the recipe. Every field is present and valid:
 //! what the user left out has been filled in, so that a written-out recipe reproduces the run.
 
+use super::learning::{GrpoSection, OptimizerSection};
 use serde::{Deserialize, Serialize};
 
 /// A complete, validated recipe.
@@ -307,6 +308,10 @@ pub struct RewardSection {
     pub command: Vec<String>,
     /// Seconds that the external command may take for one batch.
     pub timeout_seconds: f64,
+    /// DAPO's soft overlong penalty: it begins so many tokens before `rollout.max_tokens`; 0: none.
+    pub overlong_tokens: usize,
+    /// What is taken from the reward at `rollout.max_tokens`; before it less, on a line.
+    pub overlong_penalty: f32,
 }
 
 /// Scorers.
@@ -351,7 +356,13 @@ impl Scorer {
 
 impl Default for RewardSection {
     fn default() -> Self {
-        Self { scorer: Scorer::Gsm8kStrict, command: Vec::new(), timeout_seconds: 60.0 }
+        Self {
+            scorer: Scorer::Gsm8kStrict,
+            command: Vec::new(),
+            timeout_seconds: 60.0,
+            overlong_tokens: 0,
+            overlong_penalty: 1.0,
+        }
     }
 }
 
@@ -375,6 +386,10 @@ pub struct RolloutSection {
     pub stop: Vec<String>,
     /// Sequences decoded together at most; 0: as many as memory allows.
     pub max_batch: usize,
+    /// Further rounds of sampling at most, each with as many prompts as groups with an advantage are missing.
+    pub refill_rounds: usize,
+    /// Completions are sampled by the adapter of so many steps before.
+    pub staleness: usize,
 }
 
 impl Default for RolloutSection {
@@ -388,109 +403,8 @@ impl Default for RolloutSection {
             top_k: 0,
             stop: Vec::new(),
             max_batch: 0,
-        }
-    }
-}
-
-/// `[grpo]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct GrpoSection {
-    /// How token losses are averaged.
-    pub loss: LossReduction,
-    /// Divide advantages by the group's standard deviation.
-    pub scale_advantages: bool,
-    /// Ratio clipping: the ratio stays above 1 − clip_low.
-    pub clip_low: f32,
-    /// Ratio clipping: the ratio stays below 1 + clip_high.
-    pub clip_high: f32,
-    /// Optimizer updates on one batch of rollouts.
-    pub updates_per_batch: usize,
-    /// Coefficient of KL(policy ‖ base), estimator k3; 0: none.
-    pub kl_coefficient: f32,
-}
-
-/// How the token losses of a step are averaged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LossReduction {
-    /// Mean over all completion tokens of the batch.
-    Token,
-    /// Mean over each completion's tokens, then over completions.
-    Sequence,
-}
-
-impl Default for GrpoSection {
-    fn default() -> Self {
-        Self {
-            loss: LossReduction::Token,
-            scale_advantages: true,
-            clip_low: 0.2,
-            clip_high: 0.2,
-            updates_per_batch: 1,
-            kl_coefficient: 0.0,
-        }
-    }
-}
-
-/// `[optimizer]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct OptimizerSection {
-    /// Which optimizer.
-    pub kind: OptimizerKind,
-    /// Peak learning rate.
-    pub learning_rate: f32,
-    /// AdamW β₁, or SGD's momentum.
-    pub beta1: f32,
-    /// AdamW β₂.
-    pub beta2: f32,
-    /// AdamW ε.
-    pub epsilon: f32,
-    /// Decoupled weight decay.
-    pub weight_decay: f32,
-    /// Largest gradient norm; 0: no clipping.
-    pub max_grad_norm: f32,
-    /// Steps over which the learning rate rises from 0.
-    pub warmup_steps: usize,
-    /// What the learning rate does after warm-up.
-    pub schedule: Schedule,
-}
-
-/// Optimizers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OptimizerKind {
-    /// AdamW (Loshchilov and Hutter 2019).
-    Adamw,
-    /// SGD with momentum β₁.
-    Sgd,
-}
-
-/// Learning-rate schedules.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Schedule {
-    /// Stays at the peak.
-    Constant,
-    /// Falls on a line to 0 at the last step.
-    Linear,
-    /// Falls on half a cosine to 0 at the last step.
-    Cosine,
-}
-
-impl Default for OptimizerSection {
-    fn default() -> Self {
-        Self {
-            kind: OptimizerKind::Adamw,
-            learning_rate: 1e-4,
-            beta1: 0.9,
-            beta2: 0.999,
-            epsilon: 1e-8,
-            weight_decay: 0.0,
-            max_grad_norm: 1.0,
-            warmup_steps: 0,
-            schedule: Schedule::Constant,
+            refill_rounds: 0,
+            staleness: 0,
         }
     }
 }

@@ -2,7 +2,8 @@
 //! what is allowed. Nothing is changed, and no file or model is looked at.
 
 use super::{
-    AnswerFormat, ArithmeticKind, ArithmeticTask, JsonlTask, Recipe, RecipeError, Scorer, TaskSection,
+    AnswerFormat, ArithmeticKind, ArithmeticTask, JsonlTask, OptimizerKind, Recipe, RecipeError, Scorer,
+    TaskSection,
 };
 use std::fmt::Display;
 
@@ -159,6 +160,10 @@ fn reward(recipe: &Recipe) -> Result<(), RecipeError> {
         seconds,
         "allowed is above 0, up to 86400",
     )?;
+    let (overlong, longest) = (reward.overlong_tokens, recipe.rollout.max_tokens);
+    let allowed = format_args!("allowed is 0 to rollout.max_tokens = {longest}");
+    require(overlong <= longest, "reward.overlong_tokens", overlong, allowed)?;
+    not_negative("reward.overlong_penalty", reward.overlong_penalty)?;
     if reward.scorer == Scorer::Command {
         let program = reward.command.first().is_some_and(|program| !program.is_empty());
         return require(
@@ -201,15 +206,21 @@ fn rollout(recipe: &Recipe) -> Result<(), RecipeError> {
     at_least("rollout.max_tokens", rollout.max_tokens, 1)?;
     positive("rollout.temperature", f64::from(rollout.temperature))?;
     probability("rollout.top_p", rollout.top_p)?;
+    let staleness = rollout.staleness;
+    require(staleness <= 64, "rollout.staleness", staleness, "allowed is 0 to 64 steps")?;
     let empty = rollout.stop.iter().any(String::is_empty);
     require(!empty, "rollout.stop", "[\"\"]", "empty text would stop every completion at once")
 }
 
 fn grpo(recipe: &Recipe) -> Result<(), RecipeError> {
-    probability("grpo.clip_low", recipe.grpo.clip_low)?;
-    positive("grpo.clip_high", f64::from(recipe.grpo.clip_high))?;
-    at_least("grpo.updates_per_batch", recipe.grpo.updates_per_batch, 1)?;
-    not_negative("grpo.kl_coefficient", recipe.grpo.kl_coefficient)
+    let grpo = &recipe.grpo;
+    probability("grpo.clip_low", grpo.clip_low)?;
+    positive("grpo.clip_high", f64::from(grpo.clip_high))?;
+    at_least("grpo.updates_per_batch", grpo.updates_per_batch, 1)?;
+    not_negative("grpo.kl_coefficient", grpo.kl_coefficient)?;
+    not_negative("grpo.entropy_coefficient", grpo.entropy_coefficient)?;
+    let cap = grpo.importance_cap;
+    require(cap >= 1.0 && cap.is_finite(), "grpo.importance_cap", cap, "allowed is a finite number from 1")
 }
 
 fn optimizer(recipe: &Recipe) -> Result<(), RecipeError> {
@@ -219,6 +230,15 @@ fn optimizer(recipe: &Recipe) -> Result<(), RecipeError> {
         require((0.0..1.0).contains(&beta), key, beta, "allowed is 0 up to, not including, 1")?;
     }
     positive("optimizer.epsilon", f64::from(optimizer.epsilon))?;
+    positive("optimizer.damping", f64::from(optimizer.damping))?;
+    positive("optimizer.kl_bound", f64::from(optimizer.kl_bound))?;
+    let looks_ahead = optimizer.kind == OptimizerKind::Sgd && optimizer.beta1 > 0.0;
+    let allowed = "only kind = \"sgd\" with a momentum (beta1 above 0) can look ahead";
+    require(!optimizer.nesterov || looks_ahead, "optimizer.nesterov", optimizer.nesterov, allowed)?;
+    let own_samples = optimizer.kind != OptimizerKind::Natural || recipe.rollout.staleness == 0;
+    let allowed =
+        "optimizer.kind = \"natural\" needs completions that the policy itself sampled: allowed is 0";
+    require(own_samples, "rollout.staleness", recipe.rollout.staleness, allowed)?;
     not_negative("optimizer.weight_decay", optimizer.weight_decay)?;
     not_negative("optimizer.max_grad_norm", optimizer.max_grad_norm)?;
     let (warmup, steps) = (optimizer.warmup_steps, recipe.train.steps);

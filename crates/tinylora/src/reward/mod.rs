@@ -3,9 +3,11 @@
 
 mod answer;
 mod command;
+mod overlong;
 
 pub use answer::{boxed_strict, flexible, gsm8k_strict, plain_strict, strict};
 pub use command::CommandGrader;
+pub use overlong::overlong_penalty;
 
 use crate::data::Problem;
 use crate::recipe::{AnswerFormat, RewardSection, Scorer};

@@ -16,6 +16,8 @@ pub struct StepMetrics {
     pub accuracy: f64,
     #[serde(deserialize_with = "null_is_nan")]
     pub reward_std: f64,
+    #[serde(default)]
+    pub prompts: u64,
     #[serde(deserialize_with = "null_is_nan")]
     pub active_group_fraction: f64,
     #[serde(deserialize_with = "null_is_nan")]
@@ -26,6 +28,8 @@ pub struct StepMetrics {
     pub entropy: f64,
     #[serde(deserialize_with = "null_is_nan")]
     pub kl: f64,
+    #[serde(default, deserialize_with = "null_is_nan")]
+    pub clipped_fraction: f64,
     #[serde(deserialize_with = "null_is_nan")]
     pub ratio_min: f64,
     #[serde(deserialize_with = "null_is_nan")]

@@ -1,7 +1,9 @@
 //! A recipe enters, a trained adapter leaves: the loop of rollouts, rewards, advantages, gradients and updates.
 //! Read it from [`train`] down.
 
+mod fisher;
 mod memory;
+mod rollouts;
 mod setup;
 mod step;
 
@@ -15,6 +17,7 @@ use crate::optimizer::OptimizerState;
 use crate::recipe::Recipe;
 use crate::run_folder::{ADAPTER_FILE, EvalResult, RunFolder, Summary};
 use setup::{Session, Start};
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -89,6 +92,10 @@ pub enum Event<'a> {
 struct State {
     /// Steps done.
     step: u64,
+    /// Problems taken from the training stream.
+    problems: u64,
+    /// Version and v at the beginning of each of the last `rollout.staleness` steps, oldest first.
+    history: VecDeque<(u64, Vec<f32>)>,
     optimizer: OptimizerState,
     carried: Carried,
 }
@@ -198,9 +205,10 @@ fn save(
         v: session.adapter.v().to_vec(),
         optimizer: state.optimizer.clone(),
         counters: Counters {
-            problems: state.step * session.recipe.rollout.prompts_per_step as u64,
-            completions: step::first_stream(session.recipe, state.step),
+            problems: state.problems,
+            completions: state.problems * session.recipe.rollout.samples_per_prompt as u64,
         },
+        history: state.history.iter().cloned().collect(),
         logs: folder.lengths()?,
         carried: serde_json::to_value(&state.carried).expect("plain numbers"),
     };

@@ -13,7 +13,7 @@ use crate::gradient::{GradientError, GradientWorkspace};
 use crate::hub::{self, HubOptions};
 use crate::inference::{Engine, EngineError, Progress, Sampling};
 use crate::model::weights::Weights;
-use crate::optimizer::{OptimizerError, OptimizerState};
+use crate::optimizer::{OptimizerError, OptimizerState, check_size};
 use crate::recipe::{Recipe, TaskSection, WeightDtype};
 use crate::reward::{RewardError, Rewarder};
 use crate::rollout::{TextStop, encode_prompt};
@@ -21,7 +21,7 @@ use crate::run_folder::{
     AdapterSummary, EvalResult, ModelSummary, RunFolder, RunFolderError, StoppedRun, Summary,
 };
 use crate::tokenizer::{Tokenizer, TokenizerError};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use tinylora_compute::Cpu;
@@ -115,7 +115,8 @@ impl Start {
     ) -> Result<(RunFolder, State), TrainError> {
         let kind = session.recipe.optimizer.kind;
         let optimizer = OptimizerState::new(kind, session.adapter.v().len());
-        let fresh = State { step: 0, optimizer, carried: Carried::default() };
+        let fresh =
+            State { step: 0, problems: 0, history: VecDeque::new(), optimizer, carried: Carried::default() };
         let stopped = match self {
             Self::Fresh(folder) => return Ok((folder, fresh)),
             Self::Stopped(stopped) => stopped,
@@ -138,7 +139,14 @@ impl Start {
             session.steps
         )));
         let carried = serde_json::from_value(checkpoint.carried).unwrap_or_default();
-        Ok((folder, State { step: checkpoint.step, optimizer: checkpoint.optimizer, carried }))
+        let state = State {
+            step: checkpoint.step,
+            problems: checkpoint.counters.problems,
+            history: checkpoint.history.into(),
+            optimizer: checkpoint.optimizer,
+            carried,
+        };
+        Ok((folder, state))
     }
 }
 
@@ -191,6 +199,7 @@ impl<'a> Session<'a> {
             Adapter::from_section(cpu, base, &recipe.adapter, recipe.seed, &cache, &mut |loading| {
                 report(Event::Loading(loading));
             })?;
+        check_size(recipe.optimizer.kind, adapter.v().len())?;
         let steps = match recipe.train.steps {
             0 => {
                 let epoch = data.steps_per_epoch(recipe.rollout.prompts_per_step).unwrap_or(0);
@@ -327,7 +336,8 @@ pub fn plan(recipe: &Recipe, options: &HubOptions) -> Result<MemoryPlan, TrainEr
     let held_out = with_prompts(&tokenizer, recipe, &data, data.held_out(recipe.eval.problems)?)?;
     let longest = longest_prompt(&tokenizer, recipe, &data, &held_out)?;
     let config = weights.config();
-    TinyLoraSpec::new(&recipe.adapter, config).map_err(BaseError::from)?;
+    let spec = TinyLoraSpec::new(&recipe.adapter, config).map_err(BaseError::from)?;
+    check_size(recipe.optimizer.kind, spec.trainable_parameters())?;
     let bytes_each = match recipe.model.dtype {
         WeightDtype::Bf16 => 2,
         WeightDtype::F32 => 4,

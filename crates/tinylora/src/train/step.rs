@@ -1,35 +1,22 @@
 //! One step: prompts → rollouts → rewards → advantages → gradient → update → metrics.
 
+use super::fisher::fisher_matrix;
+use super::rollouts::{Scored, roll_out_and_score};
 use super::setup::{Session, TrainError};
 use super::{Event, State};
 use crate::adapter::round_to;
-use crate::advantage::{Advantages, group_advantages};
 use crate::evaluate::is_right;
 use crate::gradient::{
-    PolicyLoss, PolicyStatistics, TrainingCompletion, TrainingGroup, accumulate, completion_logprobs,
-    micro_batches, packed_tokens,
+    BatchTotals, PolicyLoss, PolicyStatistics, TrainingCompletion, TrainingGroup, accumulate_completions,
+    completion_logprobs, importance_weights, micro_batches, packed_tokens, weigh,
 };
-use crate::inference::{Progress, Sampling};
 use crate::model::Adapters;
-use crate::optimizer::{apply, learning_rate_at};
-use crate::recipe::Recipe;
-use crate::reward::{RewardItem, Scores};
-use crate::rollout::{RolloutGroup, RolloutSettings, TextStop, roll_out};
+use crate::optimizer::{apply, apply_natural, learning_rate_at};
+use crate::recipe::{GrpoSection, ImportanceRule, OptimizerKind};
+use crate::reward::Scores;
+use crate::rollout::Rollout;
 use crate::run_folder::{RunFolder, SampleRecord, StepMetrics, rss_bytes};
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
-
-/// Number of the first random stream of a step.
-pub(super) fn first_stream(recipe: &Recipe, step: u64) -> u64 {
-    step * (recipe.rollout.prompts_per_step * recipe.rollout.samples_per_prompt) as u64
-}
-
-/// Everything of one batch of rollouts.
-struct Scored {
-    groups: Vec<RolloutGroup>,
-    scores: Vec<Vec<Scores>>,
-    advantages: Vec<Advantages>,
-}
 
 /// What the updates of a step leave for its metrics.
 struct Updated {
@@ -47,7 +34,7 @@ pub(super) fn train_step(
     report: &mut dyn FnMut(Event<'_>),
 ) -> Result<(), TrainError> {
     let start = Instant::now();
-    let scored = roll_out_and_score(session, state.step, report)?;
+    let scored = roll_out_and_score(session, state, report)?;
     let rollout_seconds = start.elapsed().as_secs_f64();
     let start = Instant::now();
     let updated = update(session, state, &scored)?;
@@ -78,79 +65,19 @@ pub(super) fn train_step(
     Ok(())
 }
 
-fn roll_out_and_score(
-    session: &mut Session<'_>,
-    step: u64,
-    report: &mut dyn FnMut(Event<'_>),
-) -> Result<Scored, TrainError> {
-    let rollout = &session.recipe.rollout;
-    let problems = session.data.train_batch(step, rollout.prompts_per_step);
-    let prompts = session.prompts(problems)?;
-    let stop = TextStop::new(&session.base.tokenizer, &rollout.stop);
-    // A step is always finished: an interrupt is looked at between steps.
-    let never = AtomicBool::new(false);
-    let settings = RolloutSettings {
-        samples: rollout.samples_per_prompt,
-        max_tokens: rollout.max_tokens,
-        sampling: Sampling { temperature: rollout.temperature, top_p: rollout.top_p, top_k: rollout.top_k },
-        max_batch: session.plan.max_batch,
-        seed: session.recipe.seed,
-        first_stream: first_stream(session.recipe, step),
-        stop: &stop,
-        interrupt: &never,
-    };
-    let total = prompts.len() * rollout.samples_per_prompt;
-    let (mut done, mut tokens) = (0, 0);
-    let matrices = [session.adapter.matrices()];
-    let groups = roll_out(
-        &mut session.engine,
-        &session.base.tokenizer,
-        (session.adapter.adapters(&matrices), session.adapter.version()),
-        prompts,
-        settings,
-        &mut |progress| match progress {
-            Progress::Token { .. } => tokens += 1,
-            Progress::Finished { .. } => {
-                done += 1;
-                report(Event::Rollout { what: "rollout", done, total, tokens });
-            }
-        },
-    )?;
-    let items: Vec<RewardItem> = groups
-        .iter()
-        .flat_map(|group| {
-            group.completions.iter().map(|rollout| RewardItem {
-                problem: &group.problem,
-                completion: &rollout.text,
-                truncated: rollout.truncated(),
-            })
-        })
-        .collect();
-    let mut all = session.rewarder.score(&items)?.into_iter();
-    let scores: Vec<Vec<Scores>> =
-        groups.iter().map(|group| all.by_ref().take(group.completions.len()).collect()).collect();
-    let advantages = scores
-        .iter()
-        .map(|scores| {
-            let rewards: Vec<f32> = scores.iter().map(|score| score.reward).collect();
-            group_advantages(&rewards, session.recipe.grpo.scale_advantages)
-        })
-        .collect();
-    Ok(Scored { groups, scores, advantages })
-}
-
 /// The optimizer's updates on one batch of rollouts.
 fn update(session: &mut Session<'_>, state: &mut State, scored: &Scored) -> Result<Updated, TrainError> {
     let recipe = session.recipe;
     let learning_rate = learning_rate_at(&recipe.optimizer, state.step, session.steps);
-    let mut groups = training_groups(scored, recipe.grpo.kl_coefficient > 0.0);
+    let (mut groups, totals) = training_groups(scored, &recipe.grpo);
+    weigh(&mut groups, recipe.grpo.loss, BatchTotals { max_tokens: recipe.rollout.max_tokens, ..totals });
     let inverse_temperature = 1.0 / recipe.rollout.temperature;
     if recipe.grpo.kl_coefficient > 0.0 {
         add_reference(session, &mut groups, inverse_temperature)?;
     }
-    let completions = scored.groups.iter().flat_map(|group| &group.completions);
-    let (count, tokens) = completions
-        .fold((0, 0), |(count, tokens), rollout| (count + 1, tokens + rollout.completion.tokens.len()));
+    if recipe.rollout.staleness > 0 && recipe.grpo.importance != ImportanceRule::Off {
+        add_importance(session, &mut groups, inverse_temperature)?;
+    }
     let batches = micro_batches(&groups, session.plan.micro_batch_tokens);
     let rows: usize = batches.iter().map(|batch| packed_tokens(batch)).sum();
     let mut updated = Updated {
@@ -163,19 +90,24 @@ fn update(session: &mut Session<'_>, state: &mut State, scored: &Scored) -> Resu
         // No group has an advantage: there is nothing to learn from this batch.
         return Ok(updated);
     }
+    let mut fisher = None;
+    if recipe.optimizer.kind == OptimizerKind::Natural {
+        let (matrix, rows) = fisher_matrix(session, scored)?;
+        (fisher, updated.tokens) = (Some(matrix), updated.tokens + rows as u64);
+    }
     for round in 0..recipe.grpo.updates_per_batch {
-        let mut loss = PolicyLoss::new(&recipe.grpo, tokens, count);
+        let mut loss = PolicyLoss::new(&recipe.grpo);
         let mut dr = vec![0f64; session.adapter.matrices().len()];
         let mut total = 0.0;
         for batch in &batches {
             let matrices = [session.adapter.matrices()];
-            total += accumulate(
+            total += accumulate_completions(
                 session.cpu,
                 &session.base.model,
                 session.adapter.adapters(&matrices),
                 batch,
-                inverse_temperature,
-                &mut |token| loss.token(token),
+                (inverse_temperature, loss.wants_entropy()),
+                &mut |completion| loss.completion(completion),
                 &mut session.workspace,
                 &mut dr,
             )?;
@@ -185,8 +117,13 @@ fn update(session: &mut Session<'_>, state: &mut State, scored: &Scored) -> Resu
         }
         let gradient = session.adapter.gradient(&dr);
         let mut v = session.adapter.v().to_vec();
-        let norm =
-            apply(&recipe.optimizer, state.step, learning_rate, &gradient, &mut state.optimizer, &mut v)?;
+        let (settings, memory) = (&recipe.optimizer, &mut state.optimizer);
+        let norm = match &fisher {
+            None => apply(settings, state.step, learning_rate, &gradient, memory, &mut v)?,
+            Some(fisher) => {
+                apply_natural(settings, state.step, learning_rate, &gradient, fisher, memory, &mut v)?
+            }
+        };
         round_to(recipe.adapter.storage_precision, &mut v);
         session.adapter.set(&v, session.adapter.version() + 1);
         if round == 0 {
@@ -200,31 +137,71 @@ fn update(session: &mut Session<'_>, state: &mut State, scored: &Scored) -> Resu
     Ok(updated)
 }
 
-/// The groups that teach something; with a KL term all do.
-fn training_groups(scored: &Scored, all: bool) -> Vec<TrainingGroup> {
-    let groups = scored.groups.iter().zip(&scored.advantages);
-    groups
-        .filter(|(_, advantages)| all || advantages.active)
-        .map(|(group, advantages)| TrainingGroup {
-            prompt: group.prompt.clone(),
-            completions: group
-                .completions
-                .iter()
-                .zip(&advantages.values)
-                .filter(|(rollout, _)| !rollout.completion.tokens.is_empty())
-                .map(|(rollout, &advantage)| {
-                    let tokens = &rollout.completion.tokens;
-                    TrainingCompletion {
-                        tokens: tokens.iter().map(|token| token.token).collect(),
-                        old_logprobs: tokens.iter().map(|token| token.logprob).collect(),
-                        reference_logprobs: Vec::new(),
-                        supports: tokens.iter().filter_map(|token| token.support.clone()).collect(),
-                        advantage,
-                    }
-                })
-                .collect(),
-        })
-        .collect()
+/// The groups of the batch that teach something (with a KL term or an entropy bonus all do), without completions that are left
+/// out of the loss; and what the batch has in all.
+fn training_groups(scored: &Scored, grpo: &GrpoSection) -> (Vec<TrainingGroup>, BatchTotals) {
+    let all = grpo.kl_coefficient > 0.0 || grpo.entropy_coefficient > 0.0;
+    let (mut groups, mut totals) = (Vec::new(), BatchTotals::default());
+    for (group, advantages) in scored.batch.iter().map(|&i| (&scored.groups[i], &scored.advantages[i])) {
+        let mut completions = Vec::with_capacity(group.completions.len());
+        for (rollout, &advantage) in group.completions.iter().zip(&advantages.values) {
+            if grpo.mask_truncated && rollout.truncated() {
+                continue;
+            }
+            totals.completions += 1;
+            totals.tokens += rollout.completion.tokens.len();
+            if !rollout.completion.tokens.is_empty() {
+                completions.push(training_completion(rollout, advantage));
+            }
+        }
+        if completions.is_empty() {
+            continue;
+        }
+        totals.groups += 1;
+        if all || advantages.active {
+            groups.push(TrainingGroup { prompt: group.prompt.clone(), completions });
+        }
+    }
+    (groups, totals)
+}
+
+/// A rollout as the gradient's code wants it, not yet weighted.
+pub(super) fn training_completion(rollout: &Rollout, advantage: f32) -> TrainingCompletion {
+    let tokens = &rollout.completion.tokens;
+    TrainingCompletion {
+        tokens: tokens.iter().map(|token| token.token).collect(),
+        old_logprobs: tokens.iter().map(|token| token.logprob).collect(),
+        supports: tokens.iter().filter_map(|token| token.support.clone()).collect(),
+        advantage,
+        ..Default::default()
+    }
+}
+
+/// Where an older version sampled: the ratio compares with the policy before the update, and what lies between the sampler and
+/// that policy becomes a weight.
+fn add_importance(
+    session: &mut Session<'_>,
+    groups: &mut [TrainingGroup],
+    inverse_temperature: f32,
+) -> Result<(), TrainError> {
+    let grpo = &session.recipe.grpo;
+    for group in groups {
+        let matrices = [session.adapter.matrices()];
+        let logprobs = completion_logprobs(
+            session.cpu,
+            &session.base.model,
+            session.adapter.adapters(&matrices),
+            std::slice::from_ref(&*group),
+            inverse_temperature,
+            &mut session.workspace,
+        )?;
+        for (completion, policy) in group.completions.iter_mut().zip(logprobs.into_iter().flatten()) {
+            let sampler = std::mem::replace(&mut completion.old_logprobs, policy);
+            let (rule, cap) = (grpo.importance, grpo.importance_cap);
+            completion.importance = importance_weights(&sampler, &completion.old_logprobs, rule, cap);
+        }
+    }
+    Ok(())
 }
 
 /// Log-probs under the base: the same weights without an adapter.
@@ -260,26 +237,30 @@ fn metrics(
 ) -> StepMetrics {
     let scores: Vec<&Scores> = scored.scores.iter().flatten().collect();
     let rollouts: Vec<_> = scored.groups.iter().flat_map(|group| &group.completions).collect();
+    let rewards: Vec<f64> = scored.rewards.iter().flatten().map(|&reward| f64::from(reward)).collect();
     let n = scores.len().max(1) as f64;
-    let mean = scores.iter().map(|score| f64::from(score.reward)).sum::<f64>() / n;
-    let variance = scores.iter().map(|score| (f64::from(score.reward) - mean).powi(2)).sum::<f64>() / n;
+    let mean = rewards.iter().sum::<f64>() / n;
+    let variance = rewards.iter().map(|reward| (reward - mean).powi(2)).sum::<f64>() / n;
     let tokens: usize = rollouts.iter().map(|rollout| rollout.completion.tokens.len()).sum();
     let entropy: f64 =
         rollouts.iter().flat_map(|rollout| &rollout.completion.tokens).map(|t| f64::from(t.entropy)).sum();
     let active = scored.advantages.iter().filter(|advantages| advantages.active).count();
     let per_step = session.recipe.rollout.prompts_per_step;
+    let batches = state.problems as f64 / per_step as f64;
     let statistics = &updated.statistics;
     StepMetrics {
         step: state.step,
-        epoch: session.data.steps_per_epoch(per_step).map_or(0.0, |steps| state.step as f64 / steps as f64),
+        epoch: session.data.steps_per_epoch(per_step).map_or(0.0, |steps| batches / steps as f64),
         reward_mean: mean,
         accuracy: scores.iter().filter(|score| is_right(score)).count() as f64 / n,
         reward_std: variance.sqrt(),
+        prompts: scored.groups.len() as u64,
         active_group_fraction: active as f64 / scored.advantages.len().max(1) as f64,
         completion_tokens_mean: tokens as f64 / n,
         truncated_fraction: rollouts.iter().filter(|rollout| rollout.truncated()).count() as f64 / n,
         entropy: entropy / tokens.max(1) as f64,
         kl: statistics.kl_sum / statistics.tokens.max(1) as f64,
+        clipped_fraction: statistics.clipped as f64 / statistics.tokens.max(1) as f64,
         ratio_min: f64::from(statistics.ratio_min),
         ratio_max: f64::from(statistics.ratio_max),
         logprob_gap_max: f64::from(statistics.logprob_gap_max),
@@ -298,16 +279,17 @@ fn metrics(
 /// Everything that the model wrote in a step.
 fn samples(session: &Session<'_>, step: u64, scored: &Scored) -> Vec<SampleRecord> {
     let mut samples = Vec::new();
-    for ((group, scores), advantages) in scored.groups.iter().zip(&scored.scores).zip(&scored.advantages) {
+    for ((group, rewards), advantages) in scored.groups.iter().zip(&scored.rewards).zip(&scored.advantages) {
         let prompt = session.data.prompt_text(&group.problem);
-        for ((rollout, score), &advantage) in group.completions.iter().zip(scores).zip(&advantages.values) {
+        for ((rollout, &reward), &advantage) in group.completions.iter().zip(rewards).zip(&advantages.values)
+        {
             samples.push(SampleRecord {
                 step,
                 problem: group.problem.id.clone(),
                 prompt: prompt.clone(),
                 gold: group.problem.gold.clone(),
                 completion: rollout.text.clone(),
-                reward: f64::from(score.reward),
+                reward: f64::from(reward),
                 advantage: f64::from(advantage),
                 tokens: rollout.completion.tokens.len() as u64,
                 truncated: rollout.truncated(),

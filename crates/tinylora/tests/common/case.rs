@@ -3,11 +3,11 @@
 use super::{Tensors, golden, load, peft_adapter, tiny_files};
 use tinylora::adapter::Projections;
 use tinylora::gradient::{
-    GradientWorkspace, PolicyLoss, TokenGradient, TokenView, TrainingCompletion, TrainingGroup, accumulate,
-    micro_batches,
+    BatchTotals, CompletionGradient, CompletionView, GradientWorkspace, PolicyLoss, TrainingCompletion,
+    TrainingGroup, accumulate_completions, micro_batches, weigh,
 };
 use tinylora::model::{Adapters, Batch, KeptActivations, KvCache, Model, SideFactors, forward};
-use tinylora::recipe::{GrpoSection, LossReduction};
+use tinylora::recipe::{GrpoLoss, GrpoSection};
 use tinylora_compute::attention::{Group, Member, Span};
 use tinylora_compute::product::{Product, product};
 use tinylora_compute::{Cpu, Kernel, Precision};
@@ -84,8 +84,8 @@ pub fn groups(golden: &Tensors) -> Vec<TrainingGroup> {
             tokens: completion.to_vec(),
             old_logprobs: golden.get(&format!("old_logprobs.{s}")).to_vec(),
             reference_logprobs: base[prompt.len() - 1..].to_vec(),
-            supports: vec![],
             advantage: golden.get("advantages")[s],
+            ..Default::default()
         });
     }
     groups
@@ -93,28 +93,42 @@ pub fn groups(golden: &Tensors) -> Vec<TrainingGroup> {
 
 /// (loss, dL/dR, dL/dv) of a named golden loss at v; micro-batches of at most `most` rows.
 pub fn gradient(case: &Case, name: &str, v: &[f32], most: usize) -> (f32, Vec<f32>, Vec<f32>) {
-    let groups = groups(&case.golden);
+    let mut groups = groups(&case.golden);
     let count: usize = groups.iter().flat_map(|g| &g.completions).map(|c| c.tokens.len()).sum();
+    for completion in groups.iter_mut().flat_map(|group| &mut group.completions) {
+        match name {
+            "kl" => completion.advantage = 0.0,
+            _ => completion.reference_logprobs.clear(),
+        }
+    }
+    weigh(
+        &mut groups,
+        GrpoLoss::Dapo,
+        BatchTotals { groups: 3, completions: 4, tokens: count, max_tokens: 24 },
+    );
     let section = GrpoSection {
-        loss: LossReduction::Token,
+        loss: GrpoLoss::Dapo,
         clip_low: 0.2,
         clip_high: 0.28,
         kl_coefficient: if name == "kl" { 1.0 } else { 0.0 },
         ..Default::default()
     };
-    let mut policy = PolicyLoss::new(&section, count, 4);
+    let mut policy = PolicyLoss::new(&section);
     let n = count as f64;
-    let linear = |token: TokenView, weight: f64| TokenGradient {
-        loss: -weight * f64::from(token.logprob),
-        slope: -weight as f32,
+    let linear = |view: CompletionView<'_>, weight: f64| CompletionGradient {
+        loss: -weight * view.logprobs.iter().map(|&l| f64::from(l)).sum::<f64>(),
+        slopes: vec![-weight as f32; view.logprobs.len()],
+        entropy_slope: 0.0,
     };
-    let mut loss = |token: TokenView| match name {
-        "nll" => linear(token, 1.0 / n),
-        "grpo" | "grpo_tempered" => linear(token, f64::from(token.advantage) / n),
-        "grpo_sequence" => linear(token, f64::from(token.advantage) / (4.0 * token.length as f64)),
-        "clipped" => policy.token(TokenView { reference: f32::NAN, ..token }),
-        "kl" => policy.token(TokenView { advantage: 0.0, ..token }),
-        other => panic!("{other}"),
+    let mut loss = |view: CompletionView<'_>| {
+        let advantage = f64::from(view.sample.advantage);
+        match name {
+            "nll" => linear(view, 1.0 / n),
+            "grpo" | "grpo_tempered" => linear(view, advantage / n),
+            "grpo_sequence" => linear(view, advantage / (4.0 * view.logprobs.len() as f64)),
+            "clipped" | "kl" => policy.completion(view),
+            other => panic!("{other}"),
+        }
     };
     let inverse_temperature = if name.ends_with("tempered") { 1.0 / 0.7 } else { 1.0 };
     let r = case.projections.r_matrices(v);
@@ -124,12 +138,12 @@ pub fn gradient(case: &Case, name: &str, v: &[f32], most: usize) -> (f32, Vec<f3
     for batch in micro_batches(&groups, most) {
         let rs = [&r[..]];
         let adapters = Adapters { factors: Some(&case.factors), r: &rs };
-        let result = accumulate(
+        let result = accumulate_completions(
             &case.cpu,
             &case.model,
             adapters,
             &batch,
-            inverse_temperature,
+            (inverse_temperature, false),
             &mut loss,
             &mut workspace,
             &mut dr,
