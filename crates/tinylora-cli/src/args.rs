@@ -49,10 +49,16 @@ The run's folder holds recipe.toml, metrics.jsonl, samples.jsonl, tensorboard/, 
     /// Measure how many problems a model solves, with or without an adapter
     #[command(after_help = "\
 Examples:
+  tinylora eval --model smollm2-135m --task gsm8k --data Qwen2.5-Math/evaluation/data
+  tinylora eval --model Qwen/Qwen2.5-0.5B-Instruct --task math500 --samples 4 --out evals/before
+  tinylora eval --model Qwen/Qwen2.5-0.5B-Instruct --task paper --data data --resume
+  tinylora eval compare evals/before evals/after
   tinylora eval --model smollm2-135m --task sum --limit 200
   tinylora eval --model smollm2-135m --adapter runs/quickstart/adapter.tinylora --data test.jsonl --out results
   tinylora eval --model smollm2-135m --adapter runs/quickstart/adapter.tinylora --recipe runs/quickstart/recipe.toml
 
+An evaluation on a benchmark keeps each completion as soon as it is judged: after Ctrl-C the same command with --resume
+goes on, and ends in the same results.jsonl. report.html in its folder shows what went wrong.
 An option that is left out is taken from the recipe where one is given.")]
     Eval(EvalArgs),
     /// Complete a prompt
@@ -194,13 +200,17 @@ impl From<NumericsArg> for Numerics {
 
 /// `tinylora eval`
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("problems").required(true).args(["task", "data", "recipe"]))]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(group = clap::ArgGroup::new("problems").required(true).multiple(true).args(["task", "data", "recipe"]))]
 pub struct EvalArgs {
+    /// Something else than a measurement.
+    #[command(subcommand)]
+    pub other: Option<EvalCommand>,
     /// The model: a short name, org/name, a folder or a .gguf file (see tinylora --help)
-    #[arg(long, value_name = "REF")]
-    pub model: String,
+    #[arg(long, value_name = "REF", required = true)]
+    pub model: Option<String>,
     /// An adapter on it: an adapter.tinylora file, or its text form "tinylora:…"; given several times, all are
-    /// measured in one batch [default: none]
+    /// measured [default: none]
     #[arg(long, value_name = "FILE")]
     pub adapter: Vec<String>,
     /// Precision of the weights in memory: bf16 (two bytes a weight) or f32 (four)
@@ -209,39 +219,52 @@ pub struct EvalArgs {
     /// exact: the same bits on every processor; fast: its bf16 products, where it has them (activations are rounded)
     #[arg(long, value_enum, hide_possible_values = true, default_value_t = NumericsArg::Exact)]
     pub numerics: NumericsArg,
-    /// Problems of a built-in task: sum, difference, product, chain, word-one-step, word-two-step
+    /// Benchmarks by name, with commas between: gsm8k, math, math500, minerva, gaokao2023en, olympiadbench,
+    /// collegemath, aime24, amc23; paper or paper-math: the sets that the paper averages. Or a built-in task: sum,
+    /// difference, product, chain, word-one-step, word-two-step
     #[arg(long, value_name = "NAME")]
     pub task: Option<String>,
-    /// Problems of a file, an object a line
-    #[arg(long, value_name = "FILE.jsonl")]
+    /// Problems of a file, an object a line. With a benchmark: its file, or a folder with NAME/test.jsonl in it
+    /// [default: its file on the Hub]
+    #[arg(long, value_name = "PATH")]
     pub data: Option<String>,
     /// The held-out problems of a recipe, with its prompts, scorer and [eval] settings
-    #[arg(long, value_name = "RECIPE.toml", conflicts_with_all = ["scorer", "prompt_format"])]
+    #[arg(long, value_name = "RECIPE.toml", conflicts_with_all = ["scorer", "prompt_format", "task", "data"])]
     pub recipe: Option<PathBuf>,
-    /// With --data: the field that holds the question
-    #[arg(long, value_name = "KEY", default_value = "question")]
-    pub question_field: String,
-    /// With --data: the field that holds the right answer ("… #### n" is understood)
-    #[arg(long, value_name = "KEY", default_value = "answer")]
-    pub answer_field: String,
-    /// How an answer is judged: gsm8k-strict, gsm8k-flexible, boxed, plain, robust, qwen, qwen-units, math-verify, math
-    /// [default: what the prompt format asks for]
+    /// With --data alone: the field that holds the question [default: question]
+    #[arg(long, value_name = "KEY")]
+    pub question_field: Option<String>,
+    /// With --data alone: the field that holds the right answer ("… #### n" is understood) [default: answer]
+    #[arg(long, value_name = "KEY")]
+    pub answer_field: Option<String>,
+    /// How an answer is judged: robust, qwen, qwen-units, math-verify, math, gsm8k-strict, gsm8k-flexible; but for
+    /// benchmarks also boxed, plain [default: robust for benchmarks, else what the prompt format asks for]
     #[arg(long, value_name = "NAME")]
     pub scorer: Option<String>,
-    /// How the question is put: hashes (answer as "#### n"), boxed, plain; for --data also gsm8k, qwen-boxed,
-    /// qwen25-math-cot, abel [default: hashes]
+    /// How the question is put. For benchmarks and --data: gsm8k, qwen-boxed, qwen25-math-cot, abel, chat, cot;
+    /// else: hashes (answer as "#### n"), boxed, plain [default: the benchmark's own, or cot for models without a
+    /// chat template; else hashes]
     #[arg(long, value_name = "NAME")]
     pub prompt_format: Option<String>,
-    /// Sampled completions a problem, besides the greedy one; 0: greedy alone [default: 1]
+    /// With a benchmark: worked examples before each question [default: 0; of cot 8 for gsm8k, else 4]
+    #[arg(long, value_name = "N")]
+    pub shots: Option<usize>,
+    /// With a benchmark: take the worked examples from this file of its form, such as its training rows
+    /// [default: tinylora's own]
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub shots_from: Option<PathBuf>,
+    /// Sampled completions a problem. For benchmarks 0 means one, decoded greedily [default: 0; 32 for aime24 and
+    /// amc23]; else they come besides the greedy one [default: 1]
     #[arg(long, value_name = "N")]
     pub samples: Option<usize>,
     /// Temperature of the sampled completions [default: 1]
     #[arg(long, value_name = "T")]
     pub temperature: Option<f32>,
-    /// Sample from the most probable tokens with at least this probability in all; 1: from all [default: 1]
+    /// Sample from the most probable tokens with at least this probability in all; 1: from all [default: 0.95 for
+    /// benchmarks, else 1]
     #[arg(long, value_name = "P")]
     pub top_p: Option<f32>,
-    /// Largest length of a completion, in tokens [default: 256]
+    /// Largest length of a completion, in tokens [default: 1024 for gsm8k, 2048 for other benchmarks, else 256]
     #[arg(long, value_name = "N")]
     pub max_tokens: Option<usize>,
     /// Number of problems [default: all of a file, 512 of a task]
@@ -250,9 +273,49 @@ pub struct EvalArgs {
     /// Seed of the sampling [default: 0]
     #[arg(long, value_name = "S")]
     pub seed: Option<u64>,
-    /// Folder for summary.json and samples.jsonl [default: nothing is written]
+    /// Folder for the results [default: evals/MODEL for benchmarks, else nothing is written]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// With a benchmark: go on with what is in the folder; begin where nothing is
+    #[arg(long)]
+    pub resume: bool,
+}
+
+impl EvalArgs {
+    /// The model; it is there unless there is another command.
+    pub fn model(&self) -> &str {
+        self.model.as_deref().unwrap_or_default()
+    }
+}
+
+/// `tinylora eval …`
+#[derive(Debug, Subcommand)]
+pub enum EvalCommand {
+    /// Whether one of two evaluations of the same benchmarks is better
+    #[command(after_help = "\
+Example:
+  tinylora eval compare evals/before evals/after
+
+Problems are paired. One sample each: McNemar's exact test; several: the exact paired permutation test. The interval of
+the difference is a bootstrap over problems.")]
+    Compare(CompareArgs),
+}
+
+/// `tinylora eval compare`
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// The folder of an evaluation, or one with several in it
+    #[arg(value_name = "DIR_A")]
+    pub first: PathBuf,
+    /// What it is compared with
+    #[arg(value_name = "DIR_B")]
+    pub second: PathBuf,
+    /// Seed of the bootstrap
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub seed: u64,
+    /// Print one object instead of a table
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// How tokens are chosen.

@@ -1,13 +1,13 @@
 //! `tinylora eval`: problems enter, accuracies with 95 % intervals leave on standard output, and every completion
 //! in a file if a folder is given.
 
-use crate::args::EvalArgs;
+use crate::args::{EvalArgs, EvalCommand};
 use crate::display::accuracy_line;
-use crate::failure::Usage;
+use crate::failure::{DONE, Usage};
 use crate::loading::LoadingDisplay;
 use crate::open::{self, Opened};
 use crate::screen::Screen;
-use crate::{format, interrupt};
+use crate::{benchmark, compare, format, interrupt};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::path::Path;
@@ -17,39 +17,29 @@ use tinylora::data::{DataError, Problem, TaskData};
 use tinylora::evaluate::{EvalSettings, Evaluation, evaluate_each};
 use tinylora::inference::{Engine, Progress, Sampling};
 use tinylora::model::{Adapters, KvCache, Model};
-use tinylora::recipe::{AnswerFormat, JsonlTask, Recipe, Scorer, TaskSection};
+use tinylora::recipe::{
+    AVERAGES, AnswerFormat, Benchmark, JsonlTask, PROMPT_FORMATS, Recipe, Scorer, TaskSection, nearest,
+    prompt_format,
+};
 use tinylora::reward::Rewarder;
 use tinylora::rollout::{TextStop, encode_prompt};
 use tinylora::run_folder::EvalResult;
 use tinylora_compute::Cpu;
 use tinylora_compute::attention::BLOCK_TOKENS;
 
+/// How the problems of a built-in task ask for their answers, in a worked example instead of words.
+const TASK_FORMATS: [(&str, AnswerFormat); 3] =
+    [("hashes", AnswerFormat::Hashes), ("boxed", AnswerFormat::Boxed), ("plain", AnswerFormat::Plain)];
+
 /// How a question is put to the model.
-struct PromptFormat {
-    name: &'static str,
+struct Format {
     system: &'static str,
     template: &'static str,
     answer: AnswerFormat,
-    /// Built-in tasks show the form in a worked example instead of asking for it.
-    for_tasks: bool,
+    /// Plain text even where the model has a chat template.
+    plain: bool,
+    stop: &'static [&'static str],
 }
-
-const GSM8K: &str = "{question} Let's think step by step and output the final answer after \"####\".";
-const BOXED: &str = "{question}\nPlease reason step by step, and put your final answer within \\boxed{}.";
-const ASSISTANT: &str = "You are a helpful assistant.";
-const BOXED_SYSTEM: &str = "Please reason step by step, and put your final answer within \\boxed{}.";
-const ABEL: &str = "Question:\n{question}\nAnswer:\nLet's think step by step.\n";
-
-#[rustfmt::skip]
-const PROMPT_FORMATS: [PromptFormat; 7] = [
-    PromptFormat { name: "hashes", system: "", template: GSM8K, answer: AnswerFormat::Hashes, for_tasks: true },
-    PromptFormat { name: "boxed", system: "", template: BOXED, answer: AnswerFormat::Boxed, for_tasks: true },
-    PromptFormat { name: "plain", system: "", template: "{question}", answer: AnswerFormat::Plain, for_tasks: true },
-    PromptFormat { name: "gsm8k", system: "", template: GSM8K, answer: AnswerFormat::Hashes, for_tasks: false },
-    PromptFormat { name: "qwen-boxed", system: ASSISTANT, template: BOXED, answer: AnswerFormat::Boxed, for_tasks: false },
-    PromptFormat { name: "qwen25-math-cot", system: BOXED_SYSTEM, template: "{question}", answer: AnswerFormat::Boxed, for_tasks: false },
-    PromptFormat { name: "abel", system: "", template: ABEL, answer: AnswerFormat::Boxed, for_tasks: false },
-];
 
 const SCORERS: [(&str, Scorer); 9] = [
     ("robust", Scorer::Robust),
@@ -99,8 +89,28 @@ struct Summary<'a> {
     version: &'static str,
 }
 
-/// Runs the command.
-pub fn run(args: &EvalArgs) -> Result<()> {
+/// Runs the command; gives the exit status.
+pub fn run(args: &EvalArgs) -> Result<u8> {
+    if let Some(EvalCommand::Compare(args)) = &args.other {
+        compare::run(args)?;
+        return Ok(DONE);
+    }
+    match benchmark::named(args)? {
+        Some(benchmarks) => benchmark::run(args, &benchmarks),
+        None => run_task(args).map(|()| DONE),
+    }
+}
+
+/// Problems of a task, a file or a recipe.
+fn run_task(args: &EvalArgs) -> Result<()> {
+    let benchmarks_only = [
+        ("--shots", args.shots.is_some()),
+        ("--shots-from", args.shots_from.is_some()),
+        ("--resume", args.resume),
+    ];
+    if let Some((option, _)) = benchmarks_only.iter().find(|(_, given)| *given) {
+        return Err(Usage(format!("{option} goes with a benchmark: --task gsm8k, say")).into());
+    }
     interrupt::leave_at_once()?;
     let recipe = recipe(args)?;
     let data = open_data(args, &recipe)?;
@@ -111,7 +121,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     let cpu = open::device(args.numerics.into())?;
     let screen = Screen::stderr();
     let adapters: Vec<&str> = args.adapter.iter().map(String::as_str).collect();
-    let opened = Opened::with(&cpu, &args.model, &adapters, args.dtype, 0, &screen)?;
+    let opened = Opened::with(&cpu, args.model(), &adapters, args.dtype, 0, &screen)?;
     let mut prompts = Vec::with_capacity(problems.len());
     for problem in problems {
         let prompt = data.prompt(&problem);
@@ -169,7 +179,7 @@ fn recipe(args: &EvalArgs) -> Result<Recipe> {
         Some(path) => Recipe::load(path, &[])?,
         None => made_recipe(args)?,
     };
-    recipe.model.reference = args.model.clone();
+    recipe.model.reference = args.model().to_owned();
     let eval = &mut recipe.eval;
     eval.samples = args.samples.unwrap_or(eval.samples);
     eval.temperature = args.temperature.unwrap_or(eval.temperature);
@@ -183,29 +193,32 @@ fn recipe(args: &EvalArgs) -> Result<Recipe> {
 }
 
 fn made_recipe(args: &EvalArgs) -> Result<Recipe> {
-    let name = args.prompt_format.as_deref().unwrap_or("hashes");
-    let known: Vec<&PromptFormat> =
-        PROMPT_FORMATS.iter().filter(|format| format.for_tasks || args.data.is_some()).collect();
-    let names: Vec<&str> = known.iter().map(|format| format.name).collect();
-    let format = known.iter().find(|format| format.name == name);
-    let format = format.ok_or_else(|| unknown("--prompt-format", name, &names))?;
+    let format = chosen_format(args)?;
     let mut recipe = Recipe::from_toml(MADE_RECIPE, &[])?;
     recipe.model.system = format.system.into();
+    recipe.model.chat_template = !format.plain;
+    recipe.rollout.stop = format.stop.iter().map(|text| text.to_string()).collect();
+    let field = |given: &Option<String>, usual: &str| given.clone().unwrap_or_else(|| usual.into());
     recipe.task = match (&args.data, &args.task) {
-        (Some(file), _) => TaskSection::Jsonl(JsonlTask {
+        (Some(file), None) => TaskSection::Jsonl(JsonlTask {
             train: file.clone(),
             test: String::new(),
-            question_field: args.question_field.clone(),
-            answer_field: args.answer_field.clone(),
+            question_field: field(&args.question_field, "question"),
+            answer_field: field(&args.answer_field, "answer"),
             template: format.template.into(),
             answer_format: format.answer,
         }),
-        (None, task) => {
+        (_, task) => {
             let task = task.as_deref().unwrap_or_default();
             if !TASKS.contains(&task) {
-                return Err(unknown("--task", task, &TASKS));
+                return Err(unknown_task(task));
             }
-            let answer = format.name;
+            if args.data.is_some() || args.question_field.is_some() || args.answer_field.is_some() {
+                let message =
+                    format!("--task {task} makes its own problems: leave out --data and its fields");
+                return Err(Usage(message).into());
+            }
+            let answer = args.prompt_format.as_deref().unwrap_or("hashes");
             let overrides = [format!("task.problems=\"{task}\""), format!("task.answer_format=\"{answer}\"")];
             Recipe::from_toml(MADE_RECIPE, &overrides)?.task
         }
@@ -223,8 +236,52 @@ fn made_recipe(args: &EvalArgs) -> Result<Recipe> {
     Ok(recipe)
 }
 
-fn unknown(option: &str, name: &str, known: &[&str]) -> anyhow::Error {
-    Usage(format!("{option} {name}: unknown; known are {}", known.join(", "))).into()
+/// The format that is asked for: of a task its answer's form alone, of a file any.
+fn chosen_format(args: &EvalArgs) -> Result<Format> {
+    let name = args.prompt_format.as_deref().unwrap_or("hashes");
+    let of_file = args.data.is_some() && args.task.is_none();
+    let of_task = TASK_FORMATS.iter().find(|(known, _)| *known == name);
+    match (of_task, prompt_format(name).filter(|_| of_file)) {
+        (Some(&(_, answer)), _) => {
+            let asking = match answer {
+                AnswerFormat::Hashes => prompt_format("gsm8k"),
+                AnswerFormat::Boxed => prompt_format("qwen-boxed"),
+                AnswerFormat::Plain => prompt_format("chat"),
+            };
+            let template = asking.map_or("{question}", |format| format.template);
+            Ok(Format { system: "", template, answer, plain: false, stop: &[] })
+        }
+        (None, Some(format)) => Ok(Format {
+            system: format.system,
+            template: format.template,
+            answer: format.answer.unwrap_or(AnswerFormat::Boxed),
+            plain: format.plain,
+            stop: format.stop,
+        }),
+        (None, None) => {
+            let mut names: Vec<&str> = TASK_FORMATS.iter().map(|(name, _)| *name).collect();
+            names.extend(PROMPT_FORMATS.iter().filter(|_| of_file).map(|format| format.name));
+            Err(unknown("--prompt-format", name, &names))
+        }
+    }
+}
+
+/// All that `--task` knows, in the order in which help has it.
+fn unknown_task(name: &str) -> anyhow::Error {
+    let names: Vec<&str> = Benchmark::ALL
+        .iter()
+        .map(|benchmark| benchmark.name())
+        .chain(AVERAGES.iter().map(|average| average.name))
+        .chain(TASKS)
+        .collect();
+    unknown("--task", name, &names)
+}
+
+/// A name that is none of those known, as an error that offers the nearest.
+pub fn unknown(option: &str, name: &str, known: &[&str]) -> anyhow::Error {
+    let hint =
+        nearest(name, known.iter().copied()).map_or(String::new(), |near| format!("; did you mean {near}?"));
+    Usage(format!("{option} {name}: unknown; known are {}{hint}", known.join(", "))).into()
 }
 
 fn measure(
@@ -279,7 +336,7 @@ fn measure(
 }
 
 /// Sequences that run together, and KV blocks for them.
-fn room(model: &Model, prompt: usize, new: usize, samples: usize, total: usize) -> (usize, usize) {
+pub fn room(model: &Model, prompt: usize, new: usize, samples: usize, total: usize) -> (usize, usize) {
     let one = prompt.div_ceil(BLOCK_TOKENS) + new.div_ceil(BLOCK_TOKENS) + 1;
     let fitting = KV_BYTES / (one * KvCache::block_bytes(&model.config)).max(1);
     let at_once = fitting.min(MOST_AT_ONCE).min(total).max(1);
@@ -302,7 +359,7 @@ fn write(
     let problems =
         args.task.as_deref().or(args.data.as_deref()).or(recipe_name.as_deref()).unwrap_or_default();
     let summary = Summary {
-        model: &args.model,
+        model: args.model(),
         model_sha256: &opened.base.sha256,
         adapter,
         problems,
@@ -342,21 +399,24 @@ mod tests {
     #[test]
     fn every_task_prompt_format_and_scorer_makes_a_recipe() {
         for task in TASKS {
-            for format in PROMPT_FORMATS.iter().filter(|format| format.for_tasks) {
-                let recipe = made(&["--task", task, "--prompt-format", format.name]).unwrap();
-                assert_eq!(recipe.task.answer_format(), format.answer);
+            for (name, answer) in TASK_FORMATS {
+                let recipe = made(&["--task", task, "--prompt-format", name]).unwrap();
+                assert_eq!(recipe.task.answer_format(), answer);
                 assert_eq!(recipe.eval.problems, 512);
             }
         }
         for format in &PROMPT_FORMATS {
             let recipe = made(&["--data", "f.jsonl", "--prompt-format", format.name]).unwrap();
             assert_eq!(recipe.model.system, format.system);
+            assert_eq!(recipe.model.chat_template, !format.plain);
         }
         for ((name, scorer), format) in SCORERS.into_iter().zip(["hashes", "hashes", "boxed", "plain"]) {
             let recipe = made(&["--task", "sum", "--scorer", name, "--prompt-format", format]).unwrap();
             assert_eq!(recipe.reward.scorer, scorer);
         }
         let error = made(&["--task", "sum", "--scorer", "boxed"]).unwrap_err();
+        assert_eq!(crate::failure::status(&error), crate::failure::USAGE);
+        let error = made(&["--task", "sum", "--data", "f.jsonl"]).unwrap_err();
         assert_eq!(crate::failure::status(&error), crate::failure::USAGE);
     }
 
@@ -373,11 +433,12 @@ mod tests {
     #[test]
     fn unknown_names_tell_the_known_ones() {
         let message = made(&["--task", "sums"]).unwrap_err().to_string();
-        assert_eq!(
-            message,
-            "--task sums: unknown; known are sum, difference, product, chain, word-one-step, word-two-step"
-        );
+        assert!(message.starts_with("--task sums: unknown; known are gsm8k, math, math500, "), "{message}");
+        assert!(message.ends_with("word-one-step, word-two-step; did you mean sum?"), "{message}");
         let message = made(&["--task", "sum", "--prompt-format", "abel"]).unwrap_err().to_string();
-        assert_eq!(message, "--prompt-format abel: unknown; known are hashes, boxed, plain");
+        assert!(
+            message.starts_with("--prompt-format abel: unknown; known are hashes, boxed, plain"),
+            "{message}"
+        );
     }
 }

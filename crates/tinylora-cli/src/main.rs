@@ -3,12 +3,15 @@
 
 mod args;
 mod bench;
+mod benchmark;
 mod chat;
 mod combine;
+mod compare;
 mod convert;
 mod display;
 mod draw;
 mod eval;
+mod eval_text;
 mod failure;
 mod format;
 mod generate;
@@ -43,7 +46,7 @@ fn main() -> ExitCode {
 fn run(command: &Command) -> anyhow::Result<u8> {
     match command {
         Command::Train(args) => return train::run(args),
-        Command::Eval(args) => eval::run(args)?,
+        Command::Eval(args) => return eval::run(args),
         Command::Generate(args) => generate::run(args)?,
         Command::Chat(args) => chat::run(args)?,
         Command::Score(args) => score::run(args)?,

@@ -3,6 +3,7 @@
 //! scores, and nothing is downloaded.
 
 mod arithmetic;
+pub mod benchmark;
 pub(crate) mod jsonl;
 mod words;
 

@@ -1,5 +1,23 @@
 //! Held-out problems enter, accuracies with intervals leave. The same problems, streams and seed give the same
-//! completions for the same adapter, so that before and after can be compared.
+//! completions for the same adapter, so that before and after can be compared. Evaluations on benchmarks, which may
+//! take long, go into a folder of their own.
+
+mod benchmark;
+mod compare;
+mod folder;
+mod page;
+mod record;
+mod tally;
+
+pub use benchmark::{BenchmarkRun, BenchmarkRunError, EvalProgress, RunEnd, run_benchmark};
+pub use compare::{CompareError, Comparison, compare};
+pub use folder::{
+    BENCHMARK_SUMMARY_FILE, EvalFolder, EvalFolderError, Opened, REPORT_FILE, RESULTS_FILE, SETTINGS_FILE,
+    read_benchmark_summary, read_results,
+};
+pub use page::render as render_page;
+pub use record::{BenchmarkSettings, BenchmarkSummary, ResultRecord, Written, judge as judge_completion};
+pub use tally::{BenchmarkResult, GroupResult, PassAt, tally};
 
 use crate::data::Problem;
 use crate::inference::{

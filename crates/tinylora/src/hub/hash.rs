@@ -113,6 +113,11 @@ pub(super) fn temporary_name(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
+/// The sha256 of bytes, in hexadecimal digits.
+pub fn bytes_sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
 /// Bytes as hexadecimal digits.
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()

@@ -21,7 +21,7 @@ mod tests;
 use std::path::PathBuf;
 
 pub use error::HubError;
-pub use hash::weights_sha256;
+pub use hash::{bytes_sha256, weights_sha256};
 pub use options::{HubOptions, cache_dir};
 pub use reference::short_names;
 

@@ -4,15 +4,19 @@
 //! Text → table (`raw`: unknown keys, wrong types, each with its place) → [`Recipe`] (defaults
 //! resolved) → `validate` (ranges and combinations).
 
+mod benchmark;
 mod forms;
 mod learning;
+mod prompts;
 mod raw;
 mod types;
 mod validate;
 
+pub use benchmark::{AVERAGES, About, Average, Benchmark, GoldField, HubFile, Split};
 pub(crate) use forms::decimal;
 pub use learning::*;
-pub(crate) use raw::nearest;
+pub use prompts::{PROMPT_FORMATS, PromptFormat, prompt_format};
+pub use raw::nearest;
 pub use types::*;
 
 use std::path::Path;

@@ -324,7 +324,7 @@ fn unknown(place: String, section: Option<&str>, key: &str, complete: &Table, ki
 }
 
 /// The nearest word by edit distance, if any is near.
-pub(crate) fn nearest<'a>(word: &str, choices: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, choices: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (word.chars().count() / 3).max(2);
     let lower = word.to_lowercase().replace('-', "_");
     choices

@@ -9,7 +9,7 @@ use super::error::{RunFolderError, append_failed, failed};
 
 /// A file that only grows, by one piece at a time.
 #[derive(Debug)]
-pub(super) struct AppendFile {
+pub(crate) struct AppendFile {
     file: File,
     path: PathBuf,
     /// Bytes of whole pieces.
@@ -18,7 +18,7 @@ pub(super) struct AppendFile {
 
 impl AppendFile {
     /// Opens the file at its end; it is made if there is none.
-    pub(super) fn open(path: PathBuf) -> Result<Self, RunFolderError> {
+    pub(crate) fn open(path: PathBuf) -> Result<Self, RunFolderError> {
         let opened = OpenOptions::new()
             .append(true)
             .create(true)
@@ -29,7 +29,7 @@ impl AppendFile {
     }
 
     /// Hands a piece to the system; other programs see it from now on. `what` is for messages.
-    pub(super) fn append(&mut self, what: &str, piece: &[u8]) -> Result<(), RunFolderError> {
+    pub(crate) fn append(&mut self, what: &str, piece: &[u8]) -> Result<(), RunFolderError> {
         match self.file.write_all(piece) {
             Ok(()) => self.length += piece.len() as u64,
             Err(error) => {
@@ -43,7 +43,7 @@ impl AppendFile {
     }
 
     /// What was appended is on disk when this returns.
-    pub(super) fn sync(&self) -> Result<(), RunFolderError> {
+    pub(crate) fn sync(&self) -> Result<(), RunFolderError> {
         self.file.sync_data().map_err(failed(&self.path, "flush"))
     }
 }

@@ -29,7 +29,7 @@ use std::time::SystemTime;
 use crate::atomic_file;
 use crate::checkpoint::{measure_logs, truncate_logs};
 use crate::recipe::Recipe;
-use append::AppendFile;
+pub(crate) use append::AppendFile;
 use error::failed;
 
 /// The resolved recipe.
@@ -82,7 +82,7 @@ impl RunFolder {
     pub fn create(path: &Path, recipe: &Recipe) -> Result<Self, RunFolderError> {
         refuse_a_run(path)?;
         fs::create_dir_all(path).map_err(failed(path, "make the folder"))?;
-        let lock = lock(path)?;
+        let lock = lock_folder(path)?;
         // Another process may have made its run between the first look and the lock.
         refuse_a_run(path)?;
         write_recipe(path, recipe)?;
@@ -94,7 +94,7 @@ impl RunFolder {
         if !path.join(RECIPE_FILE).is_file() {
             return Err(RunFolderError::NoRun { path: path.into() });
         }
-        let lock = lock(path)?;
+        let lock = lock_folder(path)?;
         atomic_file::remove_partials(path).map_err(failed(path, "clean up"))?;
         Ok(StoppedRun { path: path.into(), lock })
     }
@@ -226,7 +226,7 @@ fn write_recipe(folder: &Path, recipe: &Recipe) -> Result<(), RunFolderError> {
 
 /// Locks the folder, or says who has it. The lock's file stays: whoever removed it could take it from under one who
 /// just opened it.
-fn lock(folder: &Path) -> Result<File, RunFolderError> {
+pub(crate) fn lock_folder(folder: &Path) -> Result<File, RunFolderError> {
     let path = folder.join(LOCK_FILE);
     let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
     let mut file = open.map_err(failed(&path, "open"))?;
