@@ -144,8 +144,24 @@ fn resolve(recipe: &mut Recipe, given: &toml::Table) {
     if recipe.adapter.tying == Tying::None {
         recipe.adapter.n_tie = 1;
     }
-    let scorer_given = given.get("reward").and_then(|r| r.get("scorer")).is_some();
-    if !scorer_given {
+    let is_given = |section: &str, key: &str| given.get(section).and_then(|s| s.get(key)).is_some();
+    if let TaskSection::Benchmark(task) = &mut recipe.task
+        && let Some(format) = task.format()
+    {
+        task.prompt_format = format.name.into();
+        if !is_given("model", "chat_template") {
+            recipe.model.chat_template = !format.plain;
+        }
+        if !is_given("model", "system") {
+            recipe.model.system = format.system.into();
+        }
+        if !is_given("rollout", "stop") {
+            recipe.rollout.stop = format.stop.iter().map(|text| (*text).into()).collect();
+        }
+        if !is_given("reward", "scorer") {
+            recipe.reward.scorer = Scorer::Robust;
+        }
+    } else if !is_given("reward", "scorer") {
         recipe.reward.scorer = match recipe.task.answer_format() {
             AnswerFormat::Hashes => Scorer::Gsm8kStrict,
             AnswerFormat::Boxed => Scorer::Boxed,
