@@ -60,7 +60,7 @@ Examples:
 An evaluation on a benchmark keeps each completion as soon as it is judged: after Ctrl-C the same command with --resume
 goes on, and ends in the same results.jsonl. report.html in its folder shows what went wrong.
 An option that is left out is taken from the recipe where one is given.")]
-    Eval(EvalArgs),
+    Eval(Box<EvalArgs>),
     /// Complete a prompt
     #[command(after_help = "\
 Examples:
