@@ -60,7 +60,7 @@ Examples:
 An evaluation on a benchmark keeps each completion as soon as it is judged: after Ctrl-C the same command with --resume
 goes on, and ends in the same results.jsonl. report.html in its folder shows what went wrong.
 An option that is left out is taken from the recipe where one is given.")]
-    Eval(EvalArgs),
+    Eval(Box<EvalArgs>),
     /// Complete a prompt
     #[command(after_help = "\
 Examples:
@@ -237,8 +237,8 @@ pub struct EvalArgs {
     /// With --data alone: the field that holds the right answer ("… #### n" is understood) [default: answer]
     #[arg(long, value_name = "KEY")]
     pub answer_field: Option<String>,
-    /// How an answer is judged: robust, qwen, qwen-units, math-verify, math, gsm8k-strict, gsm8k-flexible; but for
-    /// benchmarks also boxed, plain [default: robust for benchmarks, else what the prompt format asks for]
+    /// How an answer is judged: robust, qwen, qwen-units, math-verify, math, gsm8k-strict, gsm8k-flexible;
+    /// elsewhere than on benchmarks also boxed, plain [default: robust for benchmarks, else what the prompt format asks for]
     #[arg(long, value_name = "NAME")]
     pub scorer: Option<String>,
     /// How the question is put. For benchmarks and --data: gsm8k, qwen-boxed, qwen25-math-cot, abel, chat, cot;

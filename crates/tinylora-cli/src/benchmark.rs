@@ -454,7 +454,7 @@ mod tests {
     fn parsed(options: &[&str]) -> EvalArgs {
         let line = ["tinylora", "eval", "--model", "a/b-c.gguf"].iter().chain(options);
         match Cli::try_parse_from(line).unwrap().command {
-            Command::Eval(args) => args,
+            Command::Eval(args) => *args,
             other => panic!("{other:?}"),
         }
     }

@@ -77,7 +77,7 @@ pub fn result(summary: &BenchmarkSummary, out: &Path, style: Style) -> String {
 }
 
 fn group((name, group): (&String, &GroupResult)) -> String {
-    format!("{name} {} of {}", format::percent(group.accuracy), group.n)
+    format!("{name}: {} of {}", format::percent(group.accuracy), group.n)
 }
 
 /// All benchmarks in a line each, and the averages that are whole; empty for a single one.

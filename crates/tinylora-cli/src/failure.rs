@@ -1,7 +1,7 @@
 //! An error enters, what a person reads and the exit status leave.
 
 use tinylora::base::BaseError;
-use tinylora::data::DataError;
+use tinylora::data::{DataError, benchmark::BenchmarkError};
 use tinylora::recipe::RecipeError;
 use tinylora::run_folder::RunFolderError;
 use tinylora::train::TrainError;
@@ -39,7 +39,10 @@ fn is_recipe_at_fault(error: &TrainError) -> bool {
         TrainError::Data(error) => {
             matches!(
                 error,
-                DataError::HeldOut { .. } | DataError::NothingToTrain { .. } | DataError::Examples { .. }
+                DataError::HeldOut { .. }
+                    | DataError::NothingToTrain { .. }
+                    | DataError::Examples { .. }
+                    | DataError::Benchmark(BenchmarkError::Examples { .. })
             )
         }
         TrainError::RunFolder(error) => {

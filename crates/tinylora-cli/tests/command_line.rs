@@ -180,10 +180,11 @@ fn adapters_that_cannot_be_converted_say_why() {
 #[test]
 fn help_pages() {
     let folder = tempfile::tempdir().unwrap();
-    let pages: [&[&str]; 18] = [
+    let pages: [&[&str]; 19] = [
         &["--help"],
         &["train", "--help"],
         &["eval", "--help"],
+        &["eval", "compare", "--help"],
         &["generate", "--help"],
         &["chat", "--help"],
         &["score", "--help"],

@@ -49,6 +49,28 @@ impl Rows {
         Ok(Self { template: task.template.clone(), seed, train, held_out })
     }
 
+    /// Takes rows that were read elsewhere: trained on are those of `train` whose question is not held out, held out
+    /// the first `wanted` of `held_out`. `file` names the training rows.
+    pub(super) fn of(
+        mut train: Vec<Problem>,
+        mut held_out: Vec<Problem>,
+        seed: u64,
+        wanted: usize,
+        file: &str,
+    ) -> Result<Self, DataError> {
+        if wanted > held_out.len() {
+            return Err(too_few(wanted, held_out.len(), "the test split", "lower eval.problems"));
+        }
+        held_out.truncate(wanted);
+        let questions: HashSet<&str> = held_out.iter().map(|p| p.question.trim()).collect();
+        train.retain(|p| !questions.contains(p.question.trim()));
+        if train.is_empty() {
+            let remedy = "give other training rows; those whose question is held out are not trained on";
+            return Err(DataError::NothingToTrain { what: file.to_owned(), remedy });
+        }
+        Ok(Self { template: "{question}".into(), seed, train, held_out })
+    }
+
     /// Takes every row of `task.train` as held out: for evaluations, which train on nothing.
     pub(super) fn open_all_held_out(task: &JsonlTask) -> Result<Self, DataError> {
         let held_out = read(task, &task.train, "train")?;
@@ -177,7 +199,7 @@ mod tests {
             "name = \"a\"\n[model]\nref = \"m\"\n[task]\nkind = \"jsonl\"\ntrain = {train:?}\n[eval]\nproblems = 3\n"
         );
         let settings: Vec<String> = settings.iter().map(|s| s.to_string()).collect();
-        TaskData::open(&Recipe::from_toml(&text, &settings).unwrap()).map_err(|e| e.to_string())
+        TaskData::open_local(&Recipe::from_toml(&text, &settings).unwrap()).map_err(|e| e.to_string())
     }
 
     #[test]

@@ -1,15 +1,17 @@
 //! A recipe's `[task]` enters; problems and their prompts leave. Every batch is a pure function of the
 //! recipe and a step number, so that a resumed run needs no more than the step. Nothing here tokenizes or
-//! scores, and nothing is downloaded.
+//! scores; where files are is [`crate::hub`]'s concern.
 
 mod arithmetic;
 pub mod benchmark;
 pub(crate) mod jsonl;
 mod words;
 
-use crate::recipe::{JsonlTask, Recipe, TaskSection};
+use crate::hub::{HubOptions, Progress};
+use crate::recipe::{BenchmarkTask, JsonlTask, Recipe, Split, TaskSection};
 use crate::tokenizer::Message;
 use arithmetic::Arithmetic;
+use benchmark::{BenchmarkError, Prompting};
 use jsonl::Rows;
 
 pub use jsonl::gold_of_answer;
@@ -47,6 +49,9 @@ pub enum DataError {
         /// Why.
         source: std::io::Error,
     },
+    /// A benchmark's problems cannot be had.
+    #[error(transparent)]
+    Benchmark(#[from] BenchmarkError),
     /// A line of a data file cannot be used.
     #[error("{file}:{line}: {message}")]
     Line {
@@ -104,19 +109,32 @@ pub struct TaskData {
 enum Source {
     Arithmetic(Arithmetic),
     Jsonl(Rows),
+    Benchmark(Rows, Prompting),
 }
 
 impl TaskData {
-    /// Prepares a recipe's task; reads the data files, if it has any. An error where the recipe's
+    /// Prepares a recipe's task; fetches and reads the data files, if it has any. An error where the recipe's
     /// `eval.problems` cannot be met or nothing is left to train on.
-    pub fn open(recipe: &Recipe) -> Result<Self, DataError> {
+    pub fn open(
+        recipe: &Recipe,
+        options: &HubOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Self, DataError> {
         let source = match &recipe.task {
             TaskSection::Arithmetic(task) => {
                 Source::Arithmetic(Arithmetic::open(task, recipe.seed, recipe.eval.problems)?)
             }
             TaskSection::Jsonl(task) => Source::Jsonl(Rows::open(task, recipe.seed, recipe.eval.problems)?),
+            TaskSection::Benchmark(task) => open_benchmark(task, recipe, options, progress)?,
         };
         Ok(Self { source, system: recipe.model.system.clone() })
+    }
+
+    /// The same as [`TaskData::open`] without a Hub.
+    #[cfg(test)]
+    pub(crate) fn open_local(recipe: &Recipe) -> Result<Self, DataError> {
+        let options = HubOptions { offline: true, ..HubOptions::from_lookup(|_| None) };
+        Self::open(recipe, &options, &mut |_| {})
     }
 
     /// A file for evaluation alone: every row of `task.train` is held out, and training batches are empty.
@@ -134,7 +152,7 @@ impl TaskData {
     pub fn train_problems(&self, first: u64, n: usize) -> Vec<Problem> {
         match &self.source {
             Source::Arithmetic(task) => task.train_problems(first, n),
-            Source::Jsonl(rows) => rows.train_problems(first, n),
+            Source::Jsonl(rows) | Source::Benchmark(rows, _) => rows.train_problems(first, n),
         }
     }
 
@@ -157,7 +175,7 @@ impl TaskData {
     pub fn all_held_out(&self) -> &[Problem] {
         match &self.source {
             Source::Arithmetic(task) => task.held_out(),
-            Source::Jsonl(rows) => rows.held_out(),
+            Source::Jsonl(rows) | Source::Benchmark(rows, _) => rows.held_out(),
         }
     }
 
@@ -166,7 +184,9 @@ impl TaskData {
     pub fn steps_per_epoch(&self, prompts_per_step: usize) -> Option<usize> {
         match &self.source {
             Source::Arithmetic(_) => None,
-            Source::Jsonl(rows) => Some(rows.training_rows().div_ceil(prompts_per_step.max(1))),
+            Source::Jsonl(rows) | Source::Benchmark(rows, _) => {
+                Some(rows.training_rows().div_ceil(prompts_per_step.max(1)))
+            }
         }
     }
 
@@ -175,6 +195,7 @@ impl TaskData {
         match &self.source {
             Source::Arithmetic(task) => task.prompt_text(problem),
             Source::Jsonl(rows) => rows.prompt_text(problem),
+            Source::Benchmark(_, prompting) => prompting.text(&problem.question),
         }
     }
 
@@ -183,6 +204,7 @@ impl TaskData {
         let text = self.prompt_text(problem);
         let messages = match &self.source {
             Source::Arithmetic(task) => task.messages(problem),
+            Source::Benchmark(_, prompting) => prompting.messages(&problem.question),
             Source::Jsonl(_) => vec![Message { role: "user".into(), content: text.clone() }],
         };
         if self.system.is_empty() {
@@ -191,5 +213,67 @@ impl TaskData {
         let system = Message { role: "system".into(), content: self.system.clone() };
         let text = format!("{}\n\n{text}", self.system);
         Prompt { messages: [system].into_iter().chain(messages).collect(), text }
+    }
+}
+
+/// A benchmark's training rows that have an answer to be rewarded for, and the first of its test rows.
+fn open_benchmark(
+    task: &BenchmarkTask,
+    recipe: &Recipe,
+    options: &HubOptions,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Source, DataError> {
+    let format = task.format().expect("a validated recipe has a known format");
+    let prompting = Prompting::new(task.name, format, task.shots)?;
+    let train = benchmark::open(task.name, Split::Train, &task.train, options, progress)?;
+    let file = train.path.display().to_string();
+    let train = train.problems.into_iter().map(|row| row.problem).filter(|problem| !problem.gold.is_empty());
+    let held_out = match recipe.eval.problems {
+        0 => Vec::new(),
+        _ => benchmark::open(task.name, Split::Test, &task.test, options, progress)?.problems,
+    };
+    let held_out = held_out.into_iter().map(|row| row.problem).collect();
+    let rows = Rows::of(train.collect(), held_out, recipe.seed, recipe.eval.problems, &file)?;
+    Ok(Source::Benchmark(rows, prompting))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn benchmarks_are_trained_on_their_training_rows_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("gsm8k")).unwrap();
+        let rows = |range: std::ops::Range<usize>| -> String {
+            range
+                .map(|i| format!("{{\"question\": \"q{i}\", \"answer\": \"so\\n#### 1,00{i}\"}}\n"))
+                .collect()
+        };
+        std::fs::write(folder.path().join("gsm8k/train.jsonl"), rows(0..8)).unwrap();
+        std::fs::write(folder.path().join("gsm8k/test.jsonl"), rows(7..10)).unwrap();
+        let text = |problems: usize| {
+            let at = folder.path();
+            format!(
+                "name = \"a\"\n[model]\nref = \"m\"\n[task]\nkind = \"benchmark\"\nname = \"gsm8k\"\ntrain = {at:?}\n\
+                 test = {at:?}\nshots = 1\n[eval]\nproblems = {problems}\n"
+            )
+        };
+        let data = TaskData::open_local(&Recipe::from_toml(&text(2), &[]).unwrap()).unwrap();
+        assert_eq!(data.steps_per_epoch(1), Some(7), "q7 is held out");
+        let held_out = data.held_out(2).unwrap();
+        assert_eq!((held_out[0].id.as_str(), held_out[1].gold.as_str()), ("gsm8k/1", "1008"));
+        assert!(data.train_batch(0, 7).iter().all(|problem| problem.id.starts_with("gsm8k/train/")));
+        let prompt = data.prompt(&held_out[0]);
+        assert_eq!(prompt.messages.len(), 3);
+        assert!(
+            prompt.text.ends_with("q7 Let's think step by step and output the final answer after \"####\".")
+        );
+        let message =
+            TaskData::open_local(&Recipe::from_toml(&text(9), &[]).unwrap()).unwrap_err().to_string();
+        assert!(
+            message.contains("9 held-out problems are asked for") && message.contains("gives 3"),
+            "{message}"
+        );
     }
 }

@@ -185,7 +185,7 @@ fn scorers(result: &BenchmarkResult, decides: &str) -> String {
 fn groups(result: &BenchmarkResult) -> String {
     let mut tables = String::new();
     for (kind, groups) in &result.groups {
-        let _ = write!(tables, "<table><caption>By {}</caption>", escape(kind));
+        let _ = write!(tables, "<table><caption>By {}</caption>", escape(label(kind)));
         let mut sorted: Vec<(&String, &GroupResult)> = groups.iter().collect();
         // Numbers by value, names by accuracy.
         if !sorted.iter().all(|(name, _)| name.parse::<f64>().is_ok()) {
@@ -194,16 +194,24 @@ fn groups(result: &BenchmarkResult) -> String {
         for (name, group) in sorted {
             let _ = write!(
                 tables,
-                "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"wide\">{}</td><td class=\"note\">{} problems</td></tr>",
+                "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"wide\">{}</td><td class=\"note\">{}</td></tr>",
                 escape(name),
                 percent(group.accuracy),
                 bar(group.accuracy, group.ci95),
-                group.n
+                if group.n == 1 { "1 problem".to_owned() } else { format!("{} problems", group.n) }
             );
         }
         tables.push_str("</table>");
     }
     tables
+}
+
+/// What a kind of group is called where there is room.
+fn label(kind: &str) -> &str {
+    match kind {
+        "steps" => "computations in the data's own solution",
+        kind => kind,
+    }
 }
 
 /// The problems as JSON that can stand in a script element: no `<` that could end it.

@@ -162,7 +162,23 @@ fn resolve(recipe: &mut Recipe, given: &toml::Table) {
     if !is_given("optimizer", "max_grad_norm") && recipe.optimizer.kind == OptimizerKind::Natural {
         recipe.optimizer.max_grad_norm = 0.0;
     }
-    if !is_given("reward", "scorer") {
+    if let TaskSection::Benchmark(task) = &mut recipe.task
+        && let Some(format) = task.format()
+    {
+        task.prompt_format = format.name.into();
+        if !is_given("model", "chat_template") {
+            recipe.model.chat_template = !format.plain;
+        }
+        if !is_given("model", "system") {
+            recipe.model.system = format.system.into();
+        }
+        if !is_given("rollout", "stop") {
+            recipe.rollout.stop = format.stop.iter().map(|text| (*text).into()).collect();
+        }
+        if !is_given("reward", "scorer") {
+            recipe.reward.scorer = Scorer::Robust;
+        }
+    } else if !is_given("reward", "scorer") {
         recipe.reward.scorer = match recipe.task.answer_format() {
             AnswerFormat::Hashes => Scorer::Gsm8kStrict,
             AnswerFormat::Boxed => Scorer::Boxed,

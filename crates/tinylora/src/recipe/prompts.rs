@@ -1,7 +1,7 @@
 //! Prompt formats by name: what a question is wrapped in before it goes to a model. Names enter, plain data leaves.
 //! The texts are those that define the formats in the evaluations that published tables come from.
 
-use super::AnswerFormat;
+use super::{AnswerFormat, Benchmark};
 
 /// How a question is put to a model.
 #[derive(Debug, PartialEq, Eq)]
@@ -74,6 +74,12 @@ impl PromptFormat {
     /// The message of a question.
     pub fn message(&self, question: &str) -> String {
         self.template.replace("{question}", question)
+    }
+
+    /// The form in which a benchmark's answers are asked for.
+    pub fn answer_for(&self, benchmark: Benchmark) -> AnswerFormat {
+        let own = if benchmark.about().hashes { AnswerFormat::Hashes } else { AnswerFormat::Boxed };
+        self.answer.unwrap_or(own)
     }
 
     /// What stands between a message and the answer that follows it in plain text.

@@ -8,12 +8,13 @@ use super::{Recipe, RecipeError};
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
 
-const KINDS: [&str; 2] = ["arithmetic", "jsonl"];
+const KINDS: [&str; 3] = ["arithmetic", "jsonl", "benchmark"];
 
-const REQUIRED: [(&str, &str); 5] = [
+const REQUIRED: [(&str, &str); 6] = [
     ("name", "the run's name, such as name = \"first-run\""),
     ("model.ref", "the base model, such as ref = \"smollm2-135m\""),
-    ("task.kind", "\"arithmetic\" or \"jsonl\""),
+    ("task.kind", "\"arithmetic\", \"jsonl\" or \"benchmark\""),
+    ("task.name", "the benchmark, such as name = \"gsm8k\""),
     ("task.problems", "the kind of problems, such as problems = \"sum\""),
     ("task.train", "the training file, such as train = \"train.jsonl\""),
 ];
@@ -39,7 +40,9 @@ pub(super) fn read(file: &str, text: &str, overrides: &[String]) -> Result<Table
     };
     check_table(&table, &complete, &kind, &place)?;
     for (key, meaning) in REQUIRED {
-        if get(&complete, key).is_some() && get(&table, key).is_none() {
+        // A benchmark has files of its own.
+        let has_default = kind == "benchmark" && key == "task.train";
+        if get(&complete, key).is_some() && get(&table, key).is_none() && !has_default {
             return Err(RecipeError::Missing { file: file.into(), key, meaning });
         }
     }
@@ -138,7 +141,7 @@ fn task_kind(source: &Source, table: &Table, overrides: &[Override]) -> Result<S
         RecipeError::WrongType {
             place,
             key: "task.kind".into(),
-            message: format!("{found} is not \"arithmetic\" or \"jsonl\"{hint}"),
+            message: format!("{found} is not \"arithmetic\", \"jsonl\" or \"benchmark\"{hint}"),
         }
     };
     let known = |value: &Value| value.as_str().filter(|k| KINDS.contains(k)).map(String::from);
@@ -148,6 +151,7 @@ fn task_kind(source: &Source, table: &Table, overrides: &[Override]) -> Result<S
     match get(table, "task.kind") {
         Some(value) => known(value).ok_or_else(|| wrong(source.place(&["task", "kind"]), value)),
         // Another error names the absent key, once the keys that are there have been looked at.
+        None if get(table, "task.name").is_some() => Ok("benchmark".into()),
         None if get(table, "task.train").is_some() => Ok("jsonl".into()),
         None => Ok("arithmetic".into()),
     }
@@ -157,6 +161,7 @@ fn task_kind(source: &Source, table: &Table, overrides: &[Override]) -> Result<S
 fn complete_recipe(kind: &str) -> Table {
     let task = match kind {
         "jsonl" => "kind = \"jsonl\"\ntrain = \"a\"",
+        "benchmark" => "kind = \"benchmark\"\nname = \"gsm8k\"",
         _ => "kind = \"arithmetic\"\nproblems = \"sum\"",
     };
     let text = format!("name = \"a\"\n[model]\nref = \"a\"\n[task]\n{task}\n");

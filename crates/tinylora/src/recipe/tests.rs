@@ -96,6 +96,42 @@ fn losses_have_their_names_and_the_former_ones() {
     assert!(error(SHORT, &["grpo.loss=gpso"]).contains("did you mean \"gspo\"?"));
 }
 
+const BENCHMARK: &str =
+    "name = \"c\"\n[model]\nref = \"m\"\n[task]\nkind = \"benchmark\"\nname = \"gsm8k\"\n";
+
+#[test]
+fn benchmarks_bring_their_prompts() {
+    let recipe = read(BENCHMARK, &[]).unwrap();
+    let TaskSection::Benchmark(task) = &recipe.task else { panic!("{:?}", recipe.task) };
+    assert_eq!((task.name, task.prompt_format.as_str()), (Benchmark::Gsm8k, "gsm8k"));
+    assert_eq!((recipe.task.answer_format(), recipe.reward.scorer), (AnswerFormat::Hashes, Scorer::Robust));
+    assert!(recipe.model.chat_template && recipe.rollout.stop.is_empty());
+    assert_eq!(read(&recipe.to_toml(), &[]).unwrap(), recipe);
+
+    let recipe = read(BENCHMARK, &["task.name=math", "task.prompt_format=abel"]).unwrap();
+    assert_eq!((recipe.model.chat_template, recipe.rollout.stop.len()), (false, 1));
+    assert_eq!(recipe.task.answer_format(), AnswerFormat::Boxed);
+    assert_eq!(read(&recipe.to_toml(), &[]).unwrap(), recipe);
+    let recipe =
+        read(BENCHMARK, &["task.name=math", "model.system=Be brief.", "reward.scorer=qwen"]).unwrap();
+    assert_eq!((recipe.model.system.as_str(), recipe.reward.scorer), ("Be brief.", Scorer::Qwen));
+    let boxed = read(BENCHMARK, &["task.name=math"]).unwrap();
+    assert_eq!(boxed.model.system, "You are a helpful assistant.");
+
+    assert!(error(BENCHMARK, &["task.name=gsm9k"]).contains("did you mean \"gsm8k\"?"));
+    assert!(error(BENCHMARK, &["task.prompt_format=abell"]).contains("did you mean \"abel\"?"));
+    assert!(
+        error(BENCHMARK, &["task.name=aime24"])
+            .contains("task.train = \"\" is not possible: aime24 has no training")
+    );
+    assert!(error(BENCHMARK, &["task.prompt_format=cot", "model.chat_template=true"]).contains("plain text"));
+    assert!(error(BENCHMARK, &["task.shots=9"]).contains("allowed is 0 to 8"));
+    assert!(error(BENCHMARK, &["task.template=x"]).contains("in [task] of kind \"benchmark\""));
+    assert!(error(BENCHMARK, &["reward.scorer=boxed"]).contains("asks for another form"));
+    let nameless = BENCHMARK.replace("name = \"gsm8k\"\n", "");
+    assert!(error(&nameless, &[]).contains("`task.name` is missing"), "{}", error(&nameless, &[]));
+}
+
 #[test]
 fn unknown_keys_name_place_and_nearest() {
     let text = format!("{SHORT}[rollout]\nmax_tokns = 3\n");

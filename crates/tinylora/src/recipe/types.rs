@@ -1,7 +1,9 @@
 //! The resolved run settings, one struct a table of the recipe. Every field is present and valid:
 //! what the user left out has been filled in, so that a written-out recipe reproduces the run.
 
+use super::Benchmark;
 use super::learning::{GrpoSection, OptimizerSection};
+use super::prompts::{PromptFormat, prompt_format};
 use serde::{Deserialize, Serialize};
 
 /// A complete, validated recipe.
@@ -176,6 +178,8 @@ pub enum TaskSection {
     Arithmetic(ArithmeticTask),
     /// A JSONL file.
     Jsonl(JsonlTask),
+    /// A benchmark by name.
+    Benchmark(BenchmarkTask),
 }
 
 /// Procedural arithmetic problems: an endless training stream and a held-out set that never meet.
@@ -288,12 +292,43 @@ pub struct JsonlTask {
     pub answer_format: AnswerFormat,
 }
 
+/// Problems of a benchmark: trained on its training split, measured on its test split.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BenchmarkTask {
+    /// Which one.
+    pub name: Benchmark,
+    /// Its training rows: a file, or a folder with `NAME/train.jsonl` in it; empty: its file on the Hub.
+    #[serde(default)]
+    pub train: String,
+    /// Its test rows, likewise; the first `[eval] problems` of them are held out.
+    #[serde(default)]
+    pub test: String,
+    /// How a question is put, by name ([`super::PROMPT_FORMATS`]). Left out: as is usual for the benchmark.
+    #[serde(default)]
+    pub prompt_format: String,
+    /// Worked examples before each question.
+    #[serde(default)]
+    pub shots: usize,
+}
+
+impl BenchmarkTask {
+    /// The prompt format; none where the name is unknown.
+    pub fn format(&self) -> Option<&'static PromptFormat> {
+        let usual = self.name.about().prompt_format;
+        prompt_format(if self.prompt_format.is_empty() { usual } else { &self.prompt_format })
+    }
+}
+
 impl TaskSection {
     /// The form in which answers are asked for.
     pub fn answer_format(&self) -> AnswerFormat {
         match self {
             Self::Arithmetic(task) => task.answer_format,
             Self::Jsonl(task) => task.answer_format,
+            Self::Benchmark(task) => {
+                task.format().map_or_else(AnswerFormat::default, |format| format.answer_for(task.name))
+            }
         }
     }
 }

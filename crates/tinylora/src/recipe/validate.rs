@@ -2,8 +2,8 @@
 //! what is allowed. Nothing is changed, and no file or model is looked at.
 
 use super::{
-    AnswerFormat, ArithmeticKind, ArithmeticTask, JsonlTask, OptimizerKind, Recipe, RecipeError, Scorer,
-    TaskSection,
+    AnswerFormat, ArithmeticKind, ArithmeticTask, BenchmarkTask, JsonlTask, OptimizerKind, PROMPT_FORMATS,
+    Recipe, RecipeError, Scorer, Split, TaskSection,
 };
 use std::fmt::Display;
 
@@ -27,6 +27,7 @@ pub(super) fn validate(recipe: &Recipe) -> Result<(), RecipeError> {
     match &recipe.task {
         TaskSection::Arithmetic(task) => arithmetic(task)?,
         TaskSection::Jsonl(task) => jsonl(task)?,
+        TaskSection::Benchmark(task) => benchmark(recipe, task)?,
     }
     reward(recipe)?;
     rollout(recipe)?;
@@ -151,6 +152,32 @@ fn jsonl(task: &JsonlTask) -> Result<(), RecipeError> {
     require(asked, "task.template", quoted(&task.template), "it must contain {question}")
 }
 
+fn benchmark(recipe: &Recipe, task: &BenchmarkTask) -> Result<(), RecipeError> {
+    let names: Vec<&str> = PROMPT_FORMATS.iter().map(|format| format.name).collect();
+    let Some(format) = task.format() else {
+        let near = super::raw::nearest(&task.prompt_format, names.iter().copied());
+        let hint = near.map_or(String::new(), |near| format!("; did you mean \"{near}\"?"));
+        let allowed = format_args!("allowed are {}{hint}", names.join(", "));
+        return require(false, "task.prompt_format", quoted(&task.prompt_format), allowed);
+    };
+    require(
+        !(format.plain && recipe.model.chat_template),
+        "model.chat_template",
+        true,
+        format_args!(
+            "task.prompt_format = \"{}\" is plain text: set it to false or leave it out",
+            format.name
+        ),
+    )?;
+    require(task.shots <= 8, "task.shots", task.shots, "allowed is 0 to 8")?;
+    let trains = !task.train.is_empty() || task.name.hub_file(Split::Train).is_some();
+    let allowed = format_args!(
+        "{} has no training split: name a file in its form, or train on gsm8k or math",
+        task.name.name()
+    );
+    require(trains, "task.train", "\"\"", allowed)
+}
+
 fn reward(recipe: &Recipe) -> Result<(), RecipeError> {
     let reward = &recipe.reward;
     let seconds = reward.timeout_seconds;
@@ -253,7 +280,7 @@ fn train(recipe: &Recipe) -> Result<(), RecipeError> {
             let allowed = "an arithmetic task has no end, so it has no epochs: allowed is 1 or more";
             require(train.steps >= 1, "train.steps", train.steps, allowed)?;
         }
-        TaskSection::Jsonl(_) => {
+        TaskSection::Jsonl(_) | TaskSection::Benchmark(_) => {
             let allowed = "train.steps is 0 too: one of the two must be 1 or more";
             require(train.steps >= 1 || train.epochs >= 1, "train.epochs", train.epochs, allowed)?;
         }

@@ -51,7 +51,7 @@ impl Prompting {
     }
 
     fn with(benchmark: Benchmark, format: &'static PromptFormat, examples: &[Example]) -> Self {
-        let answer = answer_form(benchmark, format);
+        let answer = format.answer_for(benchmark);
         let examples = examples
             .iter()
             .map(|example| (format.message(&example.question), worked(answer, example)))
@@ -107,12 +107,6 @@ impl Prompting {
         }
         Prompt { messages, text }
     }
-}
-
-/// The form in which a format asks a benchmark's questions to be answered.
-fn answer_form(benchmark: Benchmark, format: &PromptFormat) -> AnswerFormat {
-    let own = if benchmark.about().hashes { AnswerFormat::Hashes } else { AnswerFormat::Boxed };
-    format.answer.unwrap_or(own)
 }
 
 fn take(
