@@ -24,5 +24,7 @@ for seed in 2 3; do
     run sgd-0.02 $seed 18 optimizer.kind=sgd optimizer.learning_rate=0.02
     run natural-2 $seed 18 "${natural[@]}" optimizer.kl_bound=0.05 optimizer.learning_rate=2
 done
-# A tighter trust region.
-run natural-4-bound0.005 1 18 "${natural[@]}" optimizer.kl_bound=0.005 optimizer.learning_rate=4
+# A tighter trust region, tried after the rest was known.
+for seed in 1 2 3; do
+    run natural-4-bound0.005 $seed 18 "${natural[@]}" optimizer.kl_bound=0.005 optimizer.learning_rate=4
+done

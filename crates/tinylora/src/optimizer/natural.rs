@@ -22,7 +22,7 @@
 
 use super::update::OptimizerError;
 
-/// More parameters than this have no Fisher matrix: 128 MiB, and some seconds a step.
+/// More parameters than this have no Fisher matrix: 128 MiB twice, and about seven seconds a step.
 pub const MOST_PARAMETERS: usize = 4096;
 
 /// The Fisher matrix of k parameters, as it grows.
