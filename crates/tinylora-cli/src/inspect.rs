@@ -14,7 +14,7 @@ use tinylora::gguf::TensorType;
 use tinylora::hub::{self, HubOptions, ModelFiles, ModelLayout};
 use tinylora::model::config::{ModelConfig, RopeScaling};
 use tinylora::model::weights::Weights;
-use tinylora::recipe::{Projection, StoragePrecision, Tying, WeightDtype};
+use tinylora::recipe::{AdapterKind, Projection, StoragePrecision, Tying, WeightDtype};
 use tinylora::tokenizer::Tokenizer;
 
 /// `tinylora adapter inspect FILE`
@@ -49,14 +49,26 @@ fn describe_adapter(adapter: &AdapterFile, size: usize, style: Style) -> String 
         format!("{}, of which the numbers {}", bytes(size as u64), bytes(spec.payload_bytes() as u64)),
     );
     page.row("trained numbers", format!("{} ({precision})", spec.trainable_parameters()));
-    page.row("kind", format!("TinyLoRA, rank {}, u {}, scale {}", spec.rank, spec.u, spec.scale));
+    page.row(
+        "kind",
+        match spec.kind() {
+            AdapterKind::TinyLora => {
+                format!("TinyLoRA, rank {}, u {}, scale {}", spec.rank, spec.u, spec.scale)
+            }
+            AdapterKind::LoraXs => format!("LoRA-XS, rank {}, scale {}", spec.rank, spec.scale),
+        },
+    );
     page.row("sharing", sharing(spec.tying, spec.n_tie, spec.num_modules(), spec.num_groups()));
     page.row("modules", spec.targets.iter().map(|target| target.name()).collect::<Vec<_>>().join(", "));
-    let projection = match spec.projection {
-        Projection::Normal => "normal",
-        Projection::Uniform => "uniform",
-    };
-    page.row("projections", format!("{projection}, seed {}", spec.projection_seed));
+    let seed = spec.projection_seed;
+    page.row(
+        "projections",
+        match spec.projection {
+            Projection::Normal => format!("normal, seed {seed}"),
+            Projection::Uniform => format!("uniform, seed {seed}"),
+            Projection::Basis => "none: the numbers are R".to_owned(),
+        },
+    );
     if !run.name.is_empty() {
         let seed = run.seed;
         page.row(

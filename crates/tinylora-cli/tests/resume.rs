@@ -184,6 +184,29 @@ fn killed_runs_of_every_kind_end_like_whole_ones() {
     );
 }
 
+/// Supervised: the loss is a number that falls, and what only sampling measures is none.
+#[test]
+fn killed_supervised_runs_end_like_whole_ones() {
+    for (tokens, kind) in [("completion", "lora-xs"), ("all", "tinylora")] {
+        let (tokens, kind) = (format!("sft.loss_on={tokens}"), format!("adapter.kind={kind}"));
+        let u = if kind.ends_with("xs") { "adapter.u=4" } else { "adapter.u=13" };
+        let settings =
+            ["learner=sft", "sft.examples_per_step=8", &tokens, &kind, u, "optimizer.learning_rate=0.2"];
+        let metrics = kill_and_compare(&settings, 1);
+        let loss = |step: usize| metrics[step]["loss"].as_f64().expect("a number");
+        assert!(loss(11) < loss(0), "{tokens}: {} to {}", loss(0), loss(11));
+        assert!(metrics.iter().all(|m| m["reward_mean"].is_null() && m["rollout_tokens"] == 0));
+    }
+}
+
+/// R of each module is trained by itself: as many numbers as the file says, and sampler = trainer as ever.
+#[test]
+fn lora_xs_trains() {
+    let metrics = kill_and_compare(&["adapter.kind=lora-xs", "adapter.rank=3", "adapter.u=9"], 1);
+    assert!(metrics.iter().all(|m| m["logprob_gap_max"] == 0.0));
+    assert!(metrics[11]["v_norm"].as_f64().expect("a number") > 0.01, "v moved");
+}
+
 #[test]
 fn threads_do_not_matter() {
     let folder = tempfile::tempdir().expect("a temporary folder");

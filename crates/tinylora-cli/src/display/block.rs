@@ -1,5 +1,6 @@
 //! What is known of a run enters, the lines of the live block leave.
 
+use super::lines::is_supervised;
 use super::view::View;
 use crate::draw::{self, Style, Tone};
 use crate::format;
@@ -17,20 +18,14 @@ pub fn render(view: &View, now: Duration, style: Style, width: usize) -> Vec<Str
     }
     if let Some(metrics) = &view.last {
         let course = (width.saturating_sub(40)).clamp(8, 60);
-        lines.push(course_line(
-            "reward",
-            &view.rewards,
-            format!("{:.3}", metrics.reward_mean),
-            style,
-            course,
-        ));
-        lines.push(course_line(
-            "accuracy",
-            &view.accuracies,
-            format::percent(metrics.accuracy),
-            style,
-            course,
-        ));
+        let mut line =
+            |name, values: &[f64], last| lines.push(course_line(name, values, last, style, course));
+        if is_supervised(metrics) {
+            line("loss", &view.losses, format!("{:.3}", metrics.loss));
+        } else {
+            line("reward", &view.rewards, format!("{:.3}", metrics.reward_mean));
+            line("accuracy", &view.accuracies, format::percent(metrics.accuracy));
+        }
         lines.extend(metric_lines(metrics, style));
         lines.extend(number_lines(&view.v, style));
     }
@@ -62,23 +57,32 @@ fn course_line(name: &str, values: &[f64], now: String, style: Style, width: usi
 }
 
 fn metric_lines(metrics: &StepMetrics, style: Style) -> Vec<String> {
+    let supervised = is_supervised(metrics);
     let lines = [
         (
             "length",
-            format!(
-                "{:.1} tokens, {} cut off    groups with signal {}",
-                metrics.completion_tokens_mean,
-                format::percent(metrics.truncated_fraction),
-                format::percent(metrics.active_group_fraction)
-            ),
+            if supervised {
+                format!("{:.1} tokens", metrics.completion_tokens_mean)
+            } else {
+                format!(
+                    "{:.1} tokens, {} cut off    groups with signal {}",
+                    metrics.completion_tokens_mean,
+                    format::percent(metrics.truncated_fraction),
+                    format::percent(metrics.active_group_fraction)
+                )
+            },
         ),
         (
             "speed",
-            format!(
-                "sampling {}    training {}",
-                format::rate(metrics.rollout_tokens, metrics.rollout_seconds),
-                format::rate(metrics.train_tokens, metrics.train_seconds)
-            ),
+            if supervised {
+                format!("training {}", format::rate(metrics.train_tokens, metrics.train_seconds))
+            } else {
+                format!(
+                    "sampling {}    training {}",
+                    format::rate(metrics.rollout_tokens, metrics.rollout_seconds),
+                    format::rate(metrics.train_tokens, metrics.train_seconds)
+                )
+            },
         ),
         (
             "learning",

@@ -87,21 +87,32 @@ fn step(metrics: &StepMetrics, view: &View) -> String {
         Some(left) if view.done < view.steps => format!(", about {} left", format::duration(left)),
         _ => String::new(),
     };
+    let what = if is_supervised(metrics) {
+        format!("loss {:.3}, length {:.1} tokens", metrics.loss, metrics.completion_tokens_mean)
+    } else {
+        format!(
+            "reward {:.3}, accuracy {}, length {:.1} tokens, {} cut off, sampling {}",
+            metrics.reward_mean,
+            format::percent(metrics.accuracy),
+            metrics.completion_tokens_mean,
+            format::percent(metrics.truncated_fraction),
+            format::rate(metrics.rollout_tokens, metrics.rollout_seconds),
+        )
+    };
     format!(
-        "step {}/{}: reward {:.3}, accuracy {}, length {:.1} tokens, {} cut off, sampling {}, training {}, \
-         rate {}, gradient {}, |v| {}{left}",
+        "step {}/{}: {what}, training {}, rate {}, gradient {}, |v| {}{left}",
         metrics.step,
         view.steps,
-        metrics.reward_mean,
-        format::percent(metrics.accuracy),
-        metrics.completion_tokens_mean,
-        format::percent(metrics.truncated_fraction),
-        format::rate(metrics.rollout_tokens, metrics.rollout_seconds),
         format::rate(metrics.train_tokens, metrics.train_seconds),
         format::short(metrics.learning_rate),
         format::short(metrics.grad_norm),
         format::short(metrics.v_norm),
     )
+}
+
+/// Whether nothing was sampled, so that there is a loss but no reward.
+pub fn is_supervised(metrics: &StepMetrics) -> bool {
+    metrics.reward_mean.is_nan()
 }
 
 fn sample_line(sample: &SampleRecord) -> String {

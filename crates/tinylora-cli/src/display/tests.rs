@@ -25,6 +25,7 @@ fn metrics(step: u64, reward: f64) -> StepMetrics {
         ratio_min: 1.0,
         ratio_max: 1.0,
         logprob_gap_max: 0.0,
+        loss: 1.5,
         grad_norm: 0.0123,
         v_norm: 0.5,
         learning_rate: 0.01,

@@ -18,6 +18,8 @@ pub struct View {
     pub started: Option<Duration>,
     /// Mean reward of each step seen.
     pub rewards: Vec<f64>,
+    /// Loss of each step.
+    pub losses: Vec<f64>,
     /// Accuracy of each step seen.
     pub accuracies: Vec<f64>,
     /// The newest metrics.
@@ -54,6 +56,7 @@ impl View {
             }
             Event::Step { metrics, v } => {
                 self.done = metrics.step;
+                self.losses.push(metrics.loss);
                 self.rewards.push(metrics.reward_mean);
                 self.accuracies.push(metrics.accuracy);
                 self.last = Some((*metrics).clone());

@@ -24,7 +24,7 @@ const FINE_BYTES: usize = 16;
 const PRECISIONS: [StoragePrecision; 3] =
     [StoragePrecision::Fp32, StoragePrecision::Bf16, StoragePrecision::Fp16];
 const TYINGS: [Tying; 3] = [Tying::None, Tying::Tiled, Tying::Structured];
-const PROJECTIONS: [Projection; 2] = [Projection::Normal, Projection::Uniform];
+const PROJECTIONS: [Projection; 3] = [Projection::Normal, Projection::Uniform, Projection::Basis];
 pub(super) const FAMILIES: [Family; 5] =
     [Family::Llama, Family::Mistral, Family::Qwen2, Family::Qwen3, Family::Gemma3];
 const DTYPES: [WeightDtype; 2] = [WeightDtype::F32, WeightDtype::Bf16];
@@ -289,6 +289,13 @@ fn check_header(
     let is = |good: bool, field, found: String, wanted: String| {
         if good { Ok(()) } else { Err(reader.bad(field, found, wanted)) }
     };
+    let square = spec.rank.saturating_mul(spec.rank);
+    is(
+        spec.projection != Projection::Basis || spec.u == square,
+        "u",
+        spec.u.to_string(),
+        format!("R of rank {} has {square} entries", spec.rank),
+    )?;
     let kinds = spec.targets.len();
     is(
         (1..128).contains(&target_bits),

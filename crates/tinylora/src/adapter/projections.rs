@@ -4,6 +4,7 @@
 use super::spec::{AdapterError, TinyLoraSpec};
 use crate::random::{Purpose, Stream};
 use crate::recipe::Projection;
+use std::borrow::Cow;
 
 /// The fixed random projections of one adapter and who shares which v.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,7 +16,7 @@ pub struct Projections {
     groups: Vec<usize>,
     /// G
     num_groups: usize,
-    /// (M, u, r, r)
+    /// (M, u, r, r); empty: the basis, where P_i has a 1 at entry i.
     p: Vec<f32>,
 }
 
@@ -23,6 +24,10 @@ impl Projections {
     /// Draws P: entry k of module m is draw k of the stream m of the projection seed, with mean 0 and
     /// variance 1/r, computed in f64 and rounded once.
     pub fn new(spec: &TinyLoraSpec) -> Self {
+        if spec.projection == Projection::Basis {
+            assert_eq!(spec.u, spec.rank * spec.rank, "R has r² entries: recipes and files are checked");
+            return Self::basis(spec);
+        }
         let numbers = spec.u * spec.rank * spec.rank; // of one module
         let deviation = (1.0 / spec.rank as f64).sqrt();
         let mut p = Vec::with_capacity(spec.num_modules() * numbers);
@@ -32,6 +37,7 @@ impl Projections {
                 Projection::Normal => (deviation * stream.normal(k)) as f32,
                 // Uniform in ±√3·σ has variance σ².
                 Projection::Uniform => ((2.0 * stream.uniform(k) - 1.0) * 3f64.sqrt() * deviation) as f32,
+                Projection::Basis => unreachable!("looked at above"),
             }));
         }
         Self {
@@ -42,6 +48,22 @@ impl Projections {
             num_groups: spec.num_groups(),
             p,
         }
+    }
+
+    /// v is R: nothing is multiplied and nothing is kept.
+    fn basis(spec: &TinyLoraSpec) -> Self {
+        Self {
+            rank: spec.rank,
+            u: spec.u,
+            scale: spec.scale,
+            groups: spec.groups(),
+            num_groups: spec.num_groups(),
+            p: Vec::new(),
+        }
+    }
+
+    fn is_basis(&self) -> bool {
+        self.p.is_empty() && !self.groups.is_empty()
     }
 
     /// Projections made elsewhere (a PEFT file, a reference): `groups` (M) with numbers 0 … G − 1,
@@ -83,8 +105,13 @@ impl Projections {
     }
 
     /// P itself, (M, u, r, r).
-    pub fn values(&self) -> &[f32] {
-        &self.p
+    pub fn values(&self) -> Cow<'_, [f32]> {
+        if !self.is_basis() {
+            return Cow::Borrowed(&self.p);
+        }
+        let square = self.rank * self.rank;
+        let entry = |k: usize| f32::from(u8::from(k / square == k % square));
+        Cow::Owned((0..self.groups.len()).flat_map(|_| (0..square * square).map(entry)).collect())
     }
 
     /// The group of each module, (M).
@@ -99,6 +126,13 @@ impl Projections {
         assert_eq!(v.len(), self.trainable_parameters(), "v has G · u numbers");
         let square = self.rank * self.rank;
         let mut r = Vec::with_capacity(self.groups.len() * square);
+        if self.is_basis() {
+            for &group in &self.groups {
+                let v = &v[group * square..][..square];
+                r.extend(v.iter().map(|&v| (f64::from(self.scale) * f64::from(v)) as f32));
+            }
+            return r;
+        }
         for (&group, p) in self.groups.iter().zip(self.p.chunks_exact(self.u * square)) {
             let v = &v[group * self.u..][..self.u];
             r.extend((0..square).map(|entry| {
@@ -119,6 +153,11 @@ impl Projections {
         let square = self.rank * self.rank;
         assert_eq!(d_r.len(), self.groups.len() * square, "dL/dR has M · r · r numbers");
         let mut sums = vec![0f64; self.trainable_parameters()];
+        if self.is_basis() {
+            for (&group, d_r) in self.groups.iter().zip(d_r.chunks_exact(square)) {
+                sums[group * square..].iter_mut().zip(d_r).for_each(|(sum, &d)| *sum += f64::from(d));
+            }
+        }
         let modules = d_r.chunks_exact(square).zip(self.p.chunks_exact(self.u * square));
         for (&group, (d_r, p)) in self.groups.iter().zip(modules) {
             for (sum, p) in sums[group * self.u..].iter_mut().zip(p.chunks_exact(square)) {
@@ -133,12 +172,31 @@ impl Projections {
 mod tests {
     use super::super::spec::tests::config;
     use super::*;
-    use crate::recipe::{AdapterSection, Tying};
+    use crate::recipe::{AdapterKind, AdapterSection, Tying};
 
     fn spec(change: impl FnOnce(&mut AdapterSection)) -> TinyLoraSpec {
         let mut section = AdapterSection::default();
         change(&mut section);
         TinyLoraSpec::new(&section, &config(6)).unwrap()
+    }
+
+    #[test]
+    fn a_basis_is_what_stored_matrices_would_be() {
+        for (rank, tying, n_tie) in [(1, Tying::None, 1), (2, Tying::Tiled, 3), (3, Tying::Structured, 2)] {
+            let spec = spec(|s| {
+                (s.kind, s.projection) = (AdapterKind::LoraXs, Projection::Basis);
+                (s.rank, s.u, s.tying, s.n_tie, s.scale) = (rank, rank * rank, tying, n_tie, 0.5);
+            });
+            let basis = Projections::new(&spec);
+            let stored = basis.values().into_owned();
+            let stored =
+                Projections::from_parts(rank, spec.u, 0.5, spec.groups(), stored).expect("sizes fit");
+            let v: Vec<f32> = (0..spec.trainable_parameters()).map(|i| (i as f32 * 0.37).sin()).collect();
+            let r = basis.r_matrices(&v);
+            assert_eq!(r, stored.r_matrices(&v));
+            assert_eq!(r[..rank * rank], v[..rank * rank].iter().map(|x| x * 0.5).collect::<Vec<_>>());
+            assert_eq!(basis.v_gradient(&r), stored.v_gradient(&r));
+        }
     }
 
     #[test]

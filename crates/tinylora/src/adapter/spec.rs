@@ -3,7 +3,7 @@
 
 use crate::model::config::ModelConfig;
 use crate::random::{Purpose, Stream};
-use crate::recipe::{AdapterSection, Projection, StoragePrecision, Tying};
+use crate::recipe::{AdapterKind, AdapterSection, Projection, StoragePrecision, Tying};
 
 /// What is wrong with an adapter's specification.
 #[derive(Debug, thiserror::Error, PartialEq)]
@@ -177,6 +177,14 @@ impl TinyLoraSpec {
     /// M
     pub fn num_modules(&self) -> usize {
         self.layers * self.targets.len()
+    }
+
+    /// What R is made of.
+    pub fn kind(&self) -> AdapterKind {
+        match self.projection {
+            Projection::Basis => AdapterKind::LoraXs,
+            Projection::Normal | Projection::Uniform => AdapterKind::TinyLora,
+        }
     }
 
     /// For each module the number of its group, 0 … G − 1.

@@ -56,9 +56,9 @@ impl Drawn {
         self.operations.last().map_or(0, |operation| operation.result)
     }
 
-    fn problem(self) -> Problem {
-        let gold = self.answer().to_string();
-        Problem { id: self.id, question: self.question, gold }
+    fn problem(self, task: &ArithmeticTask) -> Problem {
+        let (gold, solution) = (self.answer().to_string(), worked(task, &self));
+        Problem { id: self.id, question: self.question, gold, solution }
     }
 }
 
@@ -159,7 +159,7 @@ impl Arithmetic {
         loop {
             let drawn = draw(&self.task, &mut draws);
             if self.may_train(&drawn) {
-                return drawn.problem();
+                return drawn.problem(&self.task);
             }
         }
     }
@@ -188,7 +188,7 @@ fn draw_held_out(task: &ArithmeticTask, n: usize) -> Result<Vec<Problem>, DataEr
         }
         let drawn = draw(task, &mut draws);
         if is_held_out(task, &drawn.class) && seen.insert(drawn.id.clone()) {
-            problems.push(drawn.problem());
+            problems.push(drawn.problem(task));
         }
     }
     match problems.len() {
@@ -494,8 +494,12 @@ mod tests {
 
     #[test]
     fn prompts() {
-        let problem =
-            Problem { id: String::new(), question: "What is 3 + 14 + 6?".into(), gold: "23".into() };
+        let problem = Problem {
+            id: String::new(),
+            question: "What is 3 + 14 + 6?".into(),
+            gold: "23".into(),
+            solution: String::new(),
+        };
         let direct = open(&[]).prompt_text(&problem);
         let lines: Vec<&str> = direct.lines().collect();
         assert!(lines[0].starts_with("Question: What is ") && lines[0].ends_with('?'), "{direct}");

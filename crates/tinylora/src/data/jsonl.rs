@@ -168,11 +168,12 @@ fn row(task: &JsonlTask, line: &[u8]) -> Result<Problem, String> {
         }
     };
     let question = field(&task.question_field, "question_field")?;
-    let gold = gold_of_answer(&field(&task.answer_field, "answer_field")?);
+    let solution = field(&task.answer_field, "answer_field")?;
+    let gold = gold_of_answer(&solution);
     if gold.is_empty() {
         return Err(format!("field \"{}\" has nothing after its last \"####\"", task.answer_field));
     }
-    Ok(Problem { id: String::new(), question, gold })
+    Ok(Problem { id: String::new(), question, gold, solution })
 }
 
 #[cfg(test)]

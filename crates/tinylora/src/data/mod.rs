@@ -25,6 +25,8 @@ pub struct Problem {
     pub question: String,
     /// The right answer.
     pub gold: String,
+    /// The data's own way to it, which supervised finetuning learns; empty: the data have none.
+    pub solution: String,
 }
 
 /// What the model is asked.

@@ -185,9 +185,9 @@ pub(super) mod tests {
                 id: format!("math500/{number}"),
                 question: format!("Question {number} <b>?"),
                 gold: gold.into(),
+                solution: String::new(),
             },
             groups: BTreeMap::from([("level".into(), level.into())]),
-            solution: String::new(),
         }
     }
 

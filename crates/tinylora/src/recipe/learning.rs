@@ -139,6 +139,43 @@ pub struct OptimizerSection {
     pub schedule: Schedule,
 }
 
+/// How the adapter learns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Learner {
+    /// Reinforcement learning with a verifiable reward.
+    #[default]
+    Grpo,
+    /// Supervised finetuning: next-token loss on the data's own solutions.
+    Sft,
+}
+
+/// `[sft]`: supervised finetuning.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SftSection {
+    /// Examples a step.
+    pub examples_per_step: usize,
+    /// Which tokens the loss is over.
+    pub loss_on: LossTokens,
+}
+
+/// Which tokens of an example a supervised loss is over; the mean is over all of a step's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LossTokens {
+    /// The solution's, its end token included.
+    Completion,
+    /// The prompt's as well, but for its first.
+    All,
+}
+
+impl Default for SftSection {
+    fn default() -> Self {
+        Self { examples_per_step: 64, loss_on: LossTokens::Completion }
+    }
+}
+
 /// Optimizers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

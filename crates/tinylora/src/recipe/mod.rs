@@ -124,6 +124,14 @@ impl Recipe {
         toml::to_string(self).expect("a validated recipe fits into TOML")
     }
 
+    /// Problems that a step takes from the training stream.
+    pub fn problems_per_step(&self) -> usize {
+        match self.learner {
+            Learner::Grpo => self.rollout.prompts_per_step,
+            Learner::Sft => self.sft.examples_per_step,
+        }
+    }
+
     /// Checks every range and combination, as loading does; for recipes that were changed in memory.
     pub fn validate(&self) -> Result<(), RecipeError> {
         validate::validate(self)
@@ -144,10 +152,22 @@ impl Recipe {
 
 /// Fills in the defaults that depend on other fields.
 fn resolve(recipe: &mut Recipe, given: &toml::Table) {
-    if recipe.adapter.tying == Tying::None {
-        recipe.adapter.n_tie = 1;
-    }
     let is_given = |section: &str, key: &str| given.get(section).and_then(|s| s.get(key)).is_some();
+    let adapter = &mut recipe.adapter;
+    if adapter.kind == AdapterKind::LoraXs {
+        if !is_given("adapter", "u") {
+            adapter.u = adapter.rank * adapter.rank;
+        }
+        if !is_given("adapter", "tying") && !is_given("adapter", "n_tie") {
+            adapter.tying = Tying::None;
+        }
+        if !is_given("adapter", "projection") {
+            adapter.projection = Projection::Basis;
+        }
+    }
+    if adapter.tying == Tying::None {
+        adapter.n_tie = 1;
+    }
     let grpo = &mut recipe.grpo;
     let (low, high) = grpo.loss.default_clip();
     if !is_given("grpo", "clip_low") {

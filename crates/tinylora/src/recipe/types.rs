@@ -2,7 +2,7 @@
 //! what the user left out has been filled in, so that a written-out recipe reproduces the run.
 
 use super::Benchmark;
-use super::learning::{GrpoSection, OptimizerSection};
+use super::learning::{GrpoSection, Learner, OptimizerSection, SftSection};
 use super::prompts::{PromptFormat, prompt_format};
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,9 @@ pub struct Recipe {
     /// Seed of everything random in the run (task problems, sampling, initialisation).
     #[serde(default)]
     pub seed: u64,
+    /// How the adapter learns.
+    #[serde(default)]
+    pub learner: Learner,
     /// The base model.
     pub model: ModelSection,
     /// What is trained.
@@ -28,9 +31,12 @@ pub struct Recipe {
     /// How completions are sampled during training.
     #[serde(default)]
     pub rollout: RolloutSection,
-    /// The learner's loss.
+    /// The loss of reinforcement learning.
     #[serde(default)]
     pub grpo: GrpoSection,
+    /// Supervised finetuning, where that is the learner.
+    #[serde(default)]
+    pub sft: SftSection,
     /// Optimizer and learning-rate schedule.
     #[serde(default)]
     pub optimizer: OptimizerSection,
@@ -90,10 +96,12 @@ pub enum Numerics {
     Fast,
 }
 
-/// `[adapter]`: TinyLoRA (paper, section 4): `W' = W + scale · U Σ (Σ_i v_i P_i) Vᵀ`.
+/// `[adapter]`: `W' = W + scale · U Σ R Vᵀ`, where TinyLoRA (paper, section 4) has `R = Σ_i v_i P_i`, and LoRA-XS trains R.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdapterSection {
+    /// What R is made of.
+    pub kind: AdapterKind,
     /// r: how many singular triplets of each matrix are kept.
     pub rank: usize,
     /// u: how many numbers each v holds.
@@ -117,6 +125,17 @@ pub struct AdapterSection {
     pub storage_precision: StoragePrecision,
 }
 
+/// What R is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AdapterKind {
+    /// u numbers and as many fixed random matrices.
+    #[serde(rename = "tinylora")]
+    TinyLora,
+    /// r² numbers a module: R itself (Bałazy et al. 2024, arXiv 2405.17604).
+    #[serde(rename = "lora-xs")]
+    LoraXs,
+}
+
 /// How modules are put into groups that share one v.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -137,6 +156,8 @@ pub enum Projection {
     Normal,
     /// Independent uniform entries with mean 0 and variance 1/r.
     Uniform,
+    /// Not random: P_i has a single 1, at entry i, so that v is R. LoRA-XS.
+    Basis,
 }
 
 /// Precision of the stored v.
@@ -154,6 +175,7 @@ pub enum StoragePrecision {
 impl Default for AdapterSection {
     fn default() -> Self {
         Self {
+            kind: AdapterKind::TinyLora,
             rank: 2,
             u: 1,
             n_tie: 16,

@@ -2,8 +2,8 @@
 //! what is allowed. Nothing is changed, and no file or model is looked at.
 
 use super::{
-    AnswerFormat, ArithmeticKind, ArithmeticTask, BenchmarkTask, JsonlTask, OptimizerKind, PROMPT_FORMATS,
-    Recipe, RecipeError, Scorer, Split, TaskSection,
+    AdapterKind, AnswerFormat, ArithmeticKind, ArithmeticTask, BenchmarkTask, JsonlTask, Learner,
+    OptimizerKind, PROMPT_FORMATS, Projection, Recipe, RecipeError, Scorer, Split, TaskSection,
 };
 use std::fmt::Display;
 
@@ -87,6 +87,27 @@ fn adapter(recipe: &Recipe) -> Result<(), RecipeError> {
     let adapter = &recipe.adapter;
     require((1..=1024).contains(&adapter.rank), "adapter.rank", adapter.rank, "allowed is 1 to 1024")?;
     require((1..=1_000_000).contains(&adapter.u), "adapter.u", adapter.u, "allowed is 1 to 1000000")?;
+    let examples = recipe.sft.examples_per_step;
+    require((1..=65536).contains(&examples), "sft.examples_per_step", examples, "allowed is 1 to 65536")?;
+    require(
+        recipe.learner == Learner::Grpo || recipe.optimizer.kind != OptimizerKind::Natural,
+        "optimizer.kind",
+        quoted("natural"),
+        "the natural gradient goes with learner = \"grpo\", whose samples its Fisher matrix is over",
+    )?;
+    let (kind, square) = (adapter.kind, adapter.rank * adapter.rank);
+    require(
+        (kind == AdapterKind::LoraXs) == (adapter.projection == Projection::Basis),
+        "adapter.projection",
+        quoted(if adapter.projection == Projection::Basis { "basis" } else { "normal or uniform" }),
+        "kind = \"lora-xs\" trains R itself, which is projection = \"basis\"; leave projection out",
+    )?;
+    require(
+        kind != AdapterKind::LoraXs || adapter.u == square,
+        "adapter.u",
+        adapter.u,
+        format_args!("kind = \"lora-xs\" trains rank² = {square} numbers a module; leave u out"),
+    )?;
     require(!adapter.targets.is_empty(), "adapter.targets", "[]", "name at least one module")?;
     for (i, target) in adapter.targets.iter().enumerate() {
         let near = super::raw::nearest(target, MODULES.into_iter());

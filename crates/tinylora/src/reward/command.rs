@@ -281,7 +281,14 @@ mod tests {
     }
 
     fn problems(n: usize) -> Vec<Problem> {
-        (0..n).map(|i| Problem { id: format!("p{i}"), question: "q".into(), gold: i.to_string() }).collect()
+        (0..n)
+            .map(|i| Problem {
+                id: format!("p{i}"),
+                question: "q".into(),
+                gold: i.to_string(),
+                solution: String::new(),
+            })
+            .collect()
     }
 
     fn grade(grader: &mut CommandGrader, n: usize, completion: &str) -> Result<Vec<f32>, RewardError> {
@@ -307,7 +314,12 @@ mod tests {
 
     #[test]
     fn the_request_is_one_json_line() {
-        let problem = Problem { id: "a".into(), question: "b\n\"c\"".into(), gold: "d".into() };
+        let problem = Problem {
+            id: "a".into(),
+            question: "b\n\"c\"".into(),
+            gold: "d".into(),
+            solution: String::new(),
+        };
         let line = request(&RewardItem { problem: &problem, completion: "e\r\nf", truncated: true });
         assert!(!line.contains('\n'));
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();

@@ -175,7 +175,8 @@ mod tests {
     use super::*;
 
     fn scores(scorer: Scorer, format: AnswerFormat, completion: &str) -> Scores {
-        let problem = Problem { id: "p".into(), question: "q".into(), gold: "18".into() };
+        let problem =
+            Problem { id: "p".into(), question: "q".into(), gold: "18".into(), solution: String::new() };
         let section = RewardSection { scorer, ..RewardSection::default() };
         let item = RewardItem { problem: &problem, completion, truncated: false };
         Rewarder::open(&section, format).unwrap().score(&[item]).unwrap()[0]

@@ -36,6 +36,8 @@ pub struct StepMetrics {
     pub ratio_max: f64,
     #[serde(deserialize_with = "null_is_nan")]
     pub logprob_gap_max: f64,
+    #[serde(default, deserialize_with = "null_is_nan")]
+    pub loss: f64,
     #[serde(deserialize_with = "null_is_nan")]
     pub grad_norm: f64,
     #[serde(deserialize_with = "null_is_nan")]

@@ -52,7 +52,7 @@ pub(super) fn scalars_record(wall_time: f64, step: u64, scalars: &[(&str, f64)])
 /// What is shown of a step.
 pub(super) fn scalars_of_step(m: &StepMetrics) -> Vec<(&'static str, f64)> {
     let per_second = |tokens: u64, seconds: f64| if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 };
-    vec![
+    let all = [
         ("reward/mean", m.reward_mean),
         ("reward/std", m.reward_std),
         ("reward/active_group_fraction", m.active_group_fraction),
@@ -66,6 +66,7 @@ pub(super) fn scalars_of_step(m: &StepMetrics) -> Vec<(&'static str, f64)> {
         ("policy/ratio_min", m.ratio_min),
         ("policy/ratio_max", m.ratio_max),
         ("policy/logprob_gap_max", m.logprob_gap_max),
+        ("optimizer/loss", m.loss),
         ("optimizer/grad_norm", m.grad_norm),
         ("optimizer/v_norm", m.v_norm),
         ("optimizer/learning_rate", m.learning_rate),
@@ -74,7 +75,10 @@ pub(super) fn scalars_of_step(m: &StepMetrics) -> Vec<(&'static str, f64)> {
         ("speed/rollout_tokens_per_second", per_second(m.rollout_tokens, m.rollout_seconds)),
         ("speed/train_tokens_per_second", per_second(m.train_tokens, m.train_seconds)),
         ("memory/rss_bytes", m.rss_bytes as f64),
-    ]
+    ];
+    // What a learner does not measure is no point of a curve.
+    let measured = |(_, value): &(&str, f64)| !(value.is_nan() && m.reward_mean.is_nan());
+    all.into_iter().filter(measured).collect()
 }
 
 /// What is shown of an evaluation; what was not measured is left out.

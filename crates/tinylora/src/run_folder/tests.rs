@@ -24,6 +24,7 @@ fn metrics(step: u64) -> StepMetrics {
         ratio_min: 1.0,
         ratio_max: 1.0,
         logprob_gap_max: 0.0,
+        loss: 0.25,
         grad_norm: 0.1,
         v_norm: 0.01,
         learning_rate: 1e-4,

@@ -5,6 +5,7 @@ mod fisher;
 mod memory;
 mod rollouts;
 mod setup;
+mod sft;
 mod step;
 
 pub use memory::{MemoryError, MemoryPlan};
@@ -14,7 +15,7 @@ use crate::atomic_file;
 use crate::checkpoint::{self, Checkpoint, Counters};
 use crate::evaluate::Evaluation;
 use crate::optimizer::OptimizerState;
-use crate::recipe::Recipe;
+use crate::recipe::{Learner, Recipe};
 use crate::run_folder::{ADAPTER_FILE, EvalResult, RunFolder, Summary};
 use setup::{Session, Start};
 use std::collections::VecDeque;
@@ -139,7 +140,10 @@ pub fn train(
         }
     }
     while state.step < steps {
-        step::train_step(&mut session, &mut folder, &mut state, report)?;
+        match recipe.learner {
+            Learner::Grpo => step::train_step(&mut session, &mut folder, &mut state, report)?,
+            Learner::Sft => sft::train_step(&mut session, &mut folder, &mut state, report)?,
+        }
         state.carried.wall_seconds = before + start.elapsed().as_secs_f64();
         let stop = options.interrupt.load(Ordering::Relaxed);
         let every = recipe.train.checkpoint_every as u64;

@@ -14,7 +14,7 @@ use crate::hub::{self, HubOptions};
 use crate::inference::{Engine, EngineError, Progress, Sampling};
 use crate::model::weights::Weights;
 use crate::optimizer::{OptimizerError, OptimizerState, check_size};
-use crate::recipe::{Recipe, TaskSection, WeightDtype};
+use crate::recipe::{AdapterKind, Recipe, TaskSection, WeightDtype};
 use crate::reward::{RewardError, Rewarder};
 use crate::rollout::{TextStop, encode_prompt};
 use crate::run_folder::{
@@ -72,6 +72,26 @@ pub enum TrainError {
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
+    },
+    #[error(
+        "{problem} has no solution to learn from (learner = \"sft\"): JSONL rows need one in task.answer_field; \
+         for data without solutions use learner = \"grpo\""
+    )]
+    NoSolution {
+        /// The problem.
+        problem: String,
+    },
+    #[error(
+        "the solution of {problem} has {tokens} tokens, but rollout.max_tokens is {limit}: raise it to {tokens} or \
+         more, or leave the row out"
+    )]
+    LongSolution {
+        /// The problem.
+        problem: String,
+        /// Tokens of its solution, the end token included.
+        tokens: usize,
+        /// `rollout.max_tokens`.
+        limit: usize,
     },
     #[error(
         "the loss of step {step} is {loss}; nothing was updated. Lower the learning rate and resume with --resume"
@@ -204,7 +224,7 @@ impl<'a> Session<'a> {
         check_size(recipe.optimizer.kind, adapter.v().len())?;
         let steps = match recipe.train.steps {
             0 => {
-                let epoch = data.steps_per_epoch(recipe.rollout.prompts_per_step).unwrap_or(0);
+                let epoch = data.steps_per_epoch(recipe.problems_per_step()).unwrap_or(0);
                 (epoch * recipe.train.epochs) as u64
             }
             steps => steps as u64,
@@ -298,7 +318,10 @@ impl<'a> Session<'a> {
                 parameters: self.base.model.config.parameters,
             },
             adapter: AdapterSummary {
-                kind: "tinylora".to_owned(),
+                kind: match spec.kind() {
+                    AdapterKind::TinyLora => "tinylora".to_owned(),
+                    AdapterKind::LoraXs => "lora-xs".to_owned(),
+                },
                 rank: spec.rank,
                 u: spec.u,
                 n_tie: spec.n_tie,

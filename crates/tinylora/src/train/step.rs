@@ -21,6 +21,7 @@ use std::time::Instant;
 /// What the updates of a step leave for its metrics.
 struct Updated {
     statistics: PolicyStatistics,
+    loss: f64,
     grad_norm: f32,
     learning_rate: f32,
     tokens: u64,
@@ -82,6 +83,7 @@ fn update(session: &mut Session<'_>, state: &mut State, scored: &Scored) -> Resu
     let rows: usize = batches.iter().map(|batch| packed_tokens(batch)).sum();
     let mut updated = Updated {
         statistics: PolicyStatistics::default(),
+        loss: 0.0,
         grad_norm: 0.0,
         learning_rate,
         tokens: (rows * recipe.grpo.updates_per_batch) as u64,
@@ -129,7 +131,7 @@ fn update(session: &mut Session<'_>, state: &mut State, scored: &Scored) -> Resu
         if round == 0 {
             // Later rounds are off-policy by design: the gap between sampling and training is the first one's.
             updated.statistics.logprob_gap_max = loss.statistics.logprob_gap_max;
-            updated.grad_norm = norm;
+            (updated.loss, updated.grad_norm) = (total, norm);
         }
         let (gap, last) = (updated.statistics.logprob_gap_max, loss.statistics);
         updated.statistics = PolicyStatistics { logprob_gap_max: gap, ..last };
@@ -264,6 +266,7 @@ fn metrics(
         ratio_min: f64::from(statistics.ratio_min),
         ratio_max: f64::from(statistics.ratio_max),
         logprob_gap_max: f64::from(statistics.logprob_gap_max),
+        loss: updated.loss,
         grad_norm: f64::from(updated.grad_norm),
         v_norm: session.adapter.v().iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt(),
         learning_rate: f64::from(updated.learning_rate),

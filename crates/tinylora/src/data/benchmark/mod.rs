@@ -25,8 +25,6 @@ pub struct BenchmarkProblem {
     pub problem: Problem,
     /// What results are broken down by, such as subject and level.
     pub groups: BTreeMap<String, String>,
-    /// The worked solution, where the data has one.
-    pub solution: String,
 }
 
 /// A benchmark's rows and where they were read.

@@ -38,11 +38,11 @@ impl Prompting {
     ) -> Result<Self, BenchmarkError> {
         let usable: Vec<Example> = rows
             .iter()
-            .filter(|row| !row.solution.is_empty() && !row.problem.gold.is_empty())
+            .filter(|row| !row.problem.solution.is_empty() && !row.problem.gold.is_empty())
             .filter(|row| !asked.iter().any(|other| other.problem.question == row.problem.question))
             .map(|row| Example {
                 question: row.problem.question.clone(),
-                reasoning: row.solution.clone(),
+                reasoning: row.problem.solution.clone(),
                 answer: row.problem.gold.clone(),
             })
             .collect();
@@ -181,9 +181,13 @@ mod tests {
     #[test]
     fn examples_from_a_file_are_never_asked() {
         let row = |question: &str, gold: &str| BenchmarkProblem {
-            problem: crate::data::Problem { id: "x".into(), question: question.into(), gold: gold.into() },
+            problem: crate::data::Problem {
+                id: "x".into(),
+                question: question.into(),
+                gold: gold.into(),
+                solution: format!("so {gold}"),
+            },
             groups: Default::default(),
-            solution: format!("so {gold}"),
         };
         let rows = [row("a", "1"), row("b", "2"), row("c", "")];
         let cot = prompt_format("cot").unwrap();

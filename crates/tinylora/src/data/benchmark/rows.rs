@@ -78,8 +78,9 @@ pub fn problem(
         GoldField::Hashes(field) => row.get(field).and_then(Value::as_str).map(without_annotations),
         _ => row.get("solution").and_then(Value::as_str).map(str::to_owned),
     };
-    let problem = Problem { id, question: question.to_owned(), gold };
-    Ok(BenchmarkProblem { problem, groups, solution: solution.unwrap_or_default() })
+    let solution = solution.unwrap_or_default();
+    let problem = Problem { id, question: question.to_owned(), gold, solution };
+    Ok(BenchmarkProblem { problem, groups })
 }
 
 fn gold(rule: GoldField, row: &Map<String, Value>) -> Result<String, String> {
@@ -241,7 +242,7 @@ mod tests {
         }
         let worked =
             one(Benchmark::Gsm8k, r#"{"question": "q", "answer": "a <<1+1=2>>2 b\n#### 2"}"#).unwrap();
-        assert_eq!(worked.solution, "a 2 b");
+        assert_eq!(worked.problem.solution, "a 2 b");
     }
 
     #[test]

@@ -41,7 +41,9 @@ fn all_eight_sets_are_read_whole() {
     let train = load(Benchmark::Gsm8k, Split::Train, &folder);
     assert_eq!(train.problems.len(), 7473);
     assert_eq!(train.problems[0].problem.id, "gsm8k/train/1");
-    assert!(train.problems.iter().all(|p| !p.solution.contains("<<") && !p.solution.is_empty()));
+    assert!(
+        train.problems.iter().all(|p| !p.problem.solution.contains("<<") && !p.problem.solution.is_empty())
+    );
 }
 
 /// Whatever a set's gold answers are, the default scorer accepts them in the form that is asked for.

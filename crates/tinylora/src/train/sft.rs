@@ -1,0 +1,154 @@
+//! One step of supervised finetuning: examples → next-token loss → update → metrics. Nothing is sampled.
+
+use super::setup::{Session, TrainError};
+use super::{Event, State};
+use crate::adapter::round_to;
+use crate::data::Problem;
+use crate::gradient::{
+    TokenGradient, TokenView, TrainingCompletion, TrainingGroup, accumulate, micro_batches, packed_tokens,
+};
+use crate::optimizer::{apply, learning_rate_at};
+use crate::recipe::LossTokens;
+use crate::run_folder::{RunFolder, StepMetrics, rss_bytes};
+use std::time::Instant;
+
+/// What a step's update leaves for its metrics.
+struct Updated {
+    loss: f64,
+    grad_norm: f32,
+    learning_rate: f32,
+    rows: u64,
+    tokens: usize,
+}
+
+/// Does step `state.step` and counts it.
+pub(super) fn train_step(
+    session: &mut Session<'_>,
+    folder: &mut RunFolder,
+    state: &mut State,
+    report: &mut dyn FnMut(Event<'_>),
+) -> Result<(), TrainError> {
+    let start = Instant::now();
+    let count = session.recipe.sft.examples_per_step;
+    let problems = session.data.train_problems(state.problems, count);
+    let groups = examples(session, problems)?;
+    let version = session.adapter.version();
+    let updated = update(session, state, &groups)?;
+    state.problems += count as u64;
+    state.step += 1;
+    let seconds = start.elapsed().as_secs_f64();
+    state.carried.train_tokens += updated.rows;
+    state.carried.train_seconds += seconds;
+    let metrics = metrics(session, state, &updated, (version, seconds));
+    folder.append_metrics(&metrics)?;
+    report(Event::Step { metrics: &metrics, v: session.adapter.v() });
+    Ok(())
+}
+
+/// Prompts with their solutions as completions, each closed by the model's end token. Where the loss is over all
+/// tokens, the first stands for the prompt and the others for the completion.
+fn examples(session: &Session<'_>, problems: Vec<Problem>) -> Result<Vec<TrainingGroup>, TrainError> {
+    let (recipe, tokenizer) = (session.recipe, &session.base.tokenizer);
+    let limit = recipe.rollout.max_tokens;
+    let mut groups = Vec::with_capacity(problems.len());
+    for (problem, mut prompt) in session.prompts(problems)? {
+        if problem.solution.trim().is_empty() {
+            return Err(TrainError::NoSolution { problem: problem.id });
+        }
+        // An assistant's turn begins without a blank; what follows "Answer:" in a plain text keeps it.
+        let chat = recipe.model.chat_template && tokenizer.has_chat_template();
+        let text = if chat { problem.solution.trim_start() } else { &problem.solution };
+        let mut tokens = tokenizer.encode(text, false)?;
+        tokens.extend(tokenizer.end_tokens().first());
+        if tokens.len() > limit {
+            return Err(TrainError::LongSolution { problem: problem.id, tokens: tokens.len(), limit });
+        }
+        if recipe.sft.loss_on == LossTokens::All && prompt.len() > 1 {
+            tokens.splice(0..0, prompt.drain(1..));
+        }
+        let completion = TrainingCompletion { tokens, ..Default::default() };
+        groups.push(TrainingGroup { prompt, completions: vec![completion] });
+    }
+    Ok(groups)
+}
+
+/// One update along the gradient of the mean of −ln p over the tokens that count.
+fn update(
+    session: &mut Session<'_>,
+    state: &mut State,
+    groups: &[TrainingGroup],
+) -> Result<Updated, TrainError> {
+    let recipe = session.recipe;
+    let learning_rate = learning_rate_at(&recipe.optimizer, state.step, session.steps);
+    let completions = || groups.iter().flat_map(|group| &group.completions);
+    let tokens: usize = completions().map(|completion| completion.tokens.len()).sum();
+    let weight = 1.0 / tokens.max(1) as f64;
+    let batches = micro_batches(groups, session.plan.micro_batch_tokens);
+    let mut dr = vec![0f64; session.adapter.matrices().len()];
+    let mut loss = 0.0;
+    for batch in &batches {
+        let matrices = [session.adapter.matrices()];
+        loss += accumulate(
+            session.cpu,
+            &session.base.model,
+            session.adapter.adapters(&matrices),
+            batch,
+            1.0,
+            &mut |token: TokenView| TokenGradient {
+                loss: -weight * f64::from(token.logprob),
+                slope: -weight as f32,
+            },
+            &mut session.workspace,
+            &mut dr,
+        )?;
+    }
+    if !loss.is_finite() {
+        return Err(TrainError::LossNotFinite { step: state.step, loss });
+    }
+    let gradient = session.adapter.gradient(&dr);
+    let mut v = session.adapter.v().to_vec();
+    let grad_norm =
+        apply(&recipe.optimizer, state.step, learning_rate, &gradient, &mut state.optimizer, &mut v)?;
+    round_to(recipe.adapter.storage_precision, &mut v);
+    session.adapter.set(&v, session.adapter.version() + 1);
+    let rows = batches.iter().map(|batch| packed_tokens(batch) as u64).sum();
+    Ok(Updated { loss, grad_norm, learning_rate, rows, tokens })
+}
+
+/// What reinforcement learning measures is not a number here (null in the file).
+fn metrics(
+    session: &Session<'_>,
+    state: &State,
+    updated: &Updated,
+    (adapter_version, seconds): (u64, f64),
+) -> StepMetrics {
+    let per_step = session.recipe.sft.examples_per_step;
+    let none = f64::NAN;
+    StepMetrics {
+        step: state.step,
+        epoch: session.data.steps_per_epoch(per_step).map_or(0.0, |steps| state.step as f64 / steps as f64),
+        reward_mean: none,
+        accuracy: none,
+        reward_std: none,
+        prompts: per_step as u64,
+        active_group_fraction: none,
+        completion_tokens_mean: updated.tokens as f64 / per_step as f64,
+        truncated_fraction: none,
+        entropy: none,
+        kl: none,
+        clipped_fraction: none,
+        ratio_min: none,
+        ratio_max: none,
+        logprob_gap_max: none,
+        loss: updated.loss,
+        grad_norm: f64::from(updated.grad_norm),
+        v_norm: session.adapter.v().iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt(),
+        learning_rate: f64::from(updated.learning_rate),
+        rollout_tokens: 0,
+        rollout_seconds: 0.0,
+        train_tokens: updated.rows,
+        train_seconds: seconds,
+        adapter_version,
+        rss_bytes: rss_bytes(),
+    }
+}
