@@ -13,8 +13,10 @@ use serde::Serialize;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
+use tinylora::base::Loading;
 use tinylora::data::{DataError, Problem, TaskData};
 use tinylora::evaluate::{EvalSettings, Evaluation, evaluate_each};
+use tinylora::hub::HubOptions;
 use tinylora::inference::{Engine, Progress, Sampling};
 use tinylora::model::{Adapters, KvCache, Model};
 use tinylora::recipe::{AnswerFormat, JsonlTask, Recipe, Scorer, TaskSection};
@@ -103,13 +105,13 @@ struct Summary<'a> {
 pub fn run(args: &EvalArgs) -> Result<()> {
     interrupt::leave_at_once()?;
     let recipe = recipe(args)?;
-    let data = open_data(args, &recipe)?;
+    let screen = Screen::stderr();
+    let data = open_data(args, &recipe, &screen)?;
     let problems = match args.limit {
         Some(limit) => data.held_out(limit)?,
         None => data.all_held_out().to_vec(),
     };
     let cpu = open::device()?;
-    let screen = Screen::stderr();
     let adapters: Vec<&str> = args.adapter.iter().map(String::as_str).collect();
     let opened = Opened::with(&cpu, &args.model, &adapters, args.dtype, 0, &screen)?;
     let mut prompts = Vec::with_capacity(problems.len());
@@ -138,18 +140,25 @@ pub fn run(args: &EvalArgs) -> Result<()> {
 
 /// The problems: of a file all rows, of a task as many as asked for. A small task may have fewer than the 512 that
 /// are the default.
-fn open_data(args: &EvalArgs, recipe: &Recipe) -> Result<TaskData> {
-    if let (TaskSection::Jsonl(task), Some(_)) = (&recipe.task, &args.data) {
-        return Ok(TaskData::for_evaluation(task, &recipe.model.system)?);
-    }
-    match TaskData::open(recipe) {
-        Err(DataError::HeldOut { available, .. }) if args.task.is_some() && args.limit.is_none() => {
-            let mut smaller = recipe.clone();
-            smaller.eval.problems = available;
-            Ok(TaskData::open(&smaller)?)
+fn open_data(args: &EvalArgs, recipe: &Recipe, screen: &Screen) -> Result<TaskData> {
+    let options = HubOptions::from_env();
+    let mut display = LoadingDisplay::new(screen.clone());
+    let mut progress = |progress| display.take(&Loading::Hub(progress));
+    let opened = match &recipe.task {
+        TaskSection::Jsonl(task) if args.data.is_some() => {
+            TaskData::for_evaluation(task, &recipe.model.system, &options, &mut progress)
         }
-        opened => Ok(opened?),
-    }
+        _ => match TaskData::open(recipe, &options, &mut progress) {
+            Err(DataError::HeldOut { available, .. }) if args.task.is_some() && args.limit.is_none() => {
+                let mut smaller = recipe.clone();
+                smaller.eval.problems = available;
+                TaskData::open(&smaller, &options, &mut progress)
+            }
+            opened => opened,
+        },
+    };
+    display.finish();
+    Ok(opened?)
 }
 
 fn details(result: &EvalResult, wall: Duration) -> String {

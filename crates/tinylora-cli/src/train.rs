@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tinylora::adapter::AdapterFile;
 use tinylora::base::BaseError;
 use tinylora::checkpoint;
+use tinylora::data::DataError;
 use tinylora::hub::{HubError, HubOptions};
 use tinylora::recipe::Recipe;
 use tinylora::train::{Outcome, TrainError, TrainOptions, plan, train};
@@ -58,6 +59,10 @@ fn dry_run(recipe: &Recipe) -> Result<u8> {
             screen.print(&format!(
                 "memory: not known before the model is here; `tinylora model pull {model}` fetches it"
             ));
+        }
+        Err(TrainError::Data(DataError::Hub(HubError::Offline { what, .. }))) => {
+            screen
+                .print(&format!("memory: not known before the data of {what} are here; a run fetches them"));
         }
         Err(error) => return Err(error.into()),
     }

@@ -369,7 +369,7 @@ mod tests {
     }
 
     fn open(settings: &[&str]) -> TaskData {
-        TaskData::open(&recipe(settings)).unwrap()
+        TaskData::open_local(&recipe(settings)).unwrap()
     }
 
     const KINDS: [&str; 6] = ["sum", "difference", "product", "chain", "word-one-step", "word-two-step"];
@@ -479,7 +479,7 @@ mod tests {
 
     #[test]
     fn a_space_that_is_too_small_is_refused() {
-        let error = |settings: &[&str]| TaskData::open(&recipe(settings)).unwrap_err().to_string();
+        let error = |settings: &[&str]| TaskData::open_local(&recipe(settings)).unwrap_err().to_string();
         let message = error(&["task.terms=2", "task.max=10", "eval.problems=512"]);
         assert!(message.starts_with("512 held-out problems are asked for, the held-out share 0.2 of sums of 2 numbers from 1 to 10 gives "), "{message}");
         assert!(error(&["task.max=1", "eval.problems=0", "task.examples=2"]).contains("task.examples = 2"));

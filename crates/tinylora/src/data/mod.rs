@@ -1,11 +1,14 @@
 //! A recipe's `[task]` enters; problems and their prompts leave. Every batch is a pure function of the
 //! recipe and a step number, so that a resumed run needs no more than the step. Nothing here tokenizes or
-//! scores, and nothing is downloaded.
+//! scores; where files are is [`crate::hub`]'s concern.
 
 mod arithmetic;
 pub(crate) mod jsonl;
+pub(crate) mod parquet;
+mod source;
 mod words;
 
+use crate::hub::{self, DataFiles, DataRole, HubError, HubOptions, Progress};
 use crate::recipe::{JsonlTask, Recipe, TaskSection};
 use crate::tokenizer::Message;
 use arithmetic::Arithmetic;
@@ -46,12 +49,23 @@ pub enum DataError {
         /// Why.
         source: std::io::Error,
     },
+    /// A data reference leads to no files.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    /// A data file cannot be used.
+    #[error("{file}: {message}")]
+    File {
+        /// The file.
+        file: String,
+        /// What is wrong, with the field's name.
+        message: String,
+    },
     /// A line of a data file cannot be used.
     #[error("{file}:{line}: {message}")]
     Line {
         /// The file.
         file: String,
-        /// The line, from 1.
+        /// The line (in an array or a parquet file the row), from 1.
         line: usize,
         /// What is wrong, with the field's name.
         message: String,
@@ -105,22 +119,47 @@ enum Source {
     Jsonl(Rows),
 }
 
+/// Finds the files of a data reference.
+type Fetch<'a> = &'a mut dyn FnMut(&str, DataRole) -> Result<DataFiles, HubError>;
+
 impl TaskData {
-    /// Prepares a recipe's task; reads the data files, if it has any. An error where the recipe's
+    /// Prepares a recipe's task; fetches and reads the data files, if it has any. An error where the recipe's
     /// `eval.problems` cannot be met or nothing is left to train on.
-    pub fn open(recipe: &Recipe) -> Result<Self, DataError> {
+    pub fn open(
+        recipe: &Recipe,
+        options: &HubOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Self, DataError> {
+        let fetch: Fetch<'_> =
+            &mut |reference, role| hub::resolve_data(reference, role, options, &mut *progress);
         let source = match &recipe.task {
             TaskSection::Arithmetic(task) => {
                 Source::Arithmetic(Arithmetic::open(task, recipe.seed, recipe.eval.problems)?)
             }
-            TaskSection::Jsonl(task) => Source::Jsonl(Rows::open(task, recipe.seed, recipe.eval.problems)?),
+            TaskSection::Jsonl(task) => {
+                Source::Jsonl(Rows::open(task, recipe.seed, recipe.eval.problems, fetch)?)
+            }
         };
         Ok(Self { source, system: recipe.model.system.clone() })
     }
 
-    /// A file for evaluation alone: every row of `task.train` is held out, and training batches are empty.
-    pub fn for_evaluation(task: &JsonlTask, system: &str) -> Result<Self, DataError> {
-        Ok(Self { source: Source::Jsonl(Rows::open_all_held_out(task)?), system: system.to_owned() })
+    /// Data for evaluation alone: every row of `task.train` is held out, and training batches are empty.
+    pub fn for_evaluation(
+        task: &JsonlTask,
+        system: &str,
+        options: &HubOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Self, DataError> {
+        let fetch: Fetch<'_> =
+            &mut |reference, role| hub::resolve_data(reference, role, options, &mut *progress);
+        Ok(Self { source: Source::Jsonl(Rows::open_all_held_out(task, fetch)?), system: system.to_owned() })
+    }
+
+    /// The same as [`TaskData::open`] without a Hub.
+    #[cfg(test)]
+    pub(crate) fn open_local(recipe: &Recipe) -> Result<Self, DataError> {
+        let options = HubOptions { offline: true, ..HubOptions::from_lookup(|_| None) };
+        Self::open(recipe, &options, &mut |_| {})
     }
 
     /// The problems of a step (from 0) with `n` prompts a step. Steps follow each other without a gap; in a

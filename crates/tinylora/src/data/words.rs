@@ -242,7 +242,7 @@ mod tests {
         let text = format!(
             "name = \"a\"\n[model]\nref = \"m\"\n[task]\nkind = \"arithmetic\"\nproblems = \"{kind}\"\n{range}\n[train]\nsteps = 5\n[eval]\nproblems = 0\n"
         );
-        TaskData::open(&Recipe::from_toml(&text, &[]).unwrap()).unwrap().train_batch(0, n)
+        TaskData::open_local(&Recipe::from_toml(&text, &[]).unwrap()).unwrap().train_batch(0, n)
     }
 
     #[test]

@@ -5,7 +5,7 @@ use super::memory::{self, MemoryError, MemoryPlan};
 use super::{Carried, Event, State};
 use crate::adapter::{AdapterFileError, RunMetadata, TinyLoraSpec};
 use crate::atomic_file::AtomicFileError;
-use crate::base::{Adapter, Base, BaseError};
+use crate::base::{Adapter, Base, BaseError, Loading};
 use crate::checkpoint::{self, CheckpointError};
 use crate::data::{DataError, Problem, TaskData};
 use crate::evaluate::{EvalSettings, EvaluateError, Evaluation, evaluate};
@@ -180,7 +180,9 @@ impl<'a> Session<'a> {
         base: &'a Base,
         report: &mut dyn FnMut(Event<'_>),
     ) -> Result<Self, TrainError> {
-        let data = TaskData::open(recipe)?;
+        let data = TaskData::open(recipe, &options.hub, &mut |progress| {
+            report(Event::Loading(Loading::Hub(progress)));
+        })?;
         let rewarder = Rewarder::open(&recipe.reward, recipe.task.answer_format())?;
         let held_out = with_prompts(&base.tokenizer, recipe, &data, data.held_out(recipe.eval.problems)?)?;
         let longest = longest_prompt(&base.tokenizer, recipe, &data, &held_out)?;
@@ -323,7 +325,7 @@ pub fn plan(recipe: &Recipe, options: &HubOptions) -> Result<MemoryPlan, TrainEr
     let files = hub::resolve(&recipe.model.reference, &here, &mut |_| {}).map_err(BaseError::from)?;
     let weights = Weights::open(&files).map_err(BaseError::from)?;
     let tokenizer = Tokenizer::open(&files)?;
-    let data = TaskData::open(recipe)?;
+    let data = TaskData::open(recipe, &here, &mut |_| {})?;
     let held_out = with_prompts(&tokenizer, recipe, &data, data.held_out(recipe.eval.problems)?)?;
     let longest = longest_prompt(&tokenizer, recipe, &data, &held_out)?;
     let config = weights.config();
