@@ -55,6 +55,7 @@ Examples:
   tinylora eval compare evals/before evals/after
   tinylora eval --model smollm2-135m --task sum --limit 200
   tinylora eval --model smollm2-135m --adapter runs/quickstart/adapter.tinylora --data test.jsonl --out results
+  tinylora eval --model smollm2-135m --data openai/gsm8k:main/test --limit 200
   tinylora eval --model smollm2-135m --adapter runs/quickstart/adapter.tinylora --recipe runs/quickstart/recipe.toml
 
 An evaluation on a benchmark keeps each completion as soon as it is judged: after Ctrl-C the same command with --resume
@@ -224,14 +225,14 @@ pub struct EvalArgs {
     /// difference, product, chain, word-one-step, word-two-step
     #[arg(long, value_name = "NAME")]
     pub task: Option<String>,
-    /// Problems of a file, an object a line. With a benchmark: its file, or a folder with NAME/test.jsonl in it
+    /// Problems of a file (JSONL, JSON or parquet), or of a data set of the Hub: org/name[@revision][:[CONFIG/]SPLIT]. With a benchmark: its file, or a folder with NAME/test.jsonl in it
     /// [default: its file on the Hub]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "FILE|DATA")]
     pub data: Option<String>,
     /// The held-out problems of a recipe, with its prompts, scorer and [eval] settings
     #[arg(long, value_name = "RECIPE.toml", conflicts_with_all = ["scorer", "prompt_format", "task", "data"])]
     pub recipe: Option<PathBuf>,
-    /// With --data alone: the field that holds the question [default: question]
+    /// With --data alone: the field that holds the question; a part of one with dots, as in problem.text [default: question]
     #[arg(long, value_name = "KEY")]
     pub question_field: Option<String>,
     /// With --data alone: the field that holds the right answer ("… #### n" is understood) [default: answer]
@@ -494,6 +495,15 @@ Examples:
 A base of safetensors is merged into a folder, a base in a GGUF file into a GGUF file. How much of the update outlives
 rounding is printed; --dtype f32 keeps it whole.")]
     Export(ExportArgs),
+    /// Put an adapter on the Hugging Face Hub: its file, its form for PEFT and a model card, in one commit
+    #[command(after_help = "\
+Examples:
+  tinylora adapter upload runs/quickstart/adapter.tinylora --repo ada/sums --dry-run     what would be sent
+  tinylora adapter upload runs/quickstart/adapter.tinylora --repo ada/sums --private
+
+The card tells the run's results and recipe, where summary.json and recipe.toml stand beside the adapter or in --run:
+look at it with --dry-run first. HF_TOKEN, or the login of `hf auth login`, must allow writing.")]
+    Upload(UploadArgs),
     /// Take in an adapter that PEFT saved: TinyLoRA, LoRA, rsLoRA or LoRA-XS
     #[command(
         after_help = "Example:\n  tinylora adapter import my-lora --model Qwen/Qwen2.5-0.5B-Instruct --out my-lora.tinylora"
@@ -575,6 +585,38 @@ pub struct ExportArgs {
     /// [default: as the base; of a GGUF base, f16]
     #[arg(long, value_enum, hide_possible_values = true, value_name = "TYPE")]
     pub dtype: Option<OutDtype>,
+}
+
+/// `tinylora adapter upload`
+#[derive(Debug, Args)]
+pub struct UploadArgs {
+    /// An adapter.tinylora file, or its text form "tinylora:…"
+    #[arg(value_name = "FILE")]
+    pub file: String,
+    /// The repository, made if it isn't there
+    #[arg(long, value_name = "ORG/NAME")]
+    pub repo: String,
+    /// The base model's name for others [default: that of the adapter's base, if it is a name on the Hub]
+    #[arg(long, value_name = "ORG/NAME")]
+    pub base_model: Option<String>,
+    /// Where the base model is here [default: as the adapter's file names it]
+    #[arg(long, value_name = "REF")]
+    pub model: Option<String>,
+    /// The folder of the run that trained it [default: the folder of FILE]
+    #[arg(long, value_name = "DIR")]
+    pub run: Option<PathBuf>,
+    /// The branch, made if it isn't there
+    #[arg(long, value_name = "BRANCH", default_value = "main")]
+    pub revision: String,
+    /// The commit's message [default: Add a TinyLoRA adapter]
+    #[arg(long, value_name = "TEXT")]
+    pub message: Option<String>,
+    /// If the repository has to be made, make it private
+    #[arg(long)]
+    pub private: bool,
+    /// Show what would be sent, and send nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// `--format`

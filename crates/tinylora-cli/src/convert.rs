@@ -42,10 +42,7 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     check(args)?;
     let file = load(&args.file)?;
     let model = args.model.clone().unwrap_or_else(|| file.base().reference.clone());
-    let adapter = match file {
-        AnyAdapter::Standalone(adapter) => adapter,
-        AnyAdapter::Seeded(file) => with_factors(&args.file, file, &model)?,
-    };
+    let adapter = standalone(&args.file, file, &model)?;
     let out = &args.out;
     match args.format {
         ExportFormat::Peft => export_peft(&adapter, out)?,
@@ -66,6 +63,14 @@ fn check(args: &ExportArgs) -> Result<()> {
         return Err(Usage("--dtype goes with --format merged".into()).into());
     }
     Ok(())
+}
+
+/// An adapter with its factors; `name` is what messages call it.
+pub fn standalone(name: &str, adapter: AnyAdapter, model: &str) -> Result<Standalone> {
+    match adapter {
+        AnyAdapter::Standalone(adapter) => Ok(adapter),
+        AnyAdapter::Seeded(file) => with_factors(name, file, model),
+    }
 }
 
 /// A seeded adapter with the factors of its base, which is loaded as it was in training.

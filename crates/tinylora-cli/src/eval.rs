@@ -151,19 +151,21 @@ fn run_task(args: &EvalArgs) -> Result<()> {
 /// The problems: of a file all rows, of a task as many as asked for. A small task may have fewer than the 512 that
 /// are the default.
 fn open_data(args: &EvalArgs, recipe: &Recipe, screen: &Screen) -> Result<TaskData> {
-    if let (TaskSection::Jsonl(task), Some(_)) = (&recipe.task, &args.data) {
-        return Ok(TaskData::for_evaluation(task, &recipe.model.system)?);
-    }
     let options = HubOptions::from_env();
     let mut display = LoadingDisplay::new(screen.clone());
     let mut progress = |progress| display.take(&Loading::Hub(progress));
-    let opened = match TaskData::open(recipe, &options, &mut progress) {
-        Err(DataError::HeldOut { available, .. }) if args.task.is_some() && args.limit.is_none() => {
-            let mut smaller = recipe.clone();
-            smaller.eval.problems = available;
-            TaskData::open(&smaller, &options, &mut progress)
+    let opened = match &recipe.task {
+        TaskSection::Jsonl(task) if args.data.is_some() => {
+            TaskData::for_evaluation(task, &recipe.model.system, &options, &mut progress)
         }
-        opened => opened,
+        _ => match TaskData::open(recipe, &options, &mut progress) {
+            Err(DataError::HeldOut { available, .. }) if args.task.is_some() && args.limit.is_none() => {
+                let mut smaller = recipe.clone();
+                smaller.eval.problems = available;
+                TaskData::open(&smaller, &options, &mut progress)
+            }
+            opened => opened,
+        },
     };
     display.finish();
     Ok(opened?)

@@ -26,6 +26,7 @@ mod score;
 mod screen;
 mod serve;
 mod train;
+mod upload;
 mod verify;
 
 use args::{AdapterCommand, Cli, Command, ModelCommand};
@@ -64,6 +65,7 @@ fn adapter(command: &AdapterCommand) -> anyhow::Result<()> {
     match command {
         AdapterCommand::Inspect { file } => inspect::adapter(file),
         AdapterCommand::Export(args) => convert::export(args),
+        AdapterCommand::Upload(args) => upload::run(args),
         AdapterCommand::Import { folder, model, out } => convert::import(folder, model, out),
         AdapterCommand::Diff { first, second } => combine::diff(first, second),
         AdapterCommand::Average { files, out } => combine::average(files, out),

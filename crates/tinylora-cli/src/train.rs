@@ -60,9 +60,10 @@ fn dry_run(recipe: &Recipe) -> Result<u8> {
                 "memory: not known before the model is here; `tinylora model pull {model}` fetches it"
             ));
         }
-        Err(TrainError::Data(DataError::Benchmark(BenchmarkError::Hub(HubError::Offline {
-            what, ..
-        })))) => {
+        Err(TrainError::Data(
+            DataError::Benchmark(BenchmarkError::Hub(HubError::Offline { what, .. }))
+            | DataError::Hub(HubError::Offline { what, .. }),
+        )) => {
             screen
                 .print(&format!("memory: not known before the data of {what} are here; a run fetches them"));
         }

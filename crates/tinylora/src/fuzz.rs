@@ -19,7 +19,7 @@ use crate::interop::peft_config::PeftConfig;
 use crate::model::config::ModelConfig;
 use crate::model::weights::safetensors;
 use crate::random::{Purpose, Stream};
-use crate::recipe::{AdapterSection, Recipe, TaskSection, WeightDtype};
+use crate::recipe::{AdapterSection, JsonlTask, Recipe, TaskSection, WeightDtype};
 use sha2::{Digest, Sha256};
 
 /// Changes in an ordinary test run.
@@ -145,6 +145,15 @@ fn fuzz(name: &str, seeds: &[Vec<u8>], parse: impl Fn(Vec<u8>) -> bool) {
         range.start,
         start.elapsed().as_secs_f64()
     );
+}
+
+fn task_of_rows() -> JsonlTask {
+    let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/gsm8k-13.toml");
+    let recipe = Recipe::load(&recipe, &[]).expect("a good recipe");
+    match recipe.task {
+        TaskSection::Jsonl(task) => task,
+        _ => panic!("a task of rows"),
+    }
 }
 
 fn config() -> ModelConfig {
@@ -291,11 +300,7 @@ fn recipe() {
 
 #[test]
 fn jsonl() {
-    let recipe =
-        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/gsm8k-13.toml"))
-            .expect("a recipe");
-    let recipe = Recipe::from_toml(&recipe, &[]).expect("good");
-    let TaskSection::Jsonl(task) = recipe.task else { panic!("a task of rows") };
+    let task = task_of_rows();
     let (question, answer) = (&task.question_field, &task.answer_field);
     let line = |q: &str, a: &str| format!("{{\"{question}\": {q}, \"{answer}\": {a}, \"x\": [1, {{}}]}}\n");
     let seeds = [
@@ -310,6 +315,24 @@ fn jsonl() {
             true
         }
         Err(error) => error.to_string().is_empty(),
+    });
+}
+
+#[test]
+fn parquet() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/data");
+    let seeds: Vec<Vec<u8>> =
+        ["plain.snappy", "plain.zstd", "plain.gzip", "plain.lz4", "plain.none", "types"]
+            .map(|name| std::fs::read(folder.join(format!("{name}.parquet"))).expect("a golden file"))
+            .into();
+    fuzz("parquet", &seeds, |bytes| {
+        match crate::data::parquet::columns(bytes::Bytes::from(bytes), &["question", "meta.answer"]) {
+            Ok(columns) => {
+                assert_eq!(columns[0].len(), columns[1].len());
+                true
+            }
+            Err(message) => message.is_empty(),
+        }
     });
 }
 

@@ -43,6 +43,8 @@ pub mod checkpoint;
 
 pub mod run_folder;
 
+pub mod publish;
+
 pub mod evaluate;
 
 pub mod train;

@@ -1,10 +1,11 @@
-//! JSONL files enter; rows as problems leave, in an order that is a pure function of seed and position.
-//! A row that cannot be used is an error with its file, line and field; no row is skipped silently.
+//! Files of rows enter (JSONL, JSON or parquet); problems leave, in an order that is a pure function of seed and
+//! position. A row that cannot be used is an error with its file, line and field; no row is skipped silently.
 
-use super::{DataError, Problem};
+use super::{DataError, Fetch, Problem, source};
+use crate::hub::{DataRole, HubError};
 use crate::random::{Purpose, Stream};
 use crate::recipe::JsonlTask;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::collections::HashSet;
 use std::path::Path;
 
@@ -19,8 +20,13 @@ pub(super) struct Rows {
 
 impl Rows {
     /// Reads the files and sets the held-out rows apart.
-    pub(super) fn open(task: &JsonlTask, seed: u64, held_out: usize) -> Result<Self, DataError> {
-        let mut train = read(task, &task.train, "train")?;
+    pub(super) fn open(
+        task: &JsonlTask,
+        seed: u64,
+        held_out: usize,
+        fetch: Fetch<'_>,
+    ) -> Result<Self, DataError> {
+        let mut train = read(task, &task.train, "train", DataRole::Train, fetch)?;
         let held_out = if task.test.is_empty() {
             if held_out > train.len() {
                 return Err(too_few(
@@ -32,7 +38,10 @@ impl Rows {
             }
             train.split_off(train.len() - held_out)
         } else {
-            let mut test = if held_out == 0 { Vec::new() } else { read(task, &task.test, "test")? };
+            let mut test = match held_out {
+                0 => Vec::new(),
+                _ => read(task, &task.test, "test", DataRole::HeldOut, fetch)?,
+            };
             if held_out > test.len() {
                 return Err(too_few(held_out, test.len(), &task.test, "lower eval.problems"));
             }
@@ -72,8 +81,8 @@ impl Rows {
     }
 
     /// Takes every row of `task.train` as held out: for evaluations, which train on nothing.
-    pub(super) fn open_all_held_out(task: &JsonlTask) -> Result<Self, DataError> {
-        let held_out = read(task, &task.train, "train")?;
+    pub(super) fn open_all_held_out(task: &JsonlTask, fetch: Fetch<'_>) -> Result<Self, DataError> {
+        let held_out = read(task, &task.train, "train", DataRole::HeldOut, fetch)?;
         Ok(Self { template: task.template.clone(), seed: 0, train: Vec::new(), held_out })
     }
 
@@ -130,40 +139,62 @@ fn permutation(seed: u64, epoch: u64, n: usize) -> Vec<usize> {
     order
 }
 
-fn read(task: &JsonlTask, file: &str, key: &'static str) -> Result<Vec<Problem>, DataError> {
-    let bytes = std::fs::read(file).map_err(|source| DataError::Read { file: file.into(), key, source })?;
-    parse(task, file, &bytes)
-}
-
-/// The rows of a file's bytes; `file` is its name.
-pub(crate) fn parse(task: &JsonlTask, file: &str, bytes: &[u8]) -> Result<Vec<Problem>, DataError> {
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    let name = Path::new(file).file_name().map_or(file.into(), |n| n.to_string_lossy().into_owned());
+/// The rows of all files that a reference names.
+fn read(
+    task: &JsonlTask,
+    reference: &str,
+    key: &'static str,
+    role: DataRole,
+    fetch: Fetch<'_>,
+) -> Result<Vec<Problem>, DataError> {
+    let files = fetch(reference, role).map_err(|error| match error {
+        HubError::NoSuchPath { path } => DataError::Read {
+            file: path.display().to_string(),
+            key,
+            source: std::io::ErrorKind::NotFound.into(),
+        },
+        other => DataError::Hub(other),
+    })?;
+    let fields = [task.question_field.as_str(), task.answer_field.as_str()];
     let mut problems = Vec::new();
-    for (i, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
-        if line.iter().all(u8::is_ascii_whitespace) {
-            continue;
-        }
-        let problem =
-            row(task, line).map_err(|message| DataError::Line { file: file.into(), line: i + 1, message })?;
-        problems.push(Problem { id: format!("{name}:{}", i + 1), ..problem });
+    for path in &files.paths {
+        let name = file_name(path);
+        source::read(path, key, &fields, &mut |place, row| {
+            problems.push(problem(task, &name, place, row)?);
+            Ok(())
+        })?;
     }
     Ok(problems)
 }
 
-fn row(task: &JsonlTask, line: &[u8]) -> Result<Problem, String> {
-    let text = std::str::from_utf8(line).map_err(|e| format!("byte {} is not UTF-8", e.valid_up_to() + 1))?;
-    let value: Value = serde_json::from_str(text).map_err(|e| format!("not JSON: {e}"))?;
-    let Value::Object(object) = value else {
-        return Err("expected a JSON object".into());
-    };
-    let field = |key: &str, setting: &str| match object.get(key) {
+/// The rows of a text file's bytes; `file` is its name.
+#[cfg(test)]
+pub(crate) fn parse(task: &JsonlTask, file: &str, bytes: &[u8]) -> Result<Vec<Problem>, DataError> {
+    let mut problems = Vec::new();
+    source::text(file, bytes, &mut |place, row| {
+        problems.push(problem(task, &file_name(Path::new(file)), place, row)?);
+        Ok(())
+    })?;
+    Ok(problems)
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
+}
+
+fn problem(task: &JsonlTask, file: &str, place: usize, row: &Map<String, Value>) -> Result<Problem, String> {
+    let field = |key: &str, setting: &str| match value_at(row, key) {
         Some(Value::String(text)) if !text.trim().is_empty() => Ok(text.clone()),
         Some(Value::Number(n)) => Ok(n.to_string()),
+        Some(Value::Bool(truth)) => Ok(truth.to_string()),
         Some(Value::String(_)) => Err(format!("field \"{key}\" is empty")),
+        Some(Value::Object(parts)) => {
+            let parts: Vec<String> = parts.keys().map(|part| format!("{key}.{part}")).collect();
+            Err(format!("field \"{key}\" must be text or a number; it has parts: {}", parts.join(", ")))
+        }
         Some(_) => Err(format!("field \"{key}\" must be text or a number")),
         None => {
-            let known: Vec<&str> = object.keys().map(String::as_str).collect();
+            let known: Vec<&str> = row.keys().map(String::as_str).collect();
             Err(format!("no field \"{key}\" (task.{setting}); the row has: {}", known.join(", ")))
         }
     };
@@ -173,7 +204,15 @@ fn row(task: &JsonlTask, line: &[u8]) -> Result<Problem, String> {
     if gold.is_empty() {
         return Err(format!("field \"{}\" has nothing after its last \"####\"", task.answer_field));
     }
-    Ok(Problem { id: String::new(), question, gold, solution })
+    Ok(Problem { id: format!("{file}:{place}"), question, gold, solution })
+}
+
+/// A field by its name; with dots, a part of an object: `reward_model.ground_truth`.
+fn value_at<'a>(row: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    row.get(name).or_else(|| {
+        let (first, rest) = name.split_once('.')?;
+        value_at(row.get(first)?.as_object()?, rest)
+    })
 }
 
 #[cfg(test)]
@@ -262,6 +301,54 @@ mod tests {
         }
         let message = open(Path::new("no/such.jsonl"), &[]).unwrap_err();
         assert!(message.starts_with("cannot read no/such.jsonl (task.train): "), "{message}");
+    }
+
+    fn golden(name: &str) -> std::path::PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/data").join(name)
+    }
+
+    #[test]
+    fn parquet_and_json_give_the_rows_that_jsonl_gives() {
+        let open = |path: &Path| open(path, &["task.question_field=question", "task.answer_field=i16"]);
+        let from_lines = open(&golden("types.jsonl")).unwrap();
+        let rows: Vec<serde_json::Value> = std::fs::read_to_string(golden("types.jsonl"))
+            .unwrap()
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let folder = tempfile::tempdir().unwrap();
+        let array = folder.path().join("types.json");
+        std::fs::write(&array, format!("\n{}", serde_json::to_string_pretty(&rows).unwrap())).unwrap();
+        for path in [golden("types.parquet"), array] {
+            let found = open(&path).unwrap();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            for (found, lines) in found.all_held_out().iter().zip(from_lines.all_held_out()) {
+                assert_eq!((&found.question, &found.gold), (&lines.question, &lines.gold));
+                assert_eq!(found.id, lines.id.replace("types.jsonl", &name));
+            }
+            assert_eq!(found.train_batch(0, 2).len(), 2);
+        }
+    }
+
+    #[test]
+    fn fields_may_be_parts_and_bad_rows_of_parquet_are_named() {
+        let nested =
+            file(&"{\"q\": {\"text\": \"x\"}, \"m\": {\"a\": {\"b\": true}}}\n".repeat(1)).into_temp_path();
+        let settings =
+            |answer: &str| ["task.question_field=q.text".to_owned(), format!("task.answer_field={answer}")];
+        let read = |answer: &str| {
+            let settings = settings(answer);
+            let settings: Vec<&str> =
+                settings.iter().map(String::as_str).chain(["eval.problems=0"]).collect();
+            open(&nested, &settings).map(|data| data.train_batch(0, 1)[0].gold.clone())
+        };
+        assert_eq!(read("m.a.b").unwrap(), "true");
+        assert!(read("m.a").unwrap_err().contains("it has parts: m.a.b"), "{:?}", read("m.a"));
+        assert!(read("m.x").unwrap_err().contains("no field \"m.x\" (task.answer_field)"));
+        let message = open(&golden("plain.zstd.parquet"), &[]).unwrap_err();
+        assert!(message.contains("plain.zstd.parquet:42: field \"answer\" must be text"), "{message}");
+        let message = open(&golden("plain.zstd.parquet"), &["task.answer_field=tags"]).unwrap_err();
+        assert!(message.contains("plain.zstd.parquet: field \"tags\" holds lists"), "{message}");
     }
 
     #[test]

@@ -5,9 +5,11 @@
 mod arithmetic;
 pub mod benchmark;
 pub(crate) mod jsonl;
+pub(crate) mod parquet;
+mod source;
 mod words;
 
-use crate::hub::{HubOptions, Progress};
+use crate::hub::{self, DataFiles, DataRole, HubError, HubOptions, Progress};
 use crate::recipe::{BenchmarkTask, JsonlTask, Recipe, Split, TaskSection};
 use crate::tokenizer::Message;
 use arithmetic::Arithmetic;
@@ -54,12 +56,23 @@ pub enum DataError {
     /// A benchmark's problems cannot be had.
     #[error(transparent)]
     Benchmark(#[from] BenchmarkError),
+    /// A data reference leads to no files.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    /// A data file cannot be used.
+    #[error("{file}: {message}")]
+    File {
+        /// The file.
+        file: String,
+        /// What is wrong, with the field's name.
+        message: String,
+    },
     /// A line of a data file cannot be used.
     #[error("{file}:{line}: {message}")]
     Line {
         /// The file.
         file: String,
-        /// The line, from 1.
+        /// The line (in an array or a parquet file the row), from 1.
         line: usize,
         /// What is wrong, with the field's name.
         message: String,
@@ -114,6 +127,9 @@ enum Source {
     Benchmark(Rows, Prompting),
 }
 
+/// Finds the files of a data reference.
+type Fetch<'a> = &'a mut dyn FnMut(&str, DataRole) -> Result<DataFiles, HubError>;
+
 impl TaskData {
     /// Prepares a recipe's task; fetches and reads the data files, if it has any. An error where the recipe's
     /// `eval.problems` cannot be met or nothing is left to train on.
@@ -122,14 +138,30 @@ impl TaskData {
         options: &HubOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, DataError> {
+        let fetch: Fetch<'_> =
+            &mut |reference, role| hub::resolve_data(reference, role, options, &mut *progress);
         let source = match &recipe.task {
             TaskSection::Arithmetic(task) => {
                 Source::Arithmetic(Arithmetic::open(task, recipe.seed, recipe.eval.problems)?)
             }
-            TaskSection::Jsonl(task) => Source::Jsonl(Rows::open(task, recipe.seed, recipe.eval.problems)?),
+            TaskSection::Jsonl(task) => {
+                Source::Jsonl(Rows::open(task, recipe.seed, recipe.eval.problems, fetch)?)
+            }
             TaskSection::Benchmark(task) => open_benchmark(task, recipe, options, progress)?,
         };
         Ok(Self { source, system: recipe.model.system.clone() })
+    }
+
+    /// Data for evaluation alone: every row of `task.train` is held out, and training batches are empty.
+    pub fn for_evaluation(
+        task: &JsonlTask,
+        system: &str,
+        options: &HubOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Self, DataError> {
+        let fetch: Fetch<'_> =
+            &mut |reference, role| hub::resolve_data(reference, role, options, &mut *progress);
+        Ok(Self { source: Source::Jsonl(Rows::open_all_held_out(task, fetch)?), system: system.to_owned() })
     }
 
     /// The same as [`TaskData::open`] without a Hub.
@@ -137,11 +169,6 @@ impl TaskData {
     pub(crate) fn open_local(recipe: &Recipe) -> Result<Self, DataError> {
         let options = HubOptions { offline: true, ..HubOptions::from_lookup(|_| None) };
         Self::open(recipe, &options, &mut |_| {})
-    }
-
-    /// A file for evaluation alone: every row of `task.train` is held out, and training batches are empty.
-    pub fn for_evaluation(task: &JsonlTask, system: &str) -> Result<Self, DataError> {
-        Ok(Self { source: Source::Jsonl(Rows::open_all_held_out(task)?), system: system.to_owned() })
     }
 
     /// The problems of a step (from 0) with `n` prompts a step. Steps follow each other without a gap; in a

@@ -42,6 +42,14 @@ pub enum HubError {
         /// What is missing or wrong, and what to do.
         why: String,
     },
+    /// A data set without the split that is asked for, or without files that are read here.
+    #[error("data set {place}: {why}")]
+    NotADataSet {
+        /// The repository.
+        place: String,
+        /// What is missing or wrong, and what to do.
+        why: String,
+    },
     /// Access needs a token, or another one, or the acceptance of terms.
     #[error("{repo}: access denied ({status}). {advice}")]
     AccessDenied {
@@ -51,6 +59,38 @@ pub enum HubError {
         status: u16,
         /// What to do.
         advice: String,
+    },
+    /// Nothing can be sent without a token.
+    #[error(
+        "uploading to {repo} needs an access token: make one that may write on {endpoint}/settings/tokens and set \
+         HF_TOKEN to it (or log in with `hf auth login`)"
+    )]
+    NoToken {
+        /// The repository.
+        repo: String,
+        /// The Hub's address.
+        endpoint: String,
+    },
+    /// The Hub refuses a file or a commit.
+    #[error("{what}: the Hub refuses it ({status}): {advice}")]
+    Refused {
+        /// What was sent.
+        what: String,
+        /// The HTTP status.
+        status: u16,
+        /// The Hub's words, and what to do.
+        advice: String,
+    },
+    /// The connection broke off while the commit was made.
+    #[error(
+        "the connection broke off while the commit was being made ({cause}): it may be there or not. Look at {page}, \
+         and run the command again if it isn't"
+    )]
+    Unclear {
+        /// Where to look.
+        page: String,
+        /// The cause.
+        cause: String,
     },
     /// The Hub knows no such repository, revision or file.
     #[error("{what} is not on the Hub ({endpoint}): {advice}")]

@@ -26,7 +26,7 @@ pub(super) struct Client {
     agent: Agent,
     /// The Hub's address.
     pub endpoint: String,
-    token: Option<String>,
+    pub token: Option<String>,
     /// The wait before the first new attempt.
     pub retry_wait: Duration,
 }
@@ -156,6 +156,68 @@ pub(super) fn encode(text: &str, keep_slash: bool) -> String {
     out
 }
 
+/// Something to send.
+pub(super) struct Outgoing<'a> {
+    /// POST or PUT.
+    pub method: &'static str,
+    pub url: &'a str,
+    pub content_type: &'static str,
+    /// More headers.
+    pub headers: &'a [(String, String)],
+    pub body: &'a [u8],
+}
+
+/// POST or PUT. Redirects are followed within the same server alone, and only those that keep method and body: what is
+/// sent goes where it was meant to go.
+pub(super) fn send(client: &Client, outgoing: &Outgoing<'_>) -> Result<Answer, HubError> {
+    let mut url = outgoing.url.to_owned();
+    for _ in 0..MAX_REDIRECTS {
+        let mut request = match outgoing.method {
+            "PUT" => client.agent.put(&url),
+            _ => client.agent.post(&url),
+        };
+        request = request.header(header::CONTENT_TYPE, outgoing.content_type);
+        for (name, value) in outgoing.headers {
+            request = request.header(name, value);
+        }
+        if let Some(token) = token_for(client, &url) {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let answer = answer(request.send(outgoing.body).map_err(|error| failure(&url, error))?);
+        match location(&answer, &url) {
+            Some(next) if matches!(answer.status, 307 | 308) && origin(&next) == origin(&url) => url = next,
+            Some(_) => {
+                let why = format!("a redirect ({}) to another place", answer.status);
+                return Err(HubError::BadAnswer { url: without_query(&url), why });
+            }
+            None => return Ok(answer),
+        }
+    }
+    Err(HubError::BadAnswer { url: without_query(&url), why: format!("more than {MAX_REDIRECTS} redirects") })
+}
+
+/// What the Hub says of a failed request: its header, or the `error` of its JSON, cut short; without the token, should
+/// it repeat it.
+pub(super) fn said(client: &Client, answer: Answer) -> String {
+    let in_header = header(&answer, "x-error-message").map(str::to_owned);
+    let mut body = answer.body;
+    let in_body = || {
+        let text = body.with_config().limit(1 << 16).read_to_string().ok()?;
+        let json: serde_json::Value = serde_json::from_str(&text).ok()?;
+        json["error"].as_str().or_else(|| json["message"].as_str()).map(str::to_owned)
+    };
+    let mut said: String = in_header.or_else(in_body).unwrap_or_default().chars().take(400).collect();
+    if let Some(token) = &client.token {
+        said = said.replace(token.as_str(), "…");
+    }
+    said
+}
+
+/// An address without its query, which may hold a signature that opens doors.
+pub(super) fn without_query(url: &str) -> String {
+    url.split('?').next().unwrap_or_default().to_owned()
+}
+
 fn once(client: &Client, method: &str, url: &str, from: u64) -> Result<Answer, HubError> {
     let mut request = match method {
         "HEAD" => client.agent.head(url),
@@ -164,18 +226,24 @@ fn once(client: &Client, method: &str, url: &str, from: u64) -> Result<Answer, H
     if from > 0 {
         request = request.header(header::RANGE, format!("bytes={from}-"));
     }
-    if let Some(token) = &client.token
-        && origin(url) == origin(&client.endpoint)
-    {
+    if let Some(token) = token_for(client, url) {
         request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
     }
-    let response: Response<Body> = request.call().map_err(|error| failure(url, error))?;
+    Ok(answer(request.call().map_err(|error| failure(url, error))?))
+}
+
+/// The token, for the Hub alone.
+fn token_for<'a>(client: &'a Client, url: &str) -> Option<&'a str> {
+    client.token.as_deref().filter(|_| origin(url) == origin(&client.endpoint))
+}
+
+fn answer(response: Response<Body>) -> Answer {
     let (head, body) = response.into_parts();
-    Ok(Answer { status: head.status.as_u16(), headers: head.headers, body, redirected: false })
+    Answer { status: head.status.as_u16(), headers: head.headers, body, redirected: false }
 }
 
 fn failure(url: &str, error: ureq::Error) -> HubError {
-    let url = url.to_owned();
+    let url = without_query(url);
     match error {
         ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
             HubError::BadAnswer { url, why: format!("not an address that can be asked ({error})") }

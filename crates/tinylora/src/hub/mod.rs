@@ -2,6 +2,7 @@
 //! they weren't there yet); nothing here reads weights.
 
 mod cache;
+mod dataset;
 mod download;
 mod error;
 mod hash;
@@ -11,19 +12,24 @@ mod options;
 mod pip;
 mod reference;
 mod repository;
+mod splits;
+mod upload;
 mod wheel;
 
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod upload_tests;
 
 use std::path::PathBuf;
 
 pub use error::HubError;
 pub use hash::{bytes_sha256, weights_sha256};
 pub use options::{HubOptions, cache_dir};
-pub use reference::short_names;
+pub use reference::{hub_name, short_names};
+pub use upload::{UploadFile, UploadTarget, Uploaded, upload};
 
 use reference::{DataReference, Reference};
 
@@ -115,17 +121,40 @@ pub fn resolve(
     Ok(ModelFiles { reference: reference.to_owned(), layout })
 }
 
-/// Finds a data-set file: a local path, or `hf:org/name/path/in/dataset.jsonl[@revision]`.
+/// Where the rows of a data reference are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataFiles {
+    /// The reference, for messages.
+    pub name: String,
+    /// The files, in the order of their rows: JSONL, JSON or parquet, by their endings.
+    pub paths: Vec<PathBuf>,
+}
+
+/// What data are for; decides which split is meant where none is named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DataRole {
+    /// `train`.
+    Train,
+    /// `test`, else `validation`.
+    HeldOut,
+}
+
+/// Finds the files of a data reference, downloading what is missing: a local file, a data set of the Hub
+/// (`org/name[@revision][:[CONFIG/]SPLIT]`), or one file of such a data set (`hf:org/name/path/in/it.jsonl[@revision]`).
+/// A local path that exists wins.
 ///
 /// # Errors
 /// As for [`resolve`].
 pub fn resolve_data(
     reference: &str,
+    role: DataRole,
     options: &HubOptions,
     progress: &mut dyn FnMut(Progress),
-) -> Result<PathBuf, HubError> {
+) -> Result<DataFiles, HubError> {
+    let one = |path| DataFiles { name: reference.to_owned(), paths: vec![path] };
     match reference::parse_data(reference, options)? {
-        DataReference::Local(path) => Ok(path),
-        DataReference::Hub { repo, file } => repository::file(&repo, &file, options, progress),
+        DataReference::Local(path) => Ok(one(path)),
+        DataReference::File { repo, file } => repository::file(&repo, &file, options, progress).map(one),
+        DataReference::Set(set) => dataset::files(&set, role, options, progress),
     }
 }

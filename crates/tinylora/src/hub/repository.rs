@@ -18,9 +18,11 @@ use super::{
 };
 
 /// The state of a repository at a revision.
-struct Listing {
-    commit: String,
-    names: BTreeSet<String>,
+pub(super) struct Listing {
+    pub commit: String,
+    pub names: BTreeSet<String>,
+    /// The metadata at the head of its README, null where it has none.
+    pub card: serde_json::Value,
 }
 
 /// What the Hub says of one file.
@@ -131,7 +133,7 @@ pub(super) fn file(
 }
 
 /// Puts a file of a commit into the snapshot, unless it is there.
-fn fetch_file(
+pub(super) fn fetch_file(
     client: &Client,
     repo: &Repo,
     cache: &RepoCache,
@@ -197,11 +199,11 @@ fn cached_model(repo: &Repo, cache: &RepoCache, options: &HubOptions) -> Result<
     })
 }
 
-fn offline(what: &str, options: &HubOptions, why: String) -> HubError {
+pub(super) fn offline(what: &str, options: &HubOptions, why: String) -> HubError {
     HubError::Offline { what: what.to_owned(), cache: options.hub_cache.clone(), why }
 }
 
-fn say_cached(repo: &Repo, cache: &RepoCache, progress: &mut dyn FnMut(Progress)) {
+pub(super) fn say_cached(repo: &Repo, cache: &RepoCache, progress: &mut dyn FnMut(Progress)) {
     let commit = cache::cached_commit(cache, &repo.revision).unwrap_or_default();
     let commit = commit.get(..8).unwrap_or_default();
     progress(Progress::Message(format!(
@@ -211,7 +213,7 @@ fn say_cached(repo: &Repo, cache: &RepoCache, progress: &mut dyn FnMut(Progress)
 }
 
 /// Asks for a repository's commit and the names of its files.
-fn listing(client: &Client, repo: &Repo) -> Result<Listing, HubError> {
+pub(super) fn listing(client: &Client, repo: &Repo) -> Result<Listing, HubError> {
     let kind = match repo.kind {
         RepoKind::Model => "models",
         RepoKind::Dataset => "datasets",
@@ -233,6 +235,7 @@ fn listing(client: &Client, repo: &Repo) -> Result<Listing, HubError> {
     Ok(Listing {
         commit: commit.to_owned(),
         names: names.filter(|name| is_safe_relative(name)).map(str::to_owned).collect(),
+        card: json["cardData"].clone(),
     })
 }
 

@@ -23,15 +23,21 @@ pub(super) struct State {
     pub files: BTreeMap<String, (Vec<u8>, bool)>,
     /// Each GET of a large file takes one and ends after so many bytes.
     pub cuts: Vec<usize>,
+    /// The metadata at the head of the README, as JSON.
+    pub card: String,
+    /// Those of the files that the branch with the copy in parquet has, and no other branch.
+    pub converted: Vec<String>,
     /// Every answer has this status and error code.
     pub deny: Option<(u16, &'static str)>,
     /// The store delivers altered bytes.
     pub corrupt: bool,
     /// The store ignores ranges.
     pub no_ranges: bool,
+    /// What was uploaded.
+    pub uploads: super::upload_tests::Uploads,
     /// `METHOD path [range] [token]`, in order.
     pub log: Vec<String>,
-    store: String,
+    pub store: String,
 }
 
 /// A running Hub; it ends with the process.
@@ -42,10 +48,10 @@ pub(super) struct FakeHub {
     pub folder: tempfile::TempDir,
 }
 
-/// Starts a Hub with these files; those named `*.safetensors` and `*.gguf` are large files.
+/// Starts a Hub with these files; those named `*.safetensors`, `*.gguf` and `*.parquet` are large files.
 pub(super) fn hub(files: &[(&str, &[u8])]) -> FakeHub {
     let files = files.iter().map(|(name, content)| {
-        let large = name.ends_with(".safetensors") || name.ends_with(".gguf");
+        let large = [".safetensors", ".gguf", ".parquet"].iter().any(|end| name.ends_with(end));
         ((*name).to_owned(), (content.to_vec(), large))
     });
     let state = Arc::new(Mutex::new(State { files: files.collect(), ..State::default() }));
@@ -104,7 +110,7 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> Option<()> {
     let mut line = String::new();
     reader.read_line(&mut line).ok()?;
     let (method, path) = (line.split(' ').next()?.to_owned(), line.split(' ').nth(1)?.to_owned());
-    let (mut from, mut note) = (None, String::new());
+    let (mut from, mut note, mut length) = (None, String::new(), 0);
     loop {
         line.clear();
         reader.read_line(&mut line).ok()?;
@@ -116,13 +122,21 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> Option<()> {
             from = range.trim_end_matches('-').parse::<usize>().ok();
             note.push_str(&format!(" from {range}"));
         }
+        if let Some(text) = lower.strip_prefix("content-length: ") {
+            length = text.parse().ok()?;
+        }
         if lower.starts_with("authorization: ") {
             note.push_str(" with token");
         }
     }
+    let mut sent = vec![0; length];
+    reader.read_exact(&mut sent).ok()?;
     let mut state = state.lock().ok()?;
     state.log.push(format!("{method} {path}{note}"));
-    let (head, mut body) = reply(&mut state, &path, from);
+    let (head, mut body) = match method.as_str() {
+        "POST" | "PUT" => super::upload_tests::reply(&mut state, &method, &path, &sent)?,
+        _ => reply(&mut state, &path, from),
+    };
     if method == "HEAD" {
         body.clear();
     }
@@ -143,9 +157,15 @@ fn reply(state: &mut State, path: &str, from: Option<usize>) -> (String, Vec<u8>
         );
     }
     if path.starts_with("/api/") {
-        let names = state.files.keys().map(|name| format!("{{\"rfilename\": \"{name}\"}}"));
+        let copy = path.ends_with("/revision/refs%2Fconvert%2Fparquet");
+        if copy && state.converted.is_empty() {
+            return (head(404, "X-Error-Code: RevisionNotFound\r\nContent-Length: 0\r\n"), Vec::new());
+        }
+        let names = state.files.keys().filter(|name| state.converted.contains(name) == copy);
+        let names: Vec<_> = names.map(|name| format!("{{\"rfilename\": \"{name}\"}}")).collect();
+        let card = if state.card.is_empty() { "null" } else { &state.card };
         let body =
-            format!("{{\"sha\": \"{COMMIT}\", \"siblings\": [{}]}}", names.collect::<Vec<_>>().join(","));
+            format!("{{\"sha\": \"{COMMIT}\", \"cardData\": {card}, \"siblings\": [{}]}}", names.join(","));
         return (head(200, &format!("Content-Length: {}\r\n", body.len())), body.into_bytes());
     }
     if let Some(name) = path.strip_prefix("/store/") {

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use super::{
-    HubError, ModelLayout, Progress, download, resolve, resolve_data,
+    DataRole, HubError, ModelLayout, Progress, download, resolve, resolve_data,
     testing::{COMMIT, FakeHub, hub, quiet, sha256},
 };
 
@@ -278,22 +278,123 @@ fn gguf_repositories() {
     assert!(message.contains("one of 2 parts") && hub.take_log().is_empty(), "{message}");
 }
 
+fn data(hub: &FakeHub, reference: &str, role: DataRole) -> Result<Vec<Vec<u8>>, HubError> {
+    let files = resolve_data(reference, role, &hub.options, &mut quiet())?;
+    Ok(files.paths.iter().map(|path| fs::read(path).expect("readable")).collect())
+}
+
 #[test]
-fn data_sets() {
+fn single_data_files() {
     let mut hub = hub(&[("main/train.jsonl", b"{}\n")]);
     let reference = "hf:org/sums/main/train.jsonl";
-    let path = resolve_data(reference, &hub.options, &mut quiet()).expect("resolved");
-    assert_eq!(fs::read(&path).expect("readable"), b"{}\n");
-    assert!(path.starts_with(hub.options.hub_cache.join("datasets--org--sums/snapshots")));
+    let files = resolve_data(reference, DataRole::Train, &hub.options, &mut quiet()).expect("resolved");
+    assert_eq!(fs::read(&files.paths[0]).expect("readable"), b"{}\n");
+    assert!(files.paths[0].starts_with(hub.options.hub_cache.join("datasets--org--sums/snapshots")));
     assert!(hub.take_log()[0].starts_with("HEAD /datasets/org/sums/resolve/main/main/train.jsonl"));
     hub.options.offline = true;
-    assert_eq!(resolve_data(reference, &hub.options, &mut quiet()).expect("cached"), path);
+    assert_eq!(resolve_data(reference, DataRole::Train, &hub.options, &mut quiet()).expect("cached"), files);
     let local = hub.folder.path().join("my.jsonl");
     fs::write(&local, "").expect("write");
-    assert_eq!(
-        resolve_data(local.to_str().expect("text"), &hub.options, &mut quiet()).expect("local"),
-        local
+    let name = local.to_str().expect("text");
+    let files = resolve_data(name, DataRole::Train, &hub.options, &mut quiet()).expect("local");
+    assert_eq!(files.paths, [local]);
+}
+
+fn sums_hub() -> FakeHub {
+    let hub = hub(&[
+        ("README.md", b"card"),
+        ("main/train-0.jsonl", b"one"),
+        ("main/train-1.jsonl", b"two"),
+        ("main/test-0.parquet", b"PAR1 test"),
+    ]);
+    hub.state.lock().expect("state").card = r#"{"configs": [{"config_name": "main", "data_files": [
+        {"split": "train", "path": "main/train-*"}, {"split": "test", "path": "main/test-*"}]}]}"#
+        .to_owned();
+    hub
+}
+
+#[test]
+fn splits_of_data_sets() {
+    let hub = sums_hub();
+    assert_eq!(data(&hub, "org/sums", DataRole::Train).expect("train"), [b"one", b"two"]);
+    assert_eq!(hub.take_log()[0], "GET /api/datasets/org/sums/revision/main");
+    assert_eq!(data(&hub, "org/sums:main", DataRole::HeldOut).expect("test"), [b"PAR1 test"]);
+    assert_eq!(data(&hub, "hf:org/sums:main/train", DataRole::HeldOut).expect("named").len(), 2);
+    let message = data(&hub, "org/sums:other/test", DataRole::Train).expect_err("unknown").to_string();
+    assert!(message.contains("no configuration \"other\"; there are main"), "{message}");
+    assert!(message.contains("org/sums:CONFIG/SPLIT"), "{message}");
+    let message = data(&hub, "org/sums:dev", DataRole::Train).expect_err("unknown").to_string();
+    assert!(message.contains("no split of the name \"dev\"; there are train, test"), "{message}");
+}
+
+#[test]
+fn splits_are_found_again_without_a_network() {
+    let mut hub = sums_hub();
+    let message = |hub: &FakeHub, reference: &str| {
+        data(hub, reference, DataRole::Train).expect_err("not cached").to_string()
+    };
+    hub.options.offline = true;
+    assert!(message(&hub, "org/sums").contains("HF_HUB_OFFLINE"));
+    hub.options.offline = false;
+    let commit = format!("org/sums@{COMMIT}:train");
+    data(&hub, "org/sums", DataRole::Train).expect("fetched");
+    data(&hub, &commit, DataRole::Train).expect("fetched");
+    hub.take_log();
+    data(&hub, &commit, DataRole::Train).expect("a commit doesn't change");
+    hub.options.offline = true;
+    assert_eq!(data(&hub, "org/sums", DataRole::Train).expect("cached"), [b"one", b"two"]);
+    assert!(message(&hub, "org/sums:test").contains("never fetched"));
+    hub.options.offline = false;
+    hub.options.endpoint = hub.options.endpoint.clone();
+    assert!(hub.take_log().is_empty());
+    hub.state.lock().expect("state").deny = Some((503, ""));
+    let mut events = Vec::new();
+    let files = resolve_data("org/sums", DataRole::Train, &hub.options, &mut |event| events.push(event));
+    assert_eq!(files.expect("cached").paths.len(), 2);
+    assert!(matches!(&events[0], Progress::Message(text) if text.contains("cached copy")), "{events:?}");
+    assert!(matches!(data(&hub, "org/sums:test", DataRole::Train), Err(HubError::Status { .. })));
+}
+
+#[test]
+fn other_kinds_of_files_come_from_the_copy_in_parquet() {
+    let hub = hub(&[("train.csv", b"a,b"), ("default/train/0000.parquet", b"PAR1 copy")]);
+    hub.state.lock().expect("state").converted = vec!["default/train/0000.parquet".to_owned()];
+    assert_eq!(data(&hub, "org/sums", DataRole::Train).expect("the copy"), [b"PAR1 copy"]);
+    let log = hub.take_log();
+    assert!(
+        log.contains(&"GET /api/datasets/org/sums/revision/refs%2Fconvert%2Fparquet".to_owned()),
+        "{log:?}"
     );
+    let message = data(&hub, "org/sums@v2", DataRole::Train).expect_err("no copy").to_string();
+    assert!(message.contains("as .csv") && message.contains("follows main, not v2"), "{message}");
+    hub.state.lock().expect("state").converted.clear();
+    hub.state.lock().expect("state").files.remove("default/train/0000.parquet");
+    let message = data(&hub, "org/other", DataRole::Train).expect_err("no copy").to_string();
+    assert!(message.contains("no copy of it in parquet"), "{message}");
+    hub.state.lock().expect("state").files.clear();
+    let message = data(&hub, "org/other", DataRole::Train).expect_err("empty").to_string();
+    assert!(message.contains("it has no data files"), "{message}");
+}
+
+#[test]
+fn data_that_may_not_be_read_or_arent_there() {
+    let hub = sums_hub();
+    hub.state.lock().expect("state").deny = Some((403, "GatedRepo"));
+    let message = data(&hub, "org/sums", DataRole::Train).expect_err("gated").to_string();
+    assert!(message.contains("/datasets/org/sums") && message.contains("accept its terms"), "{message}");
+    hub.state.lock().expect("state").deny = Some((401, "RepoNotFound"));
+    let message = data(&hub, "org/sums", DataRole::Train).expect_err("absent").to_string();
+    assert!(message.contains("is not on the Hub") && message.contains("HF_TOKEN"), "{message}");
+}
+
+#[test]
+fn a_cut_transfer_of_data_goes_on_where_it_ended() {
+    let rows = weights_content();
+    let hub = hub(&[("data/train-00000-of-00001.parquet", &rows)]);
+    hub.state.lock().expect("state").cuts = vec![150_000, 0];
+    assert_eq!(data(&hub, "org/sums", DataRole::Train).expect("whole"), [rows]);
+    let resumed = "GET /store/data/train-00000-of-00001.parquet from 150000-".to_owned();
+    assert!(hub.take_log().contains(&resumed));
 }
 
 #[cfg(target_os = "linux")]

@@ -20,6 +20,9 @@ pub use summary::{
     rss_bytes,
 };
 
+#[cfg(test)]
+pub(crate) use summary::tests::example as example_summary;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};

@@ -130,10 +130,10 @@ fn bytes_in_status(status: &str, key: &str) -> Option<u64> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    pub(in crate::run_folder) fn example() -> Summary {
+    pub(crate) fn example() -> Summary {
         Summary {
             model: ModelSummary {
                 reference: "smollm2-135m".into(),

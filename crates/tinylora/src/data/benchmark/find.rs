@@ -2,7 +2,7 @@
 //! folder, or the one on the Hub.
 
 use super::BenchmarkError;
-use crate::hub::{self, HubOptions, Progress};
+use crate::hub::{self, DataRole, HubOptions, Progress};
 use crate::recipe::{Benchmark, Split};
 use std::path::{Path, PathBuf};
 
@@ -30,11 +30,19 @@ pub fn find(
         ("", Some(file)) => format!("hf:{}/{}@{}", file.repository, file.file, file.revision),
         (given, _) => given.to_owned(),
     };
-    let bare = reference.split('@').next().unwrap_or_default();
-    if bare.ends_with(".parquet") {
+    let parquet = |path: &str| path.ends_with(".parquet");
+    if parquet(reference.split('@').next().unwrap_or_default()) {
         return Err(BenchmarkError::Parquet { name: about.name, reference });
     }
-    Ok(hub::resolve_data(&reference, options, progress)?)
+    let role = match split {
+        Split::Train => DataRole::Train,
+        Split::Test => DataRole::HeldOut,
+    };
+    let mut paths = hub::resolve_data(&reference, role, options, progress)?.paths;
+    match paths.pop() {
+        Some(path) if paths.is_empty() && !parquet(&path.to_string_lossy()) => Ok(path),
+        _ => Err(BenchmarkError::Parquet { name: about.name, reference }),
+    }
 }
 
 /// The set's file in a folder that holds several sets, or in the set's own folder.
