@@ -46,6 +46,22 @@ Examples:
 Ctrl-C once: the current step is finished and saved, exit status 130. Twice: stop at once.
 The run's folder holds recipe.toml, metrics.jsonl, samples.jsonl, tensorboard/, checkpoints/, adapter.tinylora, summary.json.")]
     Train(TrainArgs),
+    /// Train many adapters: every combination of settings in a list, with one copy of the model
+    #[command(after_help = "\
+Examples:
+  tinylora sweep recipes/sweeps/quickstart.toml --dry-run       which runs there would be
+  tinylora sweep recipes/sweeps/quickstart.toml --out sweeps/a
+  tinylora sweep recipes/sweeps/quickstart.toml --out sweeps/a --resume
+
+A sweep names a recipe and lists of values:
+  recipe = \"recipes/quickstart.toml\"
+  [grid]
+  \"optimizer.learning_rate\" = [2e-3, 1e-2]
+  seed = [1, 2, 3]
+
+Its folder holds runs/ (a folder each, as of train), results.jsonl (a line a finished run) and best.json (the best learning
+rate of each size). Ctrl-C once: the current step is finished and saved, exit status 130.")]
+    Sweep(SweepArgs),
     /// Measure how many problems a model solves, with or without an adapter
     #[command(after_help = "\
 Examples:
@@ -142,6 +158,26 @@ pub struct TrainArgs {
     #[arg(long)]
     pub resume: bool,
     /// Print the complete recipe and the memory that it takes, then stop
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `tinylora sweep`
+#[derive(Debug, Args)]
+pub struct SweepArgs {
+    /// The sweep, a TOML file
+    #[arg(value_name = "SWEEP.toml")]
+    pub sweep: PathBuf,
+    /// Folder for the runs and their table [default: sweeps/NAME, NAME from the file]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Change one setting in all runs; may be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Go on where the sweep in the folder was stopped; finished runs are kept
+    #[arg(long)]
+    pub resume: bool,
+    /// List the runs, then stop
     #[arg(long)]
     pub dry_run: bool,
 }

@@ -25,6 +25,7 @@ mod report;
 mod score;
 mod screen;
 mod serve;
+mod sweep;
 mod train;
 mod upload;
 mod verify;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
 fn run(command: &Command) -> anyhow::Result<u8> {
     match command {
         Command::Train(args) => return train::run(args),
+        Command::Sweep(args) => return sweep::run(args),
         Command::Eval(args) => return eval::run(args),
         Command::Generate(args) => generate::run(args)?,
         Command::Chat(args) => chat::run(args)?,

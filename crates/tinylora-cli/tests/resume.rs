@@ -283,3 +283,64 @@ fn ctrl_c_saves_and_exits_130() {
     }
     assert!(results(&out) == results(&whole));
 }
+
+/// A sweep's runs end as each would alone, whether the sweep is killed in between or not; a baseline is measured once a seed.
+#[test]
+fn sweeps_are_their_runs() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let recipe = prepare(folder.path());
+    let cache = folder.path().join("cache");
+    let file = folder.path().join("sweep.toml");
+    let text = format!(
+        "recipe = {:?}\n[set]\n\"train.steps\" = 4\n[grid]\nseed = [1, 2]\n\"optimizer.learning_rate\" = [0.01, 0.1]\n",
+        recipe.to_str().expect("UTF-8")
+    );
+    std::fs::write(&file, text).expect("writable");
+    let sweep = |out: &Path, extra: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tinylora"));
+        command.arg("sweep").arg(&file).arg("--out").arg(out).args(extra).env("TINYLORA_CACHE", &cache);
+        command
+    };
+    let whole = folder.path().join("whole");
+    let start = Instant::now();
+    let output = sweep(&whole, &[]).output().expect("the program starts");
+    let duration = start.elapsed();
+    let (table, log) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{log}");
+    assert!(table.contains("grpo   tinylora          13"), "{table}");
+    let rows = |out: &Path| -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(out.join("results.jsonl")).expect("results.jsonl");
+        let mut rows: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).expect("a row")).collect();
+        for row in &mut rows {
+            row.as_object_mut().expect("an object").remove("wall_seconds").expect("a row has it");
+        }
+        rows
+    };
+    let wanted = rows(&whole);
+    assert_eq!(wanted.len(), 4);
+    assert_eq!(wanted[1]["settings"]["optimizer.learning_rate"], 0.1);
+    assert_eq!(wanted[0]["baseline"], wanted[1]["baseline"], "the same seed");
+    assert_eq!(log.matches("evaluation before: 32 completions").count(), 2, "once a seed: {log}");
+    // The last run alone.
+    let alone = folder.path().join("alone");
+    let settings = ["train.steps=4", "seed=2", "optimizer.learning_rate=0.1"];
+    let settings: Vec<&str> = settings.into_iter().flat_map(|setting| ["--set", setting]).collect();
+    finish(train(&recipe, &alone, &cache, &settings));
+    let last = whole.join("runs").join(wanted[3]["name"].as_str().expect("a name"));
+    assert!(results(&alone) == results(&last));
+    let evaluations = |run: &Path| std::fs::read(run.join("evaluations/before.jsonl")).expect("evaluations");
+    assert_eq!(evaluations(&alone), evaluations(&last));
+    // Killed somewhere in the middle, and gone on with.
+    let out = folder.path().join("killed");
+    let mut child =
+        sweep(&out, &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts");
+    std::thread::sleep(duration.mul_f64(0.6));
+    child.kill().expect("it can be killed");
+    child.wait().expect("it ends");
+    let refused = sweep(&out, &[]).output().expect("the program starts");
+    assert_eq!(refused.status.code(), Some(2), "a sweep is not overwritten");
+    let output = sweep(&out, &["--resume"]).output().expect("the program starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(rows(&out), wanted);
+}

@@ -49,6 +49,8 @@ pub mod evaluate;
 
 pub mod train;
 
+pub mod sweep;
+
 pub mod bench;
 
 #[cfg(test)]

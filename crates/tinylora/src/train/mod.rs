@@ -12,13 +12,17 @@ pub use memory::{MemoryError, MemoryPlan};
 pub use setup::{TrainError, TrainOptions, plan};
 
 use crate::atomic_file;
+use crate::base::Base;
 use crate::checkpoint::{self, Checkpoint, Counters};
 use crate::evaluate::Evaluation;
 use crate::optimizer::OptimizerState;
-use crate::recipe::{Learner, Recipe};
+use crate::recipe::{
+    AdapterSection, GrpoSection, Learner, OptimizerSection, Recipe, SftSection, TrainSection,
+};
 use crate::run_folder::{ADAPTER_FILE, EvalResult, RunFolder, Summary};
+pub use setup::open_base;
 use setup::{Session, Start};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -121,16 +125,72 @@ pub fn train(
 ) -> Result<Outcome, TrainError> {
     let start = Instant::now();
     let place = Start::open(recipe, options)?;
-    let base = setup::open_base(cpu, recipe, options, report)?;
-    let mut session = Session::new(cpu, recipe, options, &base, report)?;
+    let base = open_base(cpu, recipe, options, report)?;
+    run(cpu, &base, recipe, options, (place, start), &mut Baselines::default(), report)
+}
+
+/// The same on a base that is loaded already; measurements before training that `baselines` has are not made again.
+pub fn train_on(
+    cpu: &Cpu,
+    base: &Base,
+    recipe: &Recipe,
+    options: &TrainOptions<'_>,
+    baselines: &mut Baselines,
+    report: &mut dyn FnMut(Event<'_>),
+) -> Result<Outcome, TrainError> {
+    let start = Instant::now();
+    let place = Start::open(recipe, options)?;
+    run(cpu, base, recipe, options, (place, start), baselines, report)
+}
+
+/// Evaluations before training, by everything that they depend on. With v = 0 the adapter has no say in them.
+#[derive(Debug, Default)]
+pub struct Baselines(BTreeMap<String, Evaluation>);
+
+impl Baselines {
+    /// None where v does not start at 0, so that each run has a beginning of its own.
+    fn key(base: &Base, recipe: &Recipe) -> Option<String> {
+        let same = Recipe {
+            name: "baseline".into(),
+            learner: Learner::default(),
+            adapter: AdapterSection::default(),
+            grpo: GrpoSection::default(),
+            sft: SftSection::default(),
+            optimizer: OptimizerSection::default(),
+            train: TrainSection::default(),
+            ..recipe.clone()
+        };
+        (recipe.adapter.init_bound == 0.0).then(|| format!("{}\n{}", base.sha256, same.to_toml()))
+    }
+}
+
+fn run(
+    cpu: &Cpu,
+    base: &Base,
+    recipe: &Recipe,
+    options: &TrainOptions<'_>,
+    (place, start): (Start, Instant),
+    baselines: &mut Baselines,
+    report: &mut dyn FnMut(Event<'_>),
+) -> Result<Outcome, TrainError> {
+    let mut session = Session::new(cpu, recipe, options, base, report)?;
     let (mut folder, mut state) = place.restore(&mut session, report)?;
     let before = state.carried.wall_seconds;
     let steps = session.steps;
     report(Event::Start { done: state.step, steps, trainable: session.adapter.v().len() });
     if state.carried.eval_before.is_none() && recipe.eval.problems > 0 {
-        match session.evaluate("evaluation before", report)? {
+        let key = Baselines::key(base, recipe);
+        let known = key.as_ref().and_then(|key| baselines.0.get(key)).cloned();
+        let measured = match known {
+            Some(evaluation) => Some(evaluation),
+            None => session.evaluate("evaluation before", report)?,
+        };
+        match measured {
             None => return Ok(Outcome::Interrupted { step: 0, checkpoint: None }),
             Some(evaluation) => {
+                if let Some(key) = key {
+                    baselines.0.entry(key).or_insert_with(|| evaluation.clone());
+                }
                 report(Event::Evaluation { when: "before", result: &evaluation.result });
                 keep_evaluation(&mut folder, 0, "before", &evaluation)?;
                 state.carried.eval_before = Some(evaluation.result);

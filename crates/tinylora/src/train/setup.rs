@@ -170,7 +170,8 @@ impl Start {
     }
 }
 
-pub(super) fn open_base(
+/// Finds and loads the base that a recipe names.
+pub fn open_base(
     cpu: &Cpu,
     recipe: &Recipe,
     options: &TrainOptions<'_>,

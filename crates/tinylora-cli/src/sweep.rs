@@ -1,0 +1,128 @@
+//! `tinylora sweep`: a list of runs enters, their folders and a table leave.
+
+use crate::args::SweepArgs;
+use crate::display::RunDisplay;
+use crate::failure::{DONE, INTERRUPTED, Usage};
+use crate::screen::Screen;
+use crate::{format, interrupt, open, report};
+use anyhow::Result;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tinylora::hub::HubOptions;
+use tinylora::recipe::Numerics;
+use tinylora::sweep::{
+    BestRate, ResultRow, Run, SweepEvent, SweepOutcome, best_rates, describe, load, sweep,
+};
+use tinylora::train::TrainOptions;
+
+/// Runs the command; gives the exit status.
+pub fn run(args: &SweepArgs) -> Result<u8> {
+    let runs = load(&args.sweep, &args.set).map_err(|error| Usage(error.to_string()))?;
+    if args.dry_run {
+        for (number, run) in (1..).zip(&runs) {
+            println!("{number:>4}  {}  {}", run.name, describe(&run.settings));
+        }
+        println!("{} runs", runs.len());
+        return Ok(DONE);
+    }
+    let stem = args.sweep.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let out = args.out.clone().unwrap_or_else(|| Path::new("sweeps").join(stem));
+    if !args.resume && out.join("runs").exists() {
+        let out = out.display();
+        return Err(Usage(format!(
+            "{out} holds a sweep already: go on with --resume, or name another --out"
+        ))
+        .into());
+    }
+    let kinds: BTreeSet<bool> = runs.iter().map(|run| run.recipe.model.numerics == Numerics::Fast).collect();
+    for fast in kinds {
+        open::device(if fast { Numerics::Fast } else { Numerics::Exact })?; // an error now, not in the middle
+    }
+    let screen = Screen::stderr();
+    let stop = Arc::new(AtomicBool::new(false));
+    watch_interrupts(screen.clone(), stop.clone())?;
+    let options =
+        TrainOptions { out: out.clone(), resume: args.resume, hub: HubOptions::from_env(), interrupt: &stop };
+    let mut display: Option<RunDisplay> = None;
+    let device = |recipe: &tinylora::recipe::Recipe| {
+        open::device(recipe.model.numerics).expect("tried before the first run")
+    };
+    let outcome = sweep(&device, &runs, &options, &mut |event| match event {
+        SweepEvent::Run { number, of, run, done } => {
+            if let Some(finished) = display.take() {
+                finished.finish();
+            }
+            let done = if done { ": done earlier" } else { "" };
+            screen.print(&format!("run {number} of {of}: {}{done}", describe(&run.settings)));
+        }
+        SweepEvent::Train(event) => {
+            display.get_or_insert_with(|| RunDisplay::new(screen.clone())).take(&event);
+        }
+    });
+    if let Some(display) = display {
+        display.finish();
+    }
+    match outcome? {
+        SweepOutcome::Done(rows) => {
+            print!("{}", table(&best_rates(&rows), &rows));
+            println!("{}", out.join("results.jsonl").display());
+            Ok(DONE)
+        }
+        SweepOutcome::Interrupted(rows) => {
+            screen.print(&stopped(&rows, &runs, args, &out));
+            Ok(INTERRUPTED)
+        }
+    }
+}
+
+fn watch_interrupts(screen: Screen, stop: Arc<AtomicBool>) -> Result<()> {
+    interrupt::on_press(move |press| {
+        stop.store(true, Ordering::Relaxed);
+        if press == 1 {
+            screen.print("finishing this step, then saving (Ctrl-C again: stop at once)");
+            return;
+        }
+        screen.clear();
+        std::process::exit(INTERRUPTED.into());
+    })
+}
+
+fn stopped(rows: &[ResultRow], runs: &[Run], args: &SweepArgs, out: &PathBuf) -> String {
+    let word = |path: &Path| report::shell_word(&path.display().to_string());
+    format!(
+        "stopped with {} of {} runs done; go on with\n  tinylora sweep {} --out {} --resume",
+        rows.len(),
+        runs.len(),
+        word(&args.sweep),
+        word(out)
+    )
+}
+
+/// The best learning rate of each size.
+fn table(best: &[BestRate], rows: &[ResultRow]) -> String {
+    if best.is_empty() {
+        return format!("{} runs, none with an evaluation (eval.problems = 0)\n", rows.len());
+    }
+    let mut text = format!(
+        "{:<6} {:<10} {:>9} {:>10} {:>9} {:>6}   {:<22} {}\n",
+        "", "method", "numbers", "bytes", "rate", "seeds", "accuracy (mean ± sd)", "greedy"
+    );
+    for row in best {
+        let learner = format!("{:?}", row.learner).to_lowercase();
+        let percent = |value: Option<f64>| value.map_or("–".to_owned(), format::percent);
+        let spread = row.standard_deviation.map_or(String::new(), |sd| format!(" ± {:.1}", 100.0 * sd));
+        let accuracy = format!("{} → {}{spread}", percent(row.baseline), format::percent(row.accuracy));
+        let greedy = format!("{} → {}", percent(row.greedy_baseline), percent(row.greedy_accuracy));
+        text.push_str(&format!(
+            "{learner:<6} {:<10} {:>9} {:>10} {:>9} {:>6}   {accuracy:<22} {greedy}\n",
+            row.method,
+            row.trainable_parameters,
+            format::bytes(row.bytes),
+            format::short(row.learning_rate),
+            row.seeds,
+        ));
+    }
+    text
+}
