@@ -7,7 +7,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 /// Names as the tests have them.
-const PARSERS: [&str; 7] = ["safetensors", "gguf", "adapter", "recipe", "jsonl", "parquet", "peft_config"];
+const PARSERS: [&str; 8] =
+    ["safetensors", "gguf", "adapter", "recipe", "jsonl", "benchmark_rows", "parquet", "peft_config"];
 
 /// Does the changes `from..from + count`; one line of JSON on standard output says what came of them.
 pub fn run(root: &Path, parser: &str, count: &str, from: &str) -> Result<()> {

@@ -155,3 +155,55 @@ pub fn comparison(title: &str, told: &Comparison, style: Style) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tinylora::evaluate::{BenchmarkResult, BenchmarkSettings, tally};
+
+    /// A summary with this accuracy and no completions behind it.
+    fn summary(benchmark: Benchmark, accuracy: f64, ci95: [f64; 2]) -> BenchmarkSummary {
+        let settings = serde_json::json!({
+            "benchmark": benchmark.name(), "data": "d", "data_sha256": "0", "problems": 1, "model": "m",
+            "model_sha256": "0", "dtype": "bf16", "products": "f32", "adapter": null, "adapter_sha256": null,
+            "prompt_format": "chat", "chat_template": true, "shots": 0, "examples": "own", "scorer": "robust",
+            "samples": 0, "temperature": 1.0, "top_p": 1.0, "max_tokens": 1, "stop": [], "seed": 0,
+        });
+        let settings: BenchmarkSettings = serde_json::from_value(settings).expect("all its keys");
+        BenchmarkSummary {
+            title: benchmark.about().title.into(),
+            settings,
+            result: BenchmarkResult { accuracy, ci95, ..tally(&[]) },
+            wall_seconds: 1.0,
+            tokens_per_second: 1.0,
+            device: "cpu".into(),
+            kernel: "scalar".into(),
+            threads: 1,
+            version: "0".into(),
+            commit: "0".into(),
+        }
+    }
+
+    /// The paper's Table 2 for Qwen2.5-7B-Instruct with 13 parameters: its average of 50.1 comes out.
+    #[test]
+    fn averages_are_the_papers() {
+        let of = [91.8, 74.6, 27.1, 36.3, 16.0, 54.5];
+        let all: Vec<BenchmarkSummary> = AVERAGES[0]
+            .of
+            .iter()
+            .zip(of)
+            .map(|(set, value)| summary(*set, value / 100.0, [value / 100.0 - 0.06, value / 100.0 + 0.06]))
+            .collect();
+        let text = overview(&all.iter().collect::<Vec<_>>(), Style::Plain);
+        let last = text.lines().last().unwrap();
+        // Six intervals of ± 6 points: ± 6 / √6 = 2.4 for their mean.
+        assert!(last.starts_with("average") && last.contains("50.1 %  (47.6–52.5)"), "{text}");
+        assert_eq!(text.lines().count(), 7);
+        let five = overview(&all[1..].iter().collect::<Vec<_>>(), Style::Plain);
+        assert!(
+            !five.contains("average") && five.lines().count() == 5,
+            "a part of the sets has no average: {five}"
+        );
+        assert_eq!(overview(&[&all[0]], Style::Plain), "");
+    }
+}

@@ -12,14 +12,14 @@ use crate::adapter::{
     AdapterFile, AnyAdapter, BaseIdentity, FactorSketches, Factors, Method, Module, ModuleFactors,
     RunMetadata, Standalone, Target, TinyLoraSpec, sketch_factors,
 };
-use crate::data::jsonl;
+use crate::data::{benchmark, jsonl};
 use crate::gguf::Header;
 use crate::gguf::testing::Builder;
 use crate::interop::peft_config::PeftConfig;
 use crate::model::config::ModelConfig;
 use crate::model::weights::safetensors;
 use crate::random::{Purpose, Stream};
-use crate::recipe::{AdapterSection, JsonlTask, Recipe, TaskSection, WeightDtype};
+use crate::recipe::{AdapterSection, Benchmark, JsonlTask, Recipe, Split, TaskSection, WeightDtype};
 use sha2::{Digest, Sha256};
 
 /// Changes in an ordinary test run.
@@ -333,6 +333,28 @@ fn parquet() {
             }
             Err(message) => message.is_empty(),
         }
+    });
+}
+
+#[test]
+fn benchmark_rows() {
+    let seeds = [
+        br##"{"question": "Two and three?", "answer": "2+3=<<2+3=5>>5\n#### 5", "final_answer": ["$5$", 1]}"##.to_vec(),
+        br#"{"problem": "What?", "solution": "so \\boxed{\\frac{1}{2}}, \\fbox{3", "level": 5, "type": "a", "answer": 27.0}"#
+            .to_vec(),
+    ];
+    fuzz("benchmark-rows", &seeds, |bytes| {
+        let mut read = false;
+        for set in Benchmark::ALL {
+            match benchmark::parse(set, Split::Test, "x.jsonl", &bytes) {
+                Ok(rows) => {
+                    assert!(rows.iter().all(|row| !row.problem.question.trim().is_empty()));
+                    read = true;
+                }
+                Err(error) => assert!(!error.to_string().is_empty()),
+            }
+        }
+        read
     });
 }
 
