@@ -528,7 +528,8 @@ Examples:
   tinylora adapter export adapter.tinylora --format gguf-lora --out lora.gguf    LoRA for llama.cpp and Ollama
   tinylora adapter export adapter.tinylora --format merged --out merged          the base model with the update in it
 
-A base of safetensors is merged into a folder, a base in a GGUF file into a GGUF file. How much of the update outlives
+A base of safetensors is merged into a folder, a base in a GGUF file into a GGUF file if
+PATH ends in .gguf, else into a folder for transformers (Llama, Mistral and Qwen families). How much of the update outlives
 rounding is printed; --dtype f32 keeps it whole.")]
     Export(ExportArgs),
     /// Put an adapter on the Hugging Face Hub: its file, its form for PEFT and a model card, in one commit

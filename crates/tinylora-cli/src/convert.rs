@@ -13,9 +13,11 @@ use tinylora::base::{Base, Loading, checked_factors};
 use tinylora::hub::{self, HubOptions, ModelFiles, ModelLayout, cache_dir};
 use tinylora::interop::{
     OutputType, Survival, export_gguf_lora, export_lora, export_peft, import_peft, merge, merge_gguf,
+    merge_gguf_to_folder,
 };
 use tinylora::model::weights::Weights;
 use tinylora::recipe::{Numerics, WeightDtype};
+use tinylora::tokenizer::Tokenizer;
 
 /// `tinylora adapter import`
 pub fn import(folder: &Path, model: &str, out: &Path) -> Result<()> {
@@ -96,6 +98,11 @@ fn merged(args: &ExportArgs, adapter: &Standalone, model: &str) -> Result<()> {
     let mut progress = |done, total| display.take(&Loading::Weights { done, total });
     let survival = match &files.layout {
         ModelLayout::HuggingFace { .. } => merge(adapter, &weights, &files, dtype, &args.out, &mut progress),
+        ModelLayout::Gguf { .. } if !is_gguf(&args.out) => {
+            let tokenizer = Tokenizer::open(&files)?;
+            let dtype = dtype.unwrap_or(OutputType::F16);
+            merge_gguf_to_folder(Some(adapter), &weights, &tokenizer, dtype, &args.out, &mut progress)
+        }
         ModelLayout::Gguf { .. } => {
             merge_gguf(adapter, &weights, dtype.unwrap_or(OutputType::F16), &args.out, &mut progress)
         }
@@ -103,6 +110,11 @@ fn merged(args: &ExportArgs, adapter: &Standalone, model: &str) -> Result<()> {
     display.finish();
     println!("{}", describe(&survival?));
     Ok(())
+}
+
+/// Whether a path is to be a GGUF file.
+fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
 }
 
 fn output_type(dtype: OutDtype) -> OutputType {

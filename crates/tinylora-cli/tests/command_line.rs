@@ -180,7 +180,7 @@ fn adapters_that_cannot_be_converted_say_why() {
 #[test]
 fn help_pages() {
     let folder = tempfile::tempdir().unwrap();
-    let pages: [&[&str]; 20] = [
+    let pages: [&[&str]; 21] = [
         &["--help"],
         &["train", "--help"],
         &["sweep", "--help"],
@@ -195,6 +195,7 @@ fn help_pages() {
         &["adapter", "--help"],
         &["adapter", "inspect", "--help"],
         &["adapter", "export", "--help"],
+        &["adapter", "upload", "--help"],
         &["adapter", "import", "--help"],
         &["adapter", "diff", "--help"],
         &["adapter", "average", "--help"],

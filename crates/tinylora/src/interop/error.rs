@@ -44,6 +44,8 @@ pub enum InteropError {
     AdapterFile(#[from] AdapterFileError),
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    #[error(transparent)]
+    Tokenizer(#[from] crate::tokenizer::TokenizerError),
 }
 
 /// For `map_err`: a failed action on a path.

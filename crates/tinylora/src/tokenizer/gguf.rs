@@ -6,6 +6,8 @@ use std::path::Path;
 
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::normalizers::unicode::NFC;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, Tokenizer as Library};
 
 use super::error::TokenizerError;
@@ -237,6 +239,30 @@ fn byte_level(
     library.add_tokens(&whole);
     let frame = frame(header, bos, eos, rules.bos_by_default)?;
     Ok((Encoder::ByteLevel(Box::new(library), frame), pieces))
+}
+
+/// The whole tokenizer as `tokenizer.json` has it: with the tokens around a text, and with what makes text of ids again.
+pub(super) fn to_json(library: &Library, frame: &Frame) -> Result<String, tokenizers::Error> {
+    let mut library = library.clone();
+    library.with_decoder(Some(ByteLevel::default()));
+    let named = |id: Option<u32>| id.and_then(|id| Some((library.id_to_token(id)?, id)));
+    let (before, after) = (named(frame.before), named(frame.after));
+    if before.is_some() || after.is_some() {
+        let whole = |text: &str| {
+            let around =
+                |token: &Option<(String, u32)>| token.iter().map(|(token, _)| token.clone()).collect();
+            let (before, after): (Vec<String>, Vec<String>) = (around(&before), around(&after));
+            [before, vec![text.to_owned()], after].concat()
+        };
+        let special: Vec<(String, u32)> = before.iter().chain(&after).cloned().collect();
+        let template = TemplateProcessing::builder()
+            .try_single(whole("$A"))
+            .and_then(|builder| builder.try_pair([whole("$A"), whole("$B")].concat()))?
+            .special_tokens(special)
+            .build()?;
+        library.with_post_processor(Some(template));
+    }
+    library.to_string(true)
 }
 
 /// The rules `left right`, best first. All three tokens must exist.

@@ -159,6 +159,16 @@ impl Tokenizer {
         &self.end_tokens
     }
 
+    /// The text of a `tokenizer.json` with the same encoding, for a byte-level tokenizer of a GGUF file; None for others:
+    /// those of a folder have their file, and SentencePiece's pieces with scores have no such form.
+    pub fn to_json(&self) -> Option<Result<String, TokenizerError>> {
+        let Encoder::ByteLevel(library, frame) = &self.encoder else { return None };
+        Some(gguf::to_json(library, frame).map_err(|error| TokenizerError::Encode {
+            text: "tokenizer.json".to_owned(),
+            problem: error.to_string(),
+        }))
+    }
+
     /// Whether the model ships a chat template.
     pub fn has_chat_template(&self) -> bool {
         self.template.is_some()
