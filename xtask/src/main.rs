@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 
 mod fuzz;
 mod golden;
+mod kernels;
 mod models;
 mod tidy;
 
@@ -17,7 +18,11 @@ usage: cargo xtask TASK
   test [ARGS]             fetch the test models if possible, then cargo test --release --workspace [ARGS]
   test-models [FOLDER]    fetch the test models; prints the line that makes tests use them
   fuzz PARSER N [FROM]    damage good files in N ways and parse them; ways FROM, FROM + 1 … [0]
-  golden --check|--make   recompute the golden files with PyTorch, and compare or replace them";
+  golden --check|--make   recompute the golden files with PyTorch, and compare or replace them
+  kernels [--make]        compile the CUDA kernels for every GPU and run them on the CPU, without one; --make writes
+                          the registers that they use to xtask/kernels/ceilings.json
+  gpu-check [ARGS]        on a machine with an NVIDIA GPU: the CUDA kernels against f64, sanitizers, times; see
+                          xtask/kernels/gpu_check.py, which also runs alone";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -31,6 +36,9 @@ fn main() -> ExitCode {
         ["fuzz", parser, count, from] => fuzz::run(&root(), parser, count, from),
         ["golden", "--check"] => golden::run(&root(), golden::Mode::Check),
         ["golden", "--make"] => golden::run(&root(), golden::Mode::Make),
+        ["kernels"] => kernels::run(&root(), kernels::Ceilings::Stored),
+        ["gpu-check", rest @ ..] => kernels::gpu_check(&root(), rest),
+        ["kernels", "--make"] => kernels::run(&root(), kernels::Ceilings::Made),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);

@@ -18,6 +18,8 @@
 pub mod activation;
 pub mod attention;
 pub mod buffer;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod head;
 pub mod kernel;
 pub mod lanes;

@@ -1,0 +1,103 @@
+//! Which file of kernels has a kernel, and where its machine code lies: a kernel's name enters, bytes leave. Files are named
+//! by a hash of all that the code depends on, so that what was made from other sources is never loaded.
+
+use super::error::CudaError;
+use sha2::{Digest, Sha256};
+use std::path::PathBuf;
+
+/// Head sizes that the attention kernels are compiled for; others are padded to the next.
+pub const HEAD_SIZES: [usize; 7] = [16, 32, 64, 80, 96, 128, 256];
+
+/// The head size whose kernels serve heads of `size`; None where it is larger than all.
+pub fn padded_head(size: usize) -> Option<usize> {
+    HEAD_SIZES.into_iter().find(|&padded| size <= padded)
+}
+
+/// What the compiler is told besides the kind of GPU, as it stands in the names' hash (a Python list).
+const OPTIONS: &str = "['--std=c++17', '--fmad=false', '--ptxas-options=-v']";
+
+/// Headers in the order of their names.
+const HEADERS: [&str; 3] = [
+    include_str!("kernels/philox.cuh"),
+    include_str!("kernels/prelude.cuh"),
+    include_str!("kernels/tile.cuh"),
+];
+
+macro_rules! units {
+    ($($name:literal),*) => {
+        /// (name, text) of the files of kernels.
+        const UNITS: &[(&str, &str)] = &[$(($name, include_str!(concat!("kernels/", $name, ".cu"))),)*];
+    };
+}
+
+units!("activation", "adamw", "attention", "head", "heads", "norm", "product", "rows", "side", "thin");
+
+/// Machine code in a folder, as `cargo xtask kernels` leaves it.
+#[derive(Debug, Clone)]
+pub struct Images {
+    /// The folder.
+    pub folder: PathBuf,
+}
+
+/// A file of kernels, for one head size where it depends on that.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Unit {
+    pub name: &'static str,
+    pub head: Option<usize>,
+}
+
+impl Unit {
+    /// The unit that has a kernel.
+    pub fn of(kernel: &str) -> Option<Self> {
+        let (base, head) = match kernel.rsplit_once('_') {
+            Some((base, digits)) if kernel.starts_with("attention_") => (base, Some(digits.parse().ok()?)),
+            _ => (kernel, None),
+        };
+        if head.is_some_and(|head| !HEAD_SIZES.contains(&head)) {
+            return None;
+        }
+        let forms = [format!("KERNEL({base},"), format!("KERNEL(NAMED({base}),"), format!("PRODUCT({base},")];
+        let has = |text: &str| forms.iter().any(|form| text.contains(form));
+        UNITS.iter().find(|(_, text)| has(text)).map(|&(name, _)| Self { name, head })
+    }
+
+    fn file_name(&self, architecture: &str) -> String {
+        let (_, text) =
+            UNITS.iter().find(|(name, _)| *name == self.name).expect("a unit's name is in the list");
+        let mut hash = Sha256::new();
+        for part in std::iter::once(text).chain(&HEADERS) {
+            hash.update(part.as_bytes());
+            hash.update([0]);
+        }
+        hash.update(architecture.as_bytes());
+        hash.update([0]);
+        hash.update(OPTIONS.as_bytes());
+        let digest: String = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let head = self.head.map_or(String::new(), |head| format!("-{head}"));
+        format!("{}{head}-{architecture}-{digest}.cubin", self.name)
+    }
+}
+
+impl Images {
+    /// Machine code of a unit.
+    pub(super) fn read(&self, unit: &Unit, architecture: &'static str) -> Result<Vec<u8>, CudaError> {
+        let file = self.folder.join(unit.file_name(architecture));
+        std::fs::read(&file).map_err(|source| CudaError::Image {
+            unit: unit.name.to_owned(),
+            architecture,
+            file,
+            source,
+        })
+    }
+}
+
+/// The kind of machine code for a compute capability; None where none is made.
+pub(super) fn architecture(major: i32, minor: i32) -> Option<&'static str> {
+    match (major, minor) {
+        (8, 9) => Some("sm_89"),
+        (8, _) => Some("sm_80"),
+        (9, _) => Some("sm_90a"),
+        (12, _) => Some("sm_120"),
+        _ => None,
+    }
+}

@@ -1,0 +1,67 @@
+// The low-rank side path around a product, y += B R A x: p = A x, z = R p (R is the row's own adapter's), and for
+// training t = Bᵀ dy, dR += Σ t pᵀ, dz = Rᵀ t. Everything in f32; sums over rows in f64, since they are long.
+#include "prelude.cuh"
+
+#define PROJECT_COLUMNS 8
+
+// Up to three modules share a projection; r of their columns stand side by side. module[i] numbers R.
+struct Members {
+    int count, rank;
+    int module[3];
+};
+
+// p[row][s] = Σ_k x[row][k] a[s][k]: a warp takes a row and eight s; lanes add up every 32nd k, then by a tree.
+KERNEL(side_project, 128, const bf16* x, int x_row, const float* a, int rows, int inner, int columns, float* p,
+       int p_row, int p_at) {
+    int row = block_x() * 4 + thread() / 32, first = block_y() * PROJECT_COLUMNS, lane = thread() % 32;
+    if (row >= rows) return;
+    int count = smaller(columns - first, PROJECT_COLUMNS);
+    float sums[PROJECT_COLUMNS];
+#pragma unroll
+    for (int s = 0; s < PROJECT_COLUMNS; s++) sums[s] = 0.0f;
+    for (int k = lane; k < inner; k += 32) {
+        float left = widen(x[(size_t)row * x_row + k]);
+#pragma unroll
+        for (int s = 0; s < PROJECT_COLUMNS; s++)
+            if (s < count) sums[s] = fmaf(left, a[(size_t)(first + s) * inner + k], sums[s]);
+    }
+#pragma unroll
+    for (int s = 0; s < PROJECT_COLUMNS; s++) {
+        float sum = warp_sum(sums[s]);
+        if (lane == 0 && s < count) p[(size_t)row * p_row + p_at + first + s] = sum;
+    }
+}
+
+// z = R p for each row and member, or Rᵀ p. r holds one adapter after the other, each `adapter_length` numbers.
+KERNEL(side_apply, 128, Members m, int turned, const float* p, int rows, const u32* adapters, const float* r,
+       int adapter_length, float* z) {
+    int width = m.count * m.rank, index = block_x() * 128 + thread();
+    if (index >= rows * width) return;
+    int row = index / width, column = index % width, member = column / m.rank, i = column % m.rank;
+    const float* own = r + (size_t)adapters[row] * adapter_length + (size_t)m.module[member] * m.rank * m.rank;
+    const float* from = p + (size_t)row * width + member * m.rank;
+    float sum = 0.0f;
+    for (int j = 0; j < m.rank; j++) sum = fmaf(turned ? own[j * m.rank + i] : own[i * m.rank + j], from[j], sum);
+    z[index] = sum;
+}
+
+// dR[adapter][module][i][j] += Σ over the adapter's rows of t[row][i] p[row][j]. One block an element: grid (r², count,
+// adapters). Threads add up every 128th row, ascending, then a fixed tree.
+KERNEL(side_gradient, 128, Members m, const float* t, const float* p, int rows, const u32* adapters, double* dr,
+       int adapter_length) {
+    SHARED double sums[4];
+    int i = block_x() / m.rank, j = block_x() % m.rank, member = block_y(), width = m.count * m.rank;
+    double sum = 0.0;
+    for (int row = thread(); row < rows; row += 128) {
+        if (adapters[row] != (u32)block_z()) continue;
+        size_t at = (size_t)row * width + member * m.rank;
+        sum += (double)t[at + i] * (double)p[at + j];
+    }
+    sum = warp_sum(sum);
+    if (thread() % 32 == 0) sums[thread() / 32] = sum;
+    block_barrier();
+    if (thread() == 0) {
+        size_t at = (size_t)block_z() * adapter_length + (size_t)m.module[member] * m.rank * m.rank + block_x();
+        dr[at] += sums[0] + sums[1] + sums[2] + sums[3];
+    }
+}

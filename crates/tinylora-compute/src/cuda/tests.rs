@@ -1,0 +1,148 @@
+//! The device layer on the emulated driver, which the C++ compiler makes of `emulated/` and the kernels; skipped, with a
+//! message, where there is no such compiler.
+
+use super::driver::Driver;
+use super::images::{Unit, architecture};
+use super::*;
+use crate::testing::numbers;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Builds the emulated driver with the norm's kernels; None where that can't be done here.
+fn emulated(folder: &Path) -> Option<PathBuf> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cuda");
+    let library = folder.join("driver.so");
+    let mut command = Command::new("g++");
+    command.args(["-std=c++17", "-O1", "-fPIC", "-shared", "-ffp-contract=off", "-DEMULATED", "-w"]);
+    command.arg("-I").arg(here.join("emulated")).arg("-I").arg(here.join("kernels")).args(["-x", "c++"]);
+    command.args([
+        here.join("emulated/emulate.cpp"),
+        here.join("emulated/driver.cpp"),
+        here.join("kernels/norm.cu"),
+    ]);
+    match command.arg("-o").arg(&library).status() {
+        Ok(status) => {
+            assert!(status.success(), "the emulated driver compiles");
+            Some(library)
+        }
+        Err(error) => {
+            eprintln!("skipped: no g++ here ({error})");
+            None
+        }
+    }
+}
+
+fn folder(name: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("tinylora-cuda-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a temporary folder");
+    folder
+}
+
+/// Images that the emulated driver takes for machine code.
+fn images(folder: &Path) -> Images {
+    let images = Images { folder: folder.to_owned() };
+    if let Err(CudaError::Image { file, .. }) = images.read(&Unit { name: "norm", head: None }, "sm_80") {
+        std::fs::write(file, b"emulated").expect("writable");
+    }
+    images
+}
+
+#[test]
+fn without_a_driver_the_error_says_so() {
+    let images = Images { folder: PathBuf::new() };
+    let nowhere = Path::new("no-such-folder/libcuda.so.1");
+    let error = Device::open(0, 1 << 20, images, Some(nowhere)).err().expect("no driver");
+    assert!(matches!(error, CudaError::NoDriver { .. }), "{error}");
+    assert!(error.to_string().contains("use the cpu device"), "{error}");
+}
+
+#[test]
+fn a_library_without_the_functions_is_an_old_driver() {
+    if cfg!(target_os = "linux") {
+        let error = Driver::load(Some(Path::new("libc.so.6"))).err().expect("libc is no driver");
+        assert!(matches!(error, CudaError::OldDriver { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_kernel_runs_and_memory_keeps_to_the_budget() {
+    let folder = folder("run");
+    let Some(driver) = emulated(&folder) else { return };
+    let device = Device::open(0, 10_000, images(&folder), Some(&driver)).expect("the emulated device opens");
+    let (rows, width) = (3, 70);
+    let (x, weight) = (numbers(1, rows * width), numbers(2, width));
+    let mut expected = numbers(3, rows * width);
+    let out = device.upload("out", &expected).expect("in the budget");
+    for (row, out) in x.chunks(width).zip(expected.chunks_mut(width)) {
+        let squares: f64 = row.iter().map(|&x| f64::from(x).powi(2)).sum();
+        let scale = 1.0 / (squares / width as f64 + 1e-5).sqrt();
+        for ((out, &x), &w) in out.iter_mut().zip(row).zip(&weight) {
+            *out = (f64::from(*out) + f64::from(x) * scale * f64::from(w)) as f32;
+        }
+    }
+    let (x, weight) =
+        (device.upload("x", &x).expect("fits"), device.upload("weight", &weight).expect("fits"));
+    let launch = Launch { blocks: [rows as u32, 1, 1], threads: 256, shared: 0 };
+    let width = Argument::Int(width as i32);
+    let arguments = [x.argument(), weight.argument(), Argument::Float(1e-5), width, out.argument()];
+    // SAFETY: these are the arguments of the kernel, with buffers of rows · width and width numbers.
+    unsafe { device.launch("rms_norm_add", launch, &arguments) }.expect("it runs");
+    device.synchronize().expect("nothing failed");
+    let mut found = vec![0.0; expected.len()];
+    out.read(&mut found).expect("readable");
+    assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5), "{found:?} {expected:?}");
+    // SAFETY: nothing is launched, as there is no such kernel.
+    let error = unsafe { device.launch("rms_norm_mul", launch, &arguments) }.expect_err("no such kernel");
+    assert!(matches!(error, CudaError::NoKernel { .. }), "{error}");
+
+    let used = device.used();
+    assert_eq!(used, (2 * 3 * 70 + 70) * 4);
+    let error = device.buffer::<f32>("keys and values", 3000).err().expect("over the budget");
+    assert!(error.to_string().contains("keys and values needs 12000 bytes"), "{error}");
+    assert!(matches!(device.buffer::<u32>("all", usize::MAX), Err(CudaError::OutOfBudget { .. })));
+    drop(x);
+    assert_eq!(device.used(), used - 3 * 70 * 4);
+    let no_image = Images { folder: folder.join("empty") };
+    let other = Device::open(0, 10_000, no_image, Some(&driver)).expect("opens");
+    // SAFETY: nothing is launched, as there is no machine code.
+    let error = unsafe { other.launch("rms_norm_add", launch, &arguments) }.expect_err("no machine code");
+    assert!(matches!(error, CudaError::Image { .. }), "{error}");
+    let error = Device::open(1, 0, images(&folder), Some(&driver)).err().expect("there is one");
+    assert!(matches!(error, CudaError::NoSuchDevice { number: 1, count: 1 }), "{error}");
+    std::fs::remove_dir_all(folder).expect("removable");
+}
+
+#[test]
+fn every_kernel_with_a_ceiling_is_in_a_file() {
+    let ceilings = include_str!("../../../../xtask/kernels/ceilings.json");
+    let names: Vec<&str> = ceilings.split('"').skip(1).step_by(2).collect();
+    assert!(names.len() > 60, "{}", names.len());
+    for name in names {
+        assert!(Unit::of(name).is_some(), "{name}");
+    }
+    assert!(Unit::of("attention_forward_48").is_none() && Unit::of("nothing").is_none());
+}
+
+/// With `TINYLORA_CUDA_IMAGES` naming the folder that `cargo xtask kernels` has just filled.
+#[test]
+fn machine_code_is_found_by_the_names_that_the_compiler_gave() {
+    let Some(folder) = std::env::var_os("TINYLORA_CUDA_IMAGES") else {
+        eprintln!("skipped: TINYLORA_CUDA_IMAGES names no folder of machine code");
+        return;
+    };
+    let images = Images { folder: folder.into() };
+    for architecture in ["sm_80", "sm_89", "sm_90a", "sm_120"] {
+        for kernel in ["product_few_add", "head_pick", "attention_forward_128", "thin_join"] {
+            let unit = Unit::of(kernel).expect("a kernel");
+            let image = images.read(&unit, architecture).expect("machine code of that name");
+            assert!(image.starts_with(b"\x7fELF"), "{kernel} for {architecture}");
+        }
+    }
+}
+
+#[test]
+fn gpus_and_head_sizes_that_are_served() {
+    assert_eq!(architecture(9, 0), Some("sm_90a"));
+    assert_eq!((architecture(8, 6), architecture(7, 5), architecture(10, 0)), (Some("sm_80"), None, None));
+    assert_eq!((padded_head(24), padded_head(128), padded_head(257)), (Some(32), Some(128), None));
+}

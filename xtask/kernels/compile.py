@@ -1,0 +1,112 @@
+"""Compiles every kernel to machine code for every kind of GPU with NVRTC, which needs no GPU, and holds the registers
+and spilled bytes of each against the ceilings in ceilings.json (the largest over all GPUs).
+
+compile.py FOLDER           check; the machine code goes to the folder
+compile.py FOLDER --make    write ceilings.json
+"""
+
+import ctypes
+import hashlib
+import json
+import re
+import sys
+import time
+from pathlib import Path
+
+from emulator import HEADS
+
+HERE = Path(__file__).resolve().parent
+KERNELS = HERE.parents[1] / "crates/tinylora-compute/src/cuda/kernels"
+CEILINGS = HERE / "ceilings.json"
+GPUS = ["sm_80", "sm_89", "sm_90a", "sm_120"]
+# Without contraction a product and a sum are two roundings wherever they stand, so that kernels for many and for few
+# rows agree; where one rounding is wanted, the kernels say fmaf.
+OPTIONS = ["--std=c++17", "--fmad=false", "--ptxas-options=-v"]
+
+
+def library():
+    import nvidia
+
+    for folder in nvidia.__path__:
+        builtins = sorted(Path(folder).glob("*/lib/libnvrtc-builtins.so*"))
+        found = [p for p in sorted(Path(folder).glob("*/lib/libnvrtc.so*")) if ".alt." not in p.name]
+        if found and builtins:
+            ctypes.CDLL(str(builtins[0]), mode=ctypes.RTLD_GLOBAL)
+            return ctypes.CDLL(str(found[0]))
+    raise SystemExit("the package nvidia-cuda-nvrtc is not installed")
+
+
+def image_name(path, gpu, defines):
+    """The file of a kernel's machine code: it changes with whatever the code depends on."""
+    parts = [path.read_bytes(), *[h.read_bytes() for h in sorted(KERNELS.glob("*.cuh"))], gpu.encode(), repr(OPTIONS).encode()]
+    digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+    return "-".join([path.stem, *[d.partition("=")[2] for d in defines], gpu, digest]) + ".cubin"
+
+
+def compile_one(nvrtc, path, gpu, defines):
+    """What the compiler says, and the machine code."""
+    headers = sorted(KERNELS.glob("*.cuh"))
+    texts = (ctypes.c_char_p * len(headers))(*[h.read_bytes() for h in headers])
+    names = (ctypes.c_char_p * len(headers))(*[h.name.encode() for h in headers])
+    program = ctypes.c_void_p()
+    if nvrtc.nvrtcCreateProgram(ctypes.byref(program), path.read_bytes(), path.name.encode(), len(headers), texts, names):
+        raise SystemExit(f"{path.name}: NVRTC takes no program")
+    options = [f"--gpu-architecture={gpu}", *OPTIONS, *defines]
+    status = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*[o.encode() for o in options]))
+    size = ctypes.c_size_t()
+    nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    nvrtc.nvrtcGetProgramLog(program, log)
+    nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size))
+    if status or size.value == 0:
+        raise SystemExit(f"{path.name} for {gpu} {defines}:\n{log.value.decode()}")
+    image = ctypes.create_string_buffer(size.value)
+    nvrtc.nvrtcGetCUBIN(program, image)
+    nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+    return log.value.decode(), image.raw
+
+
+def resources(log):
+    """Kernel → (registers, spilled bytes)."""
+    found, name, spilled = {}, None, 0
+    for line in log.splitlines():
+        if match := re.search(r"Compiling entry function '(\w+)'", line):
+            name = match[1]
+        if match := re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", line):
+            spilled = max(int(match[1]), int(match[2]))
+        if match := re.search(r"Used (\d+) registers", line):
+            found[name] = (int(match[1]), spilled)
+    return found
+
+
+def main(folder, make):
+    folder.mkdir(parents=True, exist_ok=True)
+    nvrtc, start, all_found, count = library(), time.time(), {}, 0
+    for gpu in GPUS:
+        for path in sorted(KERNELS.glob("*.cu")):
+            heads = HEADS if path.name == "attention.cu" else [None]
+            for head in heads:
+                defines = [] if head is None else [f"-DHEAD={head}"]
+                log, image = compile_one(nvrtc, path, gpu, defines)
+                (folder / image_name(path, gpu, defines)).write_bytes(image)
+                for name, (registers, spilled) in resources(log).items():
+                    before = all_found.get(name, (0, 0))
+                    all_found[name] = (max(registers, before[0]), max(spilled, before[1]))
+                    count += 1
+    if make:
+        lines = [f'  "{name}": {list(all_found[name])}' for name in sorted(all_found)]
+        CEILINGS.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    ceilings, problems = json.loads(CEILINGS.read_text()), []
+    for name, (registers, spilled) in sorted(all_found.items()):
+        most = ceilings.get(name)
+        if most is None:
+            problems.append(f"{name} has no ceiling in ceilings.json")
+        elif registers > most[0] or spilled > most[1]:
+            problems.append(f"{name} uses {registers} registers and spills {spilled} bytes; its ceiling is {most}")
+    problems += [f"{name} is in ceilings.json but is no kernel" for name in ceilings if name not in all_found]
+    print("\n".join(problems) or f"{count} kernels for {', '.join(GPUS)} compiled in {time.time() - start:.0f} s")
+    return bool(problems)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), "--make" in sys.argv[2:]))

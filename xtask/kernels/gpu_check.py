@@ -1,0 +1,115 @@
+"""Proves the CUDA kernels on a GPU, and measures their products. Needs no network and no Rust: Python with numpy, the
+driver, and either the package nvidia-cuda-nvrtc or the folder of machine code that `cargo xtask kernels` leaves in
+target/kernels/images (copy it along with the tree).
+
+gpu_check.py [--images FOLDER] [--out FILE.json] [--quick]
+
+1. Every kernel against f64, on random and odd shapes, each run twice with the same bits: the checks of emulate.py.
+2. The same once more under compute-sanitizer, where it is installed: accesses, races, uninitialised memory, barriers.
+3. Times of the products of Qwen2.5 0.5B, 3B and 7B, prefill and decode, as TFLOP/s and TB/s.
+
+What it does not do, since the engine does not run on the GPU yet: models, training, resume.
+"""
+
+import ctypes
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+import check_attention
+import check_product
+import check_rows
+from emulator import struct
+from gpu import Gpu, NoGpu
+
+ROOT = Path(__file__).resolve().parents[2]
+# (D, F, q + k + v)
+MODELS = {"qwen2.5-0.5b": (896, 4864, 1152), "qwen2.5-3b": (2048, 11008, 2560), "qwen2.5-7b": (3584, 18944, 4608)}
+SANITIZERS = ["memcheck", "racecheck", "initcheck", "synccheck"]
+
+
+def checks(gpu, result):
+    for module in (check_product, check_attention, check_rows):
+        start = time.time()
+        try:
+            module.check(gpu, np.random.default_rng(1))
+            outcome = "agrees"
+        except AssertionError as error:
+            outcome = str(error)
+        result["checks"][module.__name__] = outcome
+        print(f"{module.__name__}: {outcome} ({time.time() - start:.0f} s)", flush=True)
+
+
+def sanitizers(result, arguments):
+    program = shutil.which("compute-sanitizer")
+    if not program:
+        print("compute-sanitizer is not installed: skipped")
+        return
+    for tool in SANITIZERS:
+        command = [program, f"--tool={tool}", "--error-exitcode=9", sys.executable, __file__, "--quick", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        result["sanitizer"][tool] = "clean" if done.returncode == 0 else (done.stdout + done.stderr)[-4000:]
+        print(f"compute-sanitizer {tool}: {'clean' if done.returncode == 0 else result['sanitizer'][tool]}", flush=True)
+
+
+def products(gpu, result, scale):
+    """Rows: 4096 tokens of prefill, and decoding of 16, 64 and 256 sequences. `scale` divides all sizes."""
+    for model, sizes in MODELS.items():
+        d, f, qkv = (-(-s // scale // 8) * 8 for s in sizes)
+        for what, (n, k) in {"qkv": (qkv, d), "o": (d, d), "gate_up": (2 * f, d), "down": (d, f)}.items():
+            many = 4096 // scale
+            for shape, rows in [("few", 16), ("few", 64), ("large", 64), ("large", 256), ("large", many), ("back", many)]:
+                result["products"].append(one_product(gpu, model, what, shape, rows, n, k, 20 if scale == 1 else 1))
+        print(f"{model}: products measured", flush=True)
+
+
+def one_product(gpu, model, what, shape, rows, n, k, repeats):
+    bm, bn, threads, shared = check_product.SHAPES[shape]
+    inner, columns = (n, k) if shape == "back" else (k, n)
+    random = np.random.default_rng(0)
+    bits = lambda *size: (random.integers(0, 1 << 15, size, dtype=np.uint16) & 0x3FF | 0x3E00)
+    a, b, out = (gpu.place(x) for x in (bits(rows, inner), bits(n, k), np.zeros((rows, columns), np.uint16)))
+    operands = struct(check_product.OPERANDS, (a, b, inner, k, rows, columns, inner))
+    side = struct(check_product.SIDE, (0,) * 9)
+    parameters = [ctypes.create_string_buffer(bytes(x), len(x)) for x in (operands,)] + [ctypes.c_uint64(0)]
+    parameters += [ctypes.create_string_buffer(bytes(side), len(side)), ctypes.c_uint64(out), ctypes.c_int(columns)]
+    work = lambda: gpu.launch(f"product_{shape}_bf16", (-(-rows // bm), -(-columns // bn)), threads, shared, parameters)
+    seconds = gpu.time(work, repeats)
+    for address in (a, b, out):
+        gpu.free(address)
+    moved = 2 * (rows * inner + n * k + rows * columns)
+    return {"model": model, "what": what, "kernel": f"product_{shape}_bf16", "rows": rows, "n": n, "k": k,
+            "seconds": seconds, "flops_per_second": 2 * rows * n * k / seconds, "bytes_per_second": moved / seconds}
+
+
+def main(arguments):
+    option = lambda name, default: Path(arguments[arguments.index(name) + 1]) if name in arguments else default
+    images = option("--images", ROOT / "target/kernels/images")
+    out = option("--out", ROOT / "target/kernels/gpu-check.json")
+    quick = "--quick" in arguments
+    try:
+        gpu = Gpu(images)
+    except NoGpu as error:
+        print(f"nothing can be checked here: {error}")
+        return 3
+    print(f"{gpu.name}, compute capability {gpu.capability[0]}.{gpu.capability[1]}, driver interface {gpu.driver}")
+    result = {"gpu": gpu.name, "capability": gpu.capability, "driver": gpu.driver, "checks": {}, "sanitizer": {},
+              "products": []}
+    checks(gpu, result)
+    if not quick:
+        sanitizers(result, [a for a in arguments if a != "--quick"])
+        products(gpu, result, 64 if gpu.name == "emulated" else 1)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(result, indent=1) + "\n")
+        print(f"results in {out}")
+    bad = [c for c in result["checks"].values() if c != "agrees"] + [s for s in result["sanitizer"].values() if s != "clean"]
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
