@@ -332,8 +332,7 @@ mod tests {
 
     #[test]
     fn fields_may_be_parts_and_bad_rows_of_parquet_are_named() {
-        let nested =
-            file(&"{\"q\": {\"text\": \"x\"}, \"m\": {\"a\": {\"b\": true}}}\n".repeat(1)).into_temp_path();
+        let nested = file("{\"q\": {\"text\": \"x\"}, \"m\": {\"a\": {\"b\": true}}}\n").into_temp_path();
         let settings =
             |answer: &str| ["task.question_field=q.text".to_owned(), format!("task.answer_field={answer}")];
         let read = |answer: &str| {

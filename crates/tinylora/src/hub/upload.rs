@@ -161,8 +161,9 @@ impl Upload<'_> {
         let answer = self.json("the list of files", &url, JSON, &body)?;
         let mode = |file: &UploadFile| {
             let said = answer["files"].as_array().into_iter().flatten();
-            let said = said.filter(|said| said["path"] == json!(file.path)).map(|said| &said["uploadMode"]);
-            match said.last().and_then(Value::as_str) {
+            let mut said =
+                said.filter(|said| said["path"] == json!(file.path)).map(|said| &said["uploadMode"]);
+            match said.next().and_then(Value::as_str) {
                 // The store takes no empty files.
                 Some("lfs") if !file.content.is_empty() => Ok(Mode::Large),
                 Some("lfs" | "regular") => Ok(Mode::Regular),
