@@ -1,8 +1,8 @@
 //! The command line as a person writes it. Nothing here acts.
 
+use crate::precision::{Dtype, NumericsArg};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
-use tinylora::recipe::{Numerics, WeightDtype};
 
 const REFERENCES: &str = "\
 Where REF stands, any of these names a model:
@@ -197,42 +197,6 @@ pub struct ModelArgs {
     /// exact: the same bits on every processor; fast: its bf16 products, where it has them (activations are rounded)
     #[arg(long, value_enum, hide_possible_values = true, default_value_t = NumericsArg::Exact)]
     pub numerics: NumericsArg,
-}
-
-/// `--dtype`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Dtype {
-    /// bfloat16, two bytes a weight
-    Bf16,
-    /// float32, four bytes a weight
-    F32,
-}
-
-impl From<Dtype> for WeightDtype {
-    fn from(dtype: Dtype) -> Self {
-        match dtype {
-            Dtype::Bf16 => WeightDtype::Bf16,
-            Dtype::F32 => WeightDtype::F32,
-        }
-    }
-}
-
-/// `--numerics`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum NumericsArg {
-    /// Activations stay f32.
-    Exact,
-    /// Activations may be rounded to bf16.
-    Fast,
-}
-
-impl From<NumericsArg> for Numerics {
-    fn from(numerics: NumericsArg) -> Self {
-        match numerics {
-            NumericsArg::Exact => Self::Exact,
-            NumericsArg::Fast => Self::Fast,
-        }
-    }
 }
 
 /// `tinylora eval`

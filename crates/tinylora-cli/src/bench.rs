@@ -69,7 +69,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         }
     })?;
     if args.json {
-        let dtype = if args.dtype == crate::args::Dtype::F32 { "f32" } else { "bf16" };
+        let dtype = if args.dtype == crate::precision::Dtype::F32 { "f32" } else { "bf16" };
         let output = Output {
             model: &name,
             dtype,

@@ -21,6 +21,7 @@ mod loading;
 mod messages;
 mod meter;
 mod open;
+mod precision;
 mod report;
 mod score;
 mod screen;

@@ -1,8 +1,9 @@
 //! `--model`, `--adapter` and the environment enter, a device, a base model and an adapter on it leave.
 
-use crate::args::{Dtype, ModelArgs};
+use crate::args::ModelArgs;
 use crate::failure::Usage;
 use crate::loading::LoadingDisplay;
+use crate::precision::Dtype;
 use crate::screen::Screen;
 use anyhow::{Context, Result};
 use tinylora::adapter::{self, AnyAdapter};

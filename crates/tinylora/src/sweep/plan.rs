@@ -68,7 +68,7 @@ pub enum PlanError {
 pub struct Run {
     /// Its folder: a number, and the values that set it apart.
     pub name: String,
-    /// The swept keys with this run's values, in the file's order.
+    /// The swept keys with this run's values: those of the zips, then those of the grid, each in alphabetical order.
     pub settings: Vec<(String, Value)>,
     /// The whole recipe.
     pub recipe: Recipe,
@@ -254,8 +254,8 @@ mod tests {
         assert_eq!(of(1), (1, 16, 1e-3, 2, 3));
         assert_eq!(of(3), (1, 16, 1e-2, 1, 3));
         assert_eq!(of(11), (13, 0, 1e-2, 3, 3));
-        assert_eq!(runs[11].name, "012-u-13-n_tie-all-learning_rate-0.01-seed-3");
-        assert_eq!(describe(&runs[0].settings), "u 1, n_tie 16, learning_rate 0.001, seed 1");
+        assert_eq!(runs[11].name, "012-n_tie-all-u-13-learning_rate-0.01-seed-3");
+        assert_eq!(describe(&runs[0].settings), "n_tie 16, u 1, learning_rate 0.001, seed 1");
     }
 
     #[test]

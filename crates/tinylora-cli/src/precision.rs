@@ -1,0 +1,40 @@
+//! `--dtype` and `--numerics`, as every command that runs a model has them.
+
+use clap::ValueEnum;
+use tinylora::recipe::{Numerics, WeightDtype};
+
+/// `--dtype`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Dtype {
+    /// bfloat16, two bytes a weight
+    Bf16,
+    /// float32, four bytes a weight
+    F32,
+}
+
+impl From<Dtype> for WeightDtype {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::Bf16 => WeightDtype::Bf16,
+            Dtype::F32 => WeightDtype::F32,
+        }
+    }
+}
+
+/// `--numerics`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum NumericsArg {
+    /// Activations stay f32.
+    Exact,
+    /// Activations may be rounded to bf16.
+    Fast,
+}
+
+impl From<NumericsArg> for Numerics {
+    fn from(numerics: NumericsArg) -> Self {
+        match numerics {
+            NumericsArg::Exact => Self::Exact,
+            NumericsArg::Fast => Self::Fast,
+        }
+    }
+}
