@@ -46,11 +46,11 @@ struct Query {
     int piece, row, head, first, limit;  // sees context first … limit - 1; piece -1: no query
 };
 
-// Copies a row of d numbers, zero up to HEAD; from null, zeros.
-DEVICE void row_to_shared(bf16* to, const bf16* from, int size, int piece) {
+// Copies a row of d numbers, zero up to HEAD; from null, zeros. `any` is a place in memory to name where nothing is read.
+DEVICE void row_to_shared(bf16* to, const bf16* from, const bf16* any, int size, int piece) {
     int at = piece * 8, valid = from ? smaller(larger(size - at, 0), 8) : 0;
     if (size % 8 == 0) {
-        copy_async(to + at, valid ? from + at : (const bf16*)to, valid * 2);
+        copy_async(to + at, valid ? from + at : any, valid * 2);
     } else {
         for (int i = 0; i < 8; i++) to[at + i] = i < valid ? from[at + i] : (bf16)0;
     }
@@ -78,7 +78,7 @@ DEVICE void rows_of_queries(bf16* to, const bf16* x, int x_row, int size, const 
     for (int i = thread(); i < ROWS * TILES; i += ATTENTION_THREADS) {
         Query query = queries[i / TILES];
         const bf16* from = query.piece < 0 ? 0 : x + (size_t)query.row * x_row + query.head * size;
-        row_to_shared(to + i / TILES * PITCH, from, size, i % TILES);
+        row_to_shared(to + i / TILES * PITCH, from, x, size, i % TILES);
     }
 }
 
@@ -92,7 +92,7 @@ DEVICE void rows_of_context(bf16* to, const bf16* cache, const Attention& a, con
             u32 slot = own < 0 ? slots[unit.shared_at + at] : slots[piece.own_at + own];
             from = cache + ((size_t)slot * a.keys + key_head) * a.size;
         }
-        row_to_shared(to + i / TILES * PITCH, from, a.size, i % TILES);
+        row_to_shared(to + i / TILES * PITCH, from, cache, a.size, i % TILES);
     }
 }
 
@@ -401,8 +401,8 @@ DEVICE void backward_keys(const Attention& a, const bf16* q, const bf16* keys, c
     for (int i = thread(); i < KEYS * TILES; i += ATTENTION_THREADS) {
         int row = i / TILES;
         size_t at = row < tile.rows ? ((size_t)row_slots[tile.first_row + row] * a.keys + key_head) * a.size : 0;
-        row_to_shared(k_tile + row * PITCH, row < tile.rows ? keys + at : 0, a.size, i % TILES);
-        row_to_shared(v_tile + row * PITCH, row < tile.rows ? values + at : 0, a.size, i % TILES);
+        row_to_shared(k_tile + row * PITCH, row < tile.rows ? keys + at : 0, keys, a.size, i % TILES);
+        row_to_shared(v_tile + row * PITCH, row < tile.rows ? values + at : 0, values, a.size, i % TILES);
     }
     copy_commit();
     float factor = a.scale * LOG2_E, acc_k[TILES][4], acc_v[TILES][4];
@@ -421,8 +421,8 @@ DEVICE void backward_keys(const Attention& a, const bf16* q, const bf16* keys, c
                 bool there = query < run.rows * per_key;
                 const bf16* from = there ? q + (size_t)row * a.q_row + head * a.size : 0;
                 const bf16* d_from = there ? d_out + (size_t)row * a.out_row + head * a.size : 0;
-                row_to_shared(q_tile + i / TILES * PITCH, from, a.size, i % TILES);
-                row_to_shared(d_tile + i / TILES * PITCH, d_from, a.size, i % TILES);
+                row_to_shared(q_tile + i / TILES * PITCH, from, q, a.size, i % TILES);
+                row_to_shared(d_tile + i / TILES * PITCH, d_from, d_out, a.size, i % TILES);
             }
             for (int i = thread(); i < STEP_QUERIES; i += ATTENTION_THREADS) {
                 int query = first + i, row = run.first_row + query / per_key;
