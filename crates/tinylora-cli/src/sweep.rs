@@ -7,7 +7,7 @@ use crate::screen::Screen;
 use crate::{format, interrupt, open, report};
 use anyhow::Result;
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tinylora::hub::HubOptions;
@@ -89,7 +89,7 @@ fn watch_interrupts(screen: Screen, stop: Arc<AtomicBool>) -> Result<()> {
     })
 }
 
-fn stopped(rows: &[ResultRow], runs: &[Run], args: &SweepArgs, out: &PathBuf) -> String {
+fn stopped(rows: &[ResultRow], runs: &[Run], args: &SweepArgs, out: &Path) -> String {
     let word = |path: &Path| report::shell_word(&path.display().to_string());
     format!(
         "stopped with {} of {} runs done; go on with\n  tinylora sweep {} --out {} --resume",
