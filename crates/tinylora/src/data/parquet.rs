@@ -24,6 +24,22 @@ pub(crate) fn columns(file: impl ChunkReader + 'static, fields: &[&str]) -> Resu
     read.unwrap_or_else(|_| Err("the file is damaged: the library for parquet could not go on".to_owned()))
 }
 
+/// The names of all columns, parts of structs with dots.
+pub(crate) fn names(file: impl ChunkReader + 'static) -> Result<Vec<String>, String> {
+    let read = catch_unwind(AssertUnwindSafe(|| {
+        let reader =
+            SerializedFileReader::new(file).map_err(|error| format!("not a usable parquet file: {error}"))?;
+        let schema = reader.metadata().file_metadata().schema_descr_ptr();
+        // A list's column has a path of its own; a reader of rows knows it by its first part.
+        let name = |column: &std::sync::Arc<ColumnDescriptor>| match column.max_rep_level() {
+            0 => column.path().parts().join("."),
+            _ => column.path().parts()[0].clone(),
+        };
+        Ok(schema.columns().iter().map(name).collect())
+    }));
+    read.unwrap_or_else(|_| Err("the file is damaged: the library for parquet could not go on".to_owned()))
+}
+
 fn read(file: impl ChunkReader + 'static, fields: &[&str]) -> Result<Vec<Column>, String> {
     let damaged = |error: parquet::errors::ParquetError| format!("not a usable parquet file: {error}");
     let reader = SerializedFileReader::new(file).map_err(damaged)?;

@@ -30,18 +30,14 @@ pub fn find(
         ("", Some(file)) => format!("hf:{}/{}@{}", file.repository, file.file, file.revision),
         (given, _) => given.to_owned(),
     };
-    let parquet = |path: &str| path.ends_with(".parquet");
-    if parquet(reference.split('@').next().unwrap_or_default()) {
-        return Err(BenchmarkError::Parquet { name: about.name, reference });
-    }
     let role = match split {
         Split::Train => DataRole::Train,
         Split::Test => DataRole::HeldOut,
     };
     let mut paths = hub::resolve_data(&reference, role, options, progress)?.paths;
     match paths.pop() {
-        Some(path) if paths.is_empty() && !parquet(&path.to_string_lossy()) => Ok(path),
-        _ => Err(BenchmarkError::Parquet { name: about.name, reference }),
+        Some(path) if paths.is_empty() => Ok(path),
+        _ => Err(BenchmarkError::ManyFiles { reference }),
     }
 }
 
@@ -100,7 +96,7 @@ mod tests {
         let message = found(Benchmark::Aime24, Split::Train, "").unwrap_err();
         assert!(message.contains("no training split"), "{message}");
         let message = found(Benchmark::Gsm8k, Split::Test, "").unwrap_err();
-        assert!(message.contains("parquet") && message.contains("openai/gsm8k"), "{message}");
+        assert!(message.contains("openai/gsm8k/main/test-00000-of-00001.parquet"), "offline: {message}");
         let message = found(Benchmark::Math500, Split::Test, "").unwrap_err();
         assert!(message.contains("HuggingFaceH4/MATH-500"), "offline: {message}");
     }

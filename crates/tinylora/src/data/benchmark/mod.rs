@@ -41,15 +41,10 @@ pub struct BenchmarkData {
 /// Why a benchmark's problems can't be had.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchmarkError {
-    /// The Hub has it, in a form that isn't read.
-    #[error(
-        "{name} is on the Hub as a parquet file ({reference}), which is not read here: give a JSONL file, or a folder \
-         with {name}/test.jsonl in it such as evaluation/data of the Qwen2.5-Math repository, as --data or task.test"
-    )]
-    Parquet {
-        /// The set.
-        name: &'static str,
-        /// The file on the Hub.
+    /// A data set in several files.
+    #[error("{reference} has its rows in several files: name one of them, as hf:org/name/path/of/it.parquet")]
+    ManyFiles {
+        /// The data set on the Hub.
         reference: String,
     },
     /// No file on the Hub is known.
@@ -133,7 +128,14 @@ pub fn open(
 pub fn read(benchmark: Benchmark, split: Split, path: &Path) -> Result<BenchmarkData, BenchmarkError> {
     let bytes =
         std::fs::read(path).map_err(|source| BenchmarkError::Read { path: path.to_owned(), source })?;
-    let problems = parse(benchmark, split, &path.display().to_string(), &bytes)?;
+    let file = path.display().to_string();
+    let problems = if file.ends_with(".parquet") {
+        let opened = std::fs::File::open(path)
+            .map_err(|source| BenchmarkError::Read { path: path.to_owned(), source })?;
+        rows::of_parquet(benchmark, split, &file, opened)?
+    } else {
+        parse(benchmark, split, &file, &bytes)?
+    };
     Ok(BenchmarkData { path: path.to_owned(), sha256: bytes_sha256(&bytes), problems })
 }
 

@@ -3,10 +3,10 @@
 //! is kept, with an empty one.
 
 use super::{BenchmarkError, BenchmarkProblem};
-use crate::data::{Problem, gold_of_answer};
+use crate::data::{Problem, gold_of_answer, parquet};
 use crate::recipe::{Benchmark, GoldField, Split};
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The rows of a JSONL file; `file` is its name.
 pub fn parse(
@@ -30,6 +30,44 @@ pub fn parse(
         return Err(BenchmarkError::Empty { file: file.into() });
     }
     Ok(problems)
+}
+
+/// The rows of a parquet file; `name` is what messages call it.
+pub(super) fn of_parquet(
+    benchmark: Benchmark,
+    split: Split,
+    name: &str,
+    file: std::fs::File,
+) -> Result<Vec<BenchmarkProblem>, BenchmarkError> {
+    let failed =
+        |row: usize| move |message: String| BenchmarkError::Line { file: name.into(), line: row, message };
+    let known = file.try_clone().map_err(|error| error.to_string()).and_then(parquet::names);
+    let known = known.map_err(failed(0))?;
+    let fields: Vec<&str> =
+        wanted(benchmark).into_iter().filter(|field| known.iter().any(|name| name == field)).collect();
+    let columns = parquet::columns(file, &fields).map_err(failed(0))?;
+    let rows = columns.first().map_or(0, Vec::len);
+    if rows == 0 {
+        return Err(BenchmarkError::Empty { file: name.into() });
+    }
+    (0..rows)
+        .map(|row| {
+            let values = fields.iter().zip(&columns);
+            let object = values.map(|(field, column)| ((*field).to_owned(), column[row].clone())).collect();
+            problem(benchmark, split, row + 1, &object).map_err(failed(row + 1))
+        })
+        .collect()
+}
+
+/// Every field that is looked at in a row.
+fn wanted(benchmark: Benchmark) -> BTreeSet<&'static str> {
+    let about = benchmark.about();
+    let gold = match about.gold {
+        GoldField::Hashes(field) | GoldField::First(field) => vec![field],
+        GoldField::AnswerOrBox(answer, solution) => vec![answer, solution],
+    };
+    let groups = about.groups.iter().map(|(_, field)| *field);
+    about.question.iter().copied().chain(gold).chain(groups).chain(["answer", "solution"]).collect()
 }
 
 fn object(line: &[u8]) -> Result<Map<String, Value>, String> {
@@ -178,6 +216,23 @@ mod tests {
     }
 
     /// A row in the form of each set's file, written for this test.
+    /// The same rows, as the Hub's library writes them and as JSON lines.
+    #[test]
+    fn parquet_rows_are_those_of_json_lines() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/data");
+        let bytes = std::fs::read(folder.join("plain.jsonl")).unwrap();
+        let wanted = parse(Benchmark::Math500, Split::Test, "plain.jsonl", &bytes).unwrap();
+        for compression in ["snappy", "zstd", "none"] {
+            let name = format!("plain.{compression}.parquet");
+            let open = || std::fs::File::open(folder.join(&name)).unwrap();
+            let found = of_parquet(Benchmark::Math500, Split::Test, &name, open()).unwrap();
+            assert_eq!(found, wanted, "{name}");
+            // No set finds its answer in what is none.
+            let message = of_parquet(Benchmark::OlympiadBench, Split::Test, &name, open()).unwrap_err();
+            assert!(message.to_string().contains("final_answer"), "{message}");
+        }
+    }
+
     #[test]
     fn every_sets_form_is_read() {
         for (benchmark, line, gold, groups) in [
