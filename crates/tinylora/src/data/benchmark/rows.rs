@@ -39,24 +39,27 @@ pub(super) fn of_parquet(
     name: &str,
     file: std::fs::File,
 ) -> Result<Vec<BenchmarkProblem>, BenchmarkError> {
-    let failed =
-        |row: usize| move |message: String| BenchmarkError::Line { file: name.into(), line: row, message };
-    let known = file.try_clone().map_err(|error| error.to_string()).and_then(parquet::names);
-    let known = known.map_err(failed(0))?;
-    let fields: Vec<&str> =
-        wanted(benchmark).into_iter().filter(|field| known.iter().any(|name| name == field)).collect();
-    let columns = parquet::columns(file, &fields).map_err(failed(0))?;
-    let rows = columns.first().map_or(0, Vec::len);
-    if rows == 0 {
+    let failed = |line: usize| move |message| BenchmarkError::Line { file: name.into(), line, message };
+    let rows = parquet_rows(benchmark, file).map_err(failed(0))?;
+    if rows.is_empty() {
         return Err(BenchmarkError::Empty { file: name.into() });
     }
-    (0..rows)
-        .map(|row| {
-            let values = fields.iter().zip(&columns);
-            let object = values.map(|(field, column)| ((*field).to_owned(), column[row].clone())).collect();
-            problem(benchmark, split, row + 1, &object).map_err(failed(row + 1))
-        })
-        .collect()
+    let problem = |(row, object)| problem(benchmark, split, row, object).map_err(failed(row));
+    (1..).zip(&rows).map(problem).collect()
+}
+
+/// Of each row the fields that are looked at, where the file has them.
+fn parquet_rows(benchmark: Benchmark, file: std::fs::File) -> Result<Vec<Map<String, Value>>, String> {
+    let known = parquet::names(file.try_clone().map_err(|error| error.to_string())?)?;
+    let fields: Vec<&str> =
+        wanted(benchmark).into_iter().filter(|field| known.iter().any(|name| name == field)).collect();
+    let columns = parquet::columns(file, &fields)?;
+    let rows = columns.first().map_or(0, Vec::len);
+    let object = |row: usize| {
+        let values = fields.iter().zip(&columns);
+        values.map(|(field, column)| ((*field).to_owned(), column[row].clone())).collect()
+    };
+    Ok((0..rows).map(object).collect())
 }
 
 /// Every field that is looked at in a row.
@@ -220,13 +223,23 @@ mod tests {
     #[test]
     fn parquet_rows_are_those_of_json_lines() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/data");
-        let bytes = std::fs::read(folder.join("plain.jsonl")).unwrap();
-        let wanted = parse(Benchmark::Math500, Split::Test, "plain.jsonl", &bytes).unwrap();
+        let text = std::fs::read_to_string(folder.join("plain.jsonl")).unwrap();
+        let wanted: Vec<Map<String, Value>> =
+            text.lines().map(|line| object(line.as_bytes()).unwrap()).collect();
         for compression in ["snappy", "zstd", "none"] {
             let name = format!("plain.{compression}.parquet");
             let open = || std::fs::File::open(folder.join(&name)).unwrap();
-            let found = of_parquet(Benchmark::Math500, Split::Test, &name, open()).unwrap();
-            assert_eq!(found, wanted, "{name}");
+            let rows = parquet_rows(Benchmark::Gsm8k, open()).unwrap();
+            assert_eq!(rows.len(), wanted.len());
+            for (row, wanted) in rows.iter().zip(&wanted) {
+                assert_eq!(row.len(), 2);
+                assert!(row.iter().all(|(field, value)| wanted.get(field) == Some(value)), "{row:?}");
+            }
+            // The first row without an answer is named, as it is of JSON lines.
+            let whole = of_parquet(Benchmark::Gsm8k, Split::Test, "plain", open()).unwrap_err();
+            let lines = parse(Benchmark::Gsm8k, Split::Test, "plain", text.as_bytes()).unwrap_err();
+            let start = |error: &BenchmarkError| error.to_string().chars().take(40).collect::<String>();
+            assert_eq!(start(&whole), start(&lines));
             // No set finds its answer in what is none.
             let message = of_parquet(Benchmark::OlympiadBench, Split::Test, &name, open()).unwrap_err();
             assert!(message.to_string().contains("final_answer"), "{message}");
