@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tinylora::hub::HubOptions;
 use tinylora::recipe::Numerics;
 use tinylora::sweep::{
-    BestRate, ResultRow, Run, SweepEvent, SweepOutcome, best_rates, describe, load, sweep,
+    BestRate, Cost, ResultRow, Run, SweepEvent, SweepOutcome, best_rates, describe, estimate, load, sweep,
 };
 use tinylora::train::TrainOptions;
 
@@ -21,10 +21,7 @@ use tinylora::train::TrainOptions;
 pub fn run(args: &SweepArgs) -> Result<u8> {
     let runs = load(&args.sweep, &args.set).map_err(|error| Usage(error.to_string()))?;
     if args.dry_run {
-        for (number, run) in (1..).zip(&runs) {
-            println!("{number:>4}  {}  {}", run.name, describe(&run.settings));
-        }
-        println!("{} runs", runs.len());
+        print!("{}", planned(&runs)?);
         return Ok(DONE);
     }
     let stem = args.sweep.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -75,6 +72,40 @@ pub fn run(args: &SweepArgs) -> Result<u8> {
             Ok(INTERRUPTED)
         }
     }
+}
+
+/// What `--dry-run` prints: the runs, what each trains and at most costs.
+fn planned(runs: &[Run]) -> Result<String> {
+    let mut text = format!(
+        "{:>5} {:>9} {:>10} {:>10} {:>13} {:>12}  settings\n",
+        "run", "numbers", "bytes", "weights", "tokens a step", "tokens"
+    );
+    let tokens =
+        |count: Option<u64>| count.map_or("–".to_owned(), |count| format!("≤ {}", format::count(count)));
+    let (mut sum, mut open_ended) = (0u64, false);
+    for (number, run) in (1..).zip(runs) {
+        let Cost { trainable_parameters, payload_bytes, weight_bytes, tokens_per_step, tokens: all } =
+            estimate(&run.recipe).map_err(|error| Usage(format!("run {number} ({}): {error}", run.name)))?;
+        sum = sum.saturating_add(all.unwrap_or(0));
+        open_ended |= all.is_none() && tokens_per_step.is_some();
+        let bytes = |count: Option<u64>| count.map_or("–".to_owned(), format::bytes);
+        let numbers = trainable_parameters.map_or("–".to_owned(), format::grouped);
+        text.push_str(&format!(
+            "{number:>5} {numbers:>9} {:>10} {:>10} {:>13} {:>12}  {}\n",
+            bytes(payload_bytes),
+            bytes(weight_bytes),
+            tokens(tokens_per_step),
+            tokens(all),
+            describe(&run.settings),
+        ));
+    }
+    let rest = if open_ended { "; more where the number of steps follows from the data" } else { "" };
+    text.push_str(&format!(
+        "{} runs; at most {} sampled tokens in training{rest}\n",
+        runs.len(),
+        format::count(sum)
+    ));
+    Ok(text)
 }
 
 fn watch_interrupts(screen: Screen, stop: Arc<AtomicBool>) -> Result<()> {

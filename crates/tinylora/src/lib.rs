@@ -49,9 +49,9 @@ pub mod evaluate;
 
 pub mod train;
 
-pub mod sweep;
-
 pub mod bench;
+
+pub mod sweep;
 
 #[cfg(test)]
 mod fuzz;

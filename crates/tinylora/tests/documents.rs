@@ -1,9 +1,11 @@
 //! The TOML that README, guide and `recipes/` show enters; whether it is a recipe that would run is checked. No model is
 //! opened.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use tinylora::recipe::Recipe;
+use tinylora::sweep;
 
 /// What a fragment of a recipe needs to be whole.
 const REST: &str = "name = \"rest\"\n[model]\nref = \"smollm2-135m\"\n[task]\nkind = \"arithmetic\"\n\
@@ -58,4 +60,36 @@ fn recipes_in_the_folder_would_run() {
         }
     }
     assert!(recipes >= 1);
+}
+
+/// What `tinylora sweep --dry-run` does, on every sweep: no model is opened, nothing is fetched.
+#[test]
+fn sweeps_in_the_folder_would_run() {
+    let mut sweeps = 0;
+    for entry in std::fs::read_dir(root().join("recipes/sweeps")).unwrap() {
+        let path = entry.unwrap().path();
+        sweeps += 1;
+        let runs = sweep::load(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
+        for run in runs {
+            let cost = sweep::estimate(&run.recipe);
+            let cost = cost.unwrap_or_else(|error| panic!("{}: {}: {error}", path.display(), run.name));
+            let known = cost.trainable_parameters.is_some_and(|count| count > 0);
+            assert!(known, "{}: {}: its model has no known shape", path.display(), run.name);
+        }
+    }
+    assert!(sweeps >= 13, "only {sweeps} sweeps were found");
+}
+
+#[test]
+fn sizes_are_those_of_table_2() {
+    let runs = sweep::load(&root().join("recipes/sweeps/table2-gsm8k.toml"), &[]).unwrap();
+    let sizes = |model: &str| {
+        let of_model = runs.iter().filter(|run| run.recipe.model.reference == model);
+        of_model
+            .map(|run| sweep::estimate(&run.recipe).unwrap().trainable_parameters.unwrap())
+            .collect::<BTreeSet<_>>()
+    };
+    assert_eq!(sizes("Qwen/Qwen2.5-3B-Instruct"), BTreeSet::from([16, 63, 252, 504, 8_064, 129_024]));
+    assert_eq!(sizes("Qwen/Qwen2.5-7B-Instruct"), BTreeSet::from([13, 49, 196, 392, 6_272, 100_352]));
+    assert_eq!(runs.len(), 3 * 6 * 7 * 3);
 }

@@ -6,7 +6,7 @@ mod shapes;
 mod work;
 
 pub use products::{ProductRow, products};
-pub use shapes::{NAMES, shape};
+pub use shapes::{NAMES, shape, shape_of};
 
 use crate::gradient::GradientError;
 use crate::inference::EngineError;

@@ -1,9 +1,11 @@
 //! A sweep's runs enter, their folders and a table of results leave. One copy of the weights serves all runs of a
 //! model, and what is measured before training is measured once.
 
+mod cost;
 mod plan;
 mod results;
 
+pub use cost::{Cost, estimate};
 pub use plan::{PlanError, Run, describe, load};
 pub use results::{BestRate, ResultRow, best_rates};
 
