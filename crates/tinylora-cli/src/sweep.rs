@@ -99,12 +99,16 @@ fn planned(runs: &[Run]) -> Result<String> {
             describe(&run.settings),
         ));
     }
-    let rest = if open_ended { "; more where the number of steps follows from the data" } else { "" };
-    text.push_str(&format!(
-        "{} runs; at most {} sampled tokens in training{rest}\n",
-        runs.len(),
-        format::count(sum)
-    ));
+    let sampled = match (sum, open_ended) {
+        (0, true) => "; how many tokens are sampled follows from the data's size".to_owned(),
+        (0, false) => String::new(),
+        (sum, true) => format!(
+            "; at most {} sampled tokens where the steps are given, more by the data's size",
+            format::count(sum)
+        ),
+        (sum, false) => format!("; at most {} sampled tokens in training", format::count(sum)),
+    };
+    text.push_str(&format!("{} runs{sampled}\n", runs.len()));
     Ok(text)
 }
 
