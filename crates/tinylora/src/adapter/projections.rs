@@ -22,23 +22,24 @@ pub struct Projections {
 
 impl Projections {
     /// Draws P: entry k of module m is draw k of the stream m of the projection seed, with mean 0 and
-    /// variance 1/r, computed in f64 and rounded once.
+    /// variance 1/r, computed in f64 and rounded once. Of a basis nothing is kept.
     pub fn new(spec: &TinyLoraSpec) -> Self {
+        let mut p = Vec::new();
         if spec.projection == Projection::Basis {
             assert_eq!(spec.u, spec.rank * spec.rank, "R has r² entries: recipes and files are checked");
-            return Self::basis(spec);
-        }
-        let numbers = spec.u * spec.rank * spec.rank; // of one module
-        let deviation = (1.0 / spec.rank as f64).sqrt();
-        let mut p = Vec::with_capacity(spec.num_modules() * numbers);
-        for module in 0..spec.num_modules() as u64 {
-            let stream = Stream::new(spec.projection_seed, Purpose::Projection, module);
-            p.extend((0..numbers as u64).map(|k| match spec.projection {
-                Projection::Normal => (deviation * stream.normal(k)) as f32,
-                // Uniform in ±√3·σ has variance σ².
-                Projection::Uniform => ((2.0 * stream.uniform(k) - 1.0) * 3f64.sqrt() * deviation) as f32,
-                Projection::Basis => unreachable!("looked at above"),
-            }));
+        } else {
+            let numbers = spec.u * spec.rank * spec.rank; // of one module
+            let deviation = (1.0 / spec.rank as f64).sqrt();
+            p.reserve_exact(spec.num_modules() * numbers);
+            for module in 0..spec.num_modules() as u64 {
+                let stream = Stream::new(spec.projection_seed, Purpose::Projection, module);
+                p.extend((0..numbers as u64).map(|k| match spec.projection {
+                    Projection::Normal => (deviation * stream.normal(k)) as f32,
+                    // Uniform in ±√3·σ has variance σ².
+                    Projection::Uniform => ((2.0 * stream.uniform(k) - 1.0) * 3f64.sqrt() * deviation) as f32,
+                    Projection::Basis => unreachable!("looked at above"),
+                }));
+            }
         }
         Self {
             rank: spec.rank,
@@ -50,18 +51,7 @@ impl Projections {
         }
     }
 
-    /// v is R: nothing is multiplied and nothing is kept.
-    fn basis(spec: &TinyLoraSpec) -> Self {
-        Self {
-            rank: spec.rank,
-            u: spec.u,
-            scale: spec.scale,
-            groups: spec.groups(),
-            num_groups: spec.num_groups(),
-            p: Vec::new(),
-        }
-    }
-
+    /// Whether v is R itself: nothing is multiplied and nothing is kept.
     fn is_basis(&self) -> bool {
         self.p.is_empty() && !self.groups.is_empty()
     }
