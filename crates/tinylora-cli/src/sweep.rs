@@ -9,7 +9,7 @@ use anyhow::Result;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use tinylora::hub::HubOptions;
 use tinylora::recipe::Numerics;
 use tinylora::sweep::{
@@ -39,7 +39,7 @@ pub fn run(args: &SweepArgs) -> Result<u8> {
     }
     let screen = Screen::stderr();
     let stop = Arc::new(AtomicBool::new(false));
-    watch_interrupts(screen.clone(), stop.clone())?;
+    interrupt::finish_and_save(screen.clone(), stop.clone(), String::new)?;
     let options =
         TrainOptions { out: out.clone(), resume: args.resume, hub: HubOptions::from_env(), interrupt: &stop };
     let mut display: Option<RunDisplay> = None;
@@ -110,18 +110,6 @@ fn planned(runs: &[Run]) -> Result<String> {
     };
     text.push_str(&format!("{} runs{sampled}\n", runs.len()));
     Ok(text)
-}
-
-fn watch_interrupts(screen: Screen, stop: Arc<AtomicBool>) -> Result<()> {
-    interrupt::on_press(move |press| {
-        stop.store(true, Ordering::Relaxed);
-        if press == 1 {
-            screen.print("finishing this step, then saving (Ctrl-C again: stop at once)");
-            return;
-        }
-        screen.clear();
-        std::process::exit(INTERRUPTED.into());
-    })
 }
 
 fn stopped(rows: &[ResultRow], runs: &[Run], args: &SweepArgs, out: &Path) -> String {

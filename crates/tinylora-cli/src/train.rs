@@ -6,9 +6,9 @@ use crate::failure::{DONE, INTERRUPTED};
 use crate::screen::{Screen, stdout_style};
 use crate::{interrupt, open, report};
 use anyhow::Result;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use tinylora::adapter::AdapterFile;
 use tinylora::base::BaseError;
 use tinylora::checkpoint;
@@ -28,7 +28,14 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
     let screen = Screen::stderr();
     let mut display = RunDisplay::new(screen.clone());
     let stop = Arc::new(AtomicBool::new(false));
-    watch_interrupts(screen.clone(), stop.clone(), out.join("checkpoints"))?;
+    let checkpoints = out.join("checkpoints");
+    interrupt::finish_and_save(screen.clone(), stop.clone(), move || {
+        let newest = checkpoint::list(&checkpoints).ok().and_then(|mut all| all.pop());
+        match newest {
+            Some((_, path)) => format!("stopped; the last checkpoint is {}", path.display()),
+            None => "stopped; nothing was saved yet".into(),
+        }
+    })?;
     let options =
         TrainOptions { out: out.clone(), resume: args.resume, hub: HubOptions::from_env(), interrupt: &stop };
     let outcome = train(&cpu, &recipe, &options, &mut |event| display.take(&event));
@@ -70,24 +77,6 @@ fn dry_run(recipe: &Recipe) -> Result<u8> {
         Err(error) => return Err(error.into()),
     }
     Ok(DONE)
-}
-
-/// First press: the step is finished and saved. Second press: out, at once.
-fn watch_interrupts(screen: Screen, stop: Arc<AtomicBool>, checkpoints: PathBuf) -> Result<()> {
-    interrupt::on_press(move |press| {
-        stop.store(true, Ordering::Relaxed);
-        if press == 1 {
-            screen.print("finishing this step, then saving (Ctrl-C again: stop at once)");
-            return;
-        }
-        screen.clear();
-        let newest = checkpoint::list(&checkpoints).ok().and_then(|mut all| all.pop());
-        screen.print(&match newest {
-            Some((_, path)) => format!("stopped; the last checkpoint is {}", path.display()),
-            None => "stopped; nothing was saved yet".into(),
-        });
-        std::process::exit(INTERRUPTED.into());
-    })
 }
 
 fn interrupted(step: u64, checkpoint: Option<&Path>, args: &TrainArgs) -> String {
