@@ -21,6 +21,7 @@ pub mod buffer;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod head;
+mod huge;
 pub mod kernel;
 pub mod lanes;
 pub mod norm;

@@ -34,7 +34,7 @@ pub fn multiply_add_rate(cpu: &Cpu) -> f64 {
 pub fn read_rate(cpu: &Cpu) -> f64 {
     let memory: Vec<Buffer<f32>> = (0..cpu.threads())
         .map(|_| {
-            let mut part = Buffer::zeroed(ELEMENTS);
+            let mut part = Buffer::zeroed_in_huge_pages(ELEMENTS);
             part.fill(1.0);
             part
         })
