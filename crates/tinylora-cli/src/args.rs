@@ -15,7 +15,7 @@ Where REF stands, any of these names a model:
 const ENVIRONMENT: &str = "\
 Environment:
   TINYLORA_DEVICE=cpu            the device [default: cpu]
-  TINYLORA_KERNEL=NAME           scalar, avx2, avx512, avx512-bf16 or neon [default: the fastest, see --numerics]
+  TINYLORA_KERNEL=NAME           scalar, avx2, avx512, avx512-bf16, amx or neon [default: the fastest, see --numerics]
   TINYLORA_THREADS=N             threads [default: one a core]
   TINYLORA_CACHE=DIR             factors and files from wheels [default: ~/.cache/tinylora]
   HF_HOME, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE   as for every program that uses the Hub

@@ -9,7 +9,8 @@ pub struct EmulatedTiles {
     sums: [[[f32; LANES]; ROWS]; 4],
 }
 
-#[allow(clippy::undocumented_unsafe_blocks)] // the trait's caller vouches for the pointers
+// SAFETY (of every block below): the trait's caller vouches for the pointers.
+#[allow(clippy::undocumented_unsafe_blocks)]
 impl TileUnit for EmulatedTiles {
     const PRESENT: bool = true;
     const SLOWNESS: usize = 100;
