@@ -26,6 +26,7 @@ pub mod kernel;
 pub mod lanes;
 pub mod norm;
 mod operand;
+pub mod outer;
 pub mod packed;
 pub mod peak;
 pub mod pool;
