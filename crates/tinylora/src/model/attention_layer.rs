@@ -2,6 +2,7 @@
 //!
 //! `middle = x + [norm](o(attention(rope([norm] q), rope([norm] k), v)))` with q, k, v of `norm(x)`.
 
+use super::gradients::Gradients;
 use super::kept::{LayerKept, Scratch};
 use super::linear::{linear_backward, linear_forward, resize};
 use super::load::Layer;
@@ -75,7 +76,7 @@ pub(super) fn forward(
     add(cpu, &scratch.out, &mut kept.middle);
 }
 
-/// Turns `gradient` from ∂L/∂middle into ∂L/∂x (T, D), and adds to `dr`. With `last`, nothing below needs
+/// Turns `gradient` from ∂L/∂middle into ∂L/∂x (T, D), and adds to `sums`. With `last`, nothing below needs
 /// ∂L/∂x and it is not computed.
 pub(super) fn backward(
     pass: &Pass<'_>,
@@ -85,7 +86,7 @@ pub(super) fn backward(
     kept: &mut LayerKept,
     scratch: &mut Scratch,
     gradient: &mut [f32],
-    dr: &mut [Vec<f64>],
+    sums: &mut Gradients,
     last: bool,
 ) {
     let (cpu, config, batch) = (pass.cpu, &pass.model.config, pass.batch);
@@ -113,7 +114,7 @@ pub(super) fn backward(
         &[d_out],
         &kept.p_output,
         &mut scratch.side,
-        dr,
+        sums,
         Some(&mut scratch.d_heads),
     );
     resize(&mut scratch.d_q, kept.q.len());
@@ -150,7 +151,7 @@ pub(super) fn backward(
         &[&scratch.d_q, &scratch.d_k, &scratch.d_v],
         &kept.p_attention,
         &mut scratch.side,
-        dr,
+        sums,
         (!last).then_some(&mut scratch.d_normed),
     );
     if !last {

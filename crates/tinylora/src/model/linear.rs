@@ -3,8 +3,9 @@
 //! Forward:  p = A x,  z = R p,  y = W x + b + B z.
 //! Backward: t = Bᵀ dy,  dR += t pᵀ,  dp = Rᵀ t,  dx = Σ (Wᵀ dy + Aᵀ dp).
 
+use super::gradients::Gradients;
 use super::pass::Pass;
-use super::side::GroupSide;
+use super::side::{GroupSide, ModuleSide, R};
 use tinylora_compute::PackedMatrix;
 use tinylora_compute::product::{BackwardTerm, Product, Side, product, product_backward};
 
@@ -67,7 +68,7 @@ pub(super) fn linear_forward(
     product(pass.cpu, x, rows, &mut products);
 }
 
-/// The gradient of [`linear_forward`]: adds to `dr` and gives dx (T, in), where that is wanted.
+/// The gradient of [`linear_forward`]: adds to `sums` and gives dx (T, in), where that is wanted.
 pub(super) fn linear_backward(
     pass: &Pass<'_>,
     linears: &[&Linear],
@@ -75,7 +76,7 @@ pub(super) fn linear_backward(
     gradients: &[&[f32]],
     p: &[f32],
     scratch: &mut SideScratch,
-    dr: &mut [Vec<f64>],
+    sums: &mut Gradients,
     dx: Option<&mut Vec<f32>>,
 ) {
     let rows = pass.rows();
@@ -95,11 +96,9 @@ pub(super) fn linear_backward(
             );
             for (row, t) in scratch.member.chunks_exact(rank).enumerate() {
                 scratch.t[row * width + member.offset..][..rank].copy_from_slice(t);
-                let p = &p[row * width + member.offset..][..rank];
-                let dr = &mut dr[pass.adapter_of(row)][member.index * rank * rank..][..rank * rank];
-                for (dr, &t) in dr.chunks_exact_mut(rank).zip(t) {
-                    dr.iter_mut().zip(p).for_each(|(dr, &p)| *dr += f64::from(t) * f64::from(p));
-                }
+            }
+            match sums {
+                Gradients::R(dr) => add_r_gradient(pass, member, (width, p), &scratch.member, dr),
             }
         }
         resize(&mut scratch.z, rows * width);
@@ -124,17 +123,44 @@ pub(super) fn linear_backward(
     product_backward(pass.cpu, &terms, rows, dx);
 }
 
+/// dR += t pᵀ for each row, with the row's own R; t is (T, r), p (T, width).
+fn add_r_gradient(
+    pass: &Pass<'_>,
+    member: &ModuleSide,
+    (width, p): (usize, &[f32]),
+    t: &[f32],
+    dr: &mut [Vec<f64>],
+) {
+    let rank = pass.rank();
+    for (row, t) in t.chunks_exact(rank).enumerate() {
+        let p = &p[row * width + member.offset..][..rank];
+        let dr = &mut dr[pass.adapter_of(row)][member.index * rank * rank..][..rank * rank];
+        for (dr, &t) in dr.chunks_exact_mut(rank).zip(t) {
+            dr.iter_mut().zip(p).for_each(|(dr, &p)| *dr += f64::from(t) * f64::from(p));
+        }
+    }
+}
+
 /// z = R p for each row and member, with the row's own R; or Rᵀ p.
 fn apply_r<const TRANSPOSED: bool>(pass: &Pass<'_>, side: &GroupSide, p: &[f32], z: &mut [f32]) {
     let (width, rank) = (side.width(), pass.rank());
     for (row, (p, z)) in p.chunks_exact(width).zip(z.chunks_exact_mut(width)).enumerate() {
         let r = pass.r_of(row);
         for member in side.members.iter().flatten() {
-            let r = &r[member.index * rank * rank..][..rank * rank];
             let p = &p[member.offset..][..rank];
-            for (i, z) in z[member.offset..][..rank].iter_mut().enumerate() {
-                let at = |j: usize| if TRANSPOSED { r[j * rank + i] } else { r[i * rank + j] };
-                *z = p.iter().enumerate().fold(0.0, |sum, (j, &p)| at(j).mul_add(p, sum));
+            let z = &mut z[member.offset..][..rank];
+            match r {
+                R::Matrices(r) => {
+                    let r = &r[member.index * rank * rank..][..rank * rank];
+                    for (i, z) in z.iter_mut().enumerate() {
+                        let at = |j: usize| if TRANSPOSED { r[j * rank + i] } else { r[i * rank + j] };
+                        *z = p.iter().enumerate().fold(0.0, |sum, (j, &p)| at(j).mul_add(p, sum));
+                    }
+                }
+                // The same bits: the sums above would add zeros to this one product.
+                R::Multiples(r) => {
+                    z.iter_mut().zip(p).for_each(|(z, &p)| *z = r[member.index].mul_add(p, 0.0));
+                }
             }
         }
     }

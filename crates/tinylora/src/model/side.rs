@@ -75,6 +75,40 @@ pub struct ModuleFactors {
     pub b: Vec<f32>,
 }
 
+/// R of all adapted modules of one adapter.
+#[derive(Debug, Clone, PartialEq)]
+pub enum R {
+    /// A matrix a module (modules · r · r).
+    Matrices(Vec<f32>),
+    /// A multiple of the identity a module (modules).
+    Multiples(Vec<f32>),
+}
+
+impl R {
+    /// # Panics
+    /// If there is not one for each module of `factors`.
+    pub(super) fn check(&self, factors: &SideFactors) {
+        let (found, wanted) = match self {
+            Self::Matrices(r) => (r.len(), factors.modules * factors.rank * factors.rank),
+            Self::Multiples(r) => (r.len(), factors.modules),
+        };
+        assert_eq!(found, wanted, "R of {} modules, rank {}", factors.modules, factors.rank);
+    }
+
+    /// Where every matrix is the identity times a number, those numbers.
+    pub fn simplified(self, modules: usize, rank: usize) -> Self {
+        let Self::Matrices(r) = &self else { return self };
+        let multiples = r.chunks_exact((rank * rank).max(1)).map(|r| {
+            let entry = |(at, x): (usize, &f32)| *x == if at % (rank + 1) == 0 { r[0] } else { 0.0 };
+            r.iter().enumerate().all(entry).then_some(r[0])
+        });
+        match multiples.collect::<Option<Vec<f32>>>() {
+            Some(multiples) if multiples.len() == modules => Self::Multiples(multiples),
+            _ => self,
+        }
+    }
+}
+
 /// The factors of all adapted modules, packed for the forward and the backward pass.
 pub struct SideFactors {
     pub(super) rank: usize,

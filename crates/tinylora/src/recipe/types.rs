@@ -136,6 +136,16 @@ pub enum AdapterKind {
     LoraXs,
 }
 
+impl AdapterKind {
+    /// As a recipe names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TinyLora => "tinylora",
+            Self::LoraXs => "lora-xs",
+        }
+    }
+}
+
 /// How modules are put into groups that share one v.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -3,9 +3,9 @@
 
 use super::memory::{self, MemoryError, MemoryPlan};
 use super::{Carried, Event, State};
-use crate::adapter::{AdapterFileError, RunMetadata, TinyLoraSpec};
+use crate::adapter::{AdapterFileError, RunMetadata};
 use crate::atomic_file::AtomicFileError;
-use crate::base::{Adapter, Base, BaseError, Loading};
+use crate::base::{Base, BaseError, Loading, Trained, TrainedSpec};
 use crate::checkpoint::{self, CheckpointError};
 use crate::data::{DataError, Problem, TaskData};
 use crate::evaluate::{EvalSettings, EvaluateError, Evaluation, evaluate};
@@ -14,7 +14,7 @@ use crate::hub::{self, HubOptions};
 use crate::inference::{Engine, EngineError, Progress, Sampling};
 use crate::model::weights::Weights;
 use crate::optimizer::{OptimizerError, OptimizerState, check_size};
-use crate::recipe::{AdapterKind, Recipe, TaskSection, WeightDtype};
+use crate::recipe::{AdapterSection, Recipe, TaskSection, WeightDtype};
 use crate::reward::{RewardError, Rewarder};
 use crate::rollout::{TextStop, encode_prompt};
 use crate::run_folder::{
@@ -134,7 +134,7 @@ impl Start {
         report: &mut dyn FnMut(Event<'_>),
     ) -> Result<(RunFolder, State), TrainError> {
         let kind = session.recipe.optimizer.kind;
-        let optimizer = OptimizerState::new(kind, session.adapter.v().len());
+        let optimizer = OptimizerState::new(kind, session.trained.numbers().len());
         let fresh =
             State { step: 0, problems: 0, history: VecDeque::new(), optimizer, carried: Carried::default() };
         let stopped = match self {
@@ -151,7 +151,7 @@ impl Start {
         }
         let folder = stopped.truncate_to(&checkpoint.logs)?;
         folder.write_recipe(session.recipe)?;
-        session.adapter.set(&checkpoint.v, checkpoint.adapter_version);
+        session.trained.set(&checkpoint.v, checkpoint.adapter_version);
         report(Event::Message(format!(
             "resuming from {} (step {} of {})",
             path.display(),
@@ -188,7 +188,8 @@ pub(super) struct Session<'a> {
     pub cpu: &'a Cpu,
     pub recipe: &'a Recipe,
     pub base: &'a Base,
-    pub adapter: Adapter,
+    pub trained: Trained,
+    spec: TrainedSpec,
     pub engine: Engine<'a>,
     pub workspace: GradientWorkspace,
     pub data: TaskData,
@@ -215,14 +216,14 @@ impl<'a> Session<'a> {
         let rewarder = Rewarder::open(&recipe.reward, recipe.task.answer_format())?;
         let held_out = with_prompts(&base.tokenizer, recipe, &data, data.held_out(recipe.eval.problems)?)?;
         let longest = longest_prompt(&base.tokenizer, recipe, &data, &held_out)?;
-        let plan = memory::plan(&base.model.config, base.model.bytes() as u64, recipe, longest)?;
+        let spec = TrainedSpec::new(&recipe.adapter, &base.model.config).map_err(BaseError::from)?;
+        check_size(recipe.optimizer.kind, spec.trainable_parameters())?;
+        let plan = memory::plan(&base.model.config, base.model.bytes() as u64, &spec, recipe, longest)?;
         report(Event::Memory(plan));
         let cache = hub::cache_dir(&options.hub).join("factors");
-        let adapter =
-            Adapter::from_section(cpu, base, &recipe.adapter, recipe.seed, &cache, &mut |loading| {
-                report(Event::Loading(loading));
-            })?;
-        check_size(recipe.optimizer.kind, adapter.v().len())?;
+        let trained = Trained::new(cpu, base, &recipe.adapter, recipe.seed, &cache, &mut |loading| {
+            report(Event::Loading(loading));
+        })?;
         let steps = match recipe.train.steps {
             0 => {
                 let epoch = data.steps_per_epoch(recipe.problems_per_step()).unwrap_or(0);
@@ -234,7 +235,8 @@ impl<'a> Session<'a> {
             cpu,
             recipe,
             base,
-            adapter,
+            trained,
+            spec,
             engine: Engine::new(cpu, &base.model, plan.kv_blocks),
             workspace: GradientWorkspace::new(&base.model),
             data,
@@ -271,11 +273,10 @@ impl<'a> Session<'a> {
         };
         let total = self.held_out.len() * (eval.samples + usize::from(eval.greedy));
         let (mut done, mut tokens) = (0, 0);
-        let matrices = [self.adapter.matrices()];
         let evaluation = evaluate(
             &mut self.engine,
             &self.base.tokenizer,
-            self.adapter.adapters(&matrices),
+            self.trained.policy(self.base),
             &self.held_out,
             settings,
             &mut self.rewarder,
@@ -303,13 +304,11 @@ impl<'a> Session<'a> {
             seed: self.recipe.seed,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        let file = self.adapter.to_file(self.base, run);
-        file.write(path)?;
-        Ok(file.to_bytes()?.len() as u64)
+        Ok(self.trained.write(self.base, run, path)?)
     }
 
     pub fn summary(&self, state: &State, eval_after: Option<EvalResult>, file_bytes: u64) -> Summary {
-        let (spec, carried) = (&self.adapter.spec, &state.carried);
+        let carried = &state.carried;
         let rate = |tokens: u64, seconds: f64| if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 };
         Summary {
             model: ModelSummary {
@@ -318,19 +317,7 @@ impl<'a> Session<'a> {
                 family: format!("{:?}", self.base.model.config.family).to_lowercase(),
                 parameters: self.base.model.config.parameters,
             },
-            adapter: AdapterSummary {
-                kind: match spec.kind() {
-                    AdapterKind::TinyLora => "tinylora".to_owned(),
-                    AdapterKind::LoraXs => "lora-xs".to_owned(),
-                },
-                rank: spec.rank,
-                u: spec.u,
-                n_tie: spec.n_tie,
-                tying: spec.tying,
-                trainable_parameters: spec.trainable_parameters(),
-                payload_bytes: spec.payload_bytes() as u64,
-                file_bytes,
-            },
+            adapter: adapter_summary(&self.spec, &self.recipe.adapter, file_bytes),
             task: task_name(self.recipe),
             seed: self.recipe.seed,
             steps: state.step,
@@ -350,6 +337,19 @@ impl<'a> Session<'a> {
     }
 }
 
+fn adapter_summary(spec: &TrainedSpec, section: &AdapterSection, file_bytes: u64) -> AdapterSummary {
+    AdapterSummary {
+        kind: spec.kind().name().to_owned(),
+        rank: section.rank,
+        u: section.u,
+        n_tie: section.n_tie,
+        tying: section.tying,
+        trainable_parameters: spec.trainable_parameters(),
+        payload_bytes: spec.payload_bytes(),
+        file_bytes,
+    }
+}
+
 /// The memory that a run will take, estimated from files that are here already: nothing is downloaded, and no
 /// weights are loaded.
 pub fn plan(recipe: &Recipe, options: &HubOptions) -> Result<MemoryPlan, TrainError> {
@@ -362,13 +362,13 @@ pub fn plan(recipe: &Recipe, options: &HubOptions) -> Result<MemoryPlan, TrainEr
     let held_out = with_prompts(&tokenizer, recipe, &data, data.held_out(recipe.eval.problems)?)?;
     let longest = longest_prompt(&tokenizer, recipe, &data, &held_out)?;
     let config = weights.config();
-    let spec = TinyLoraSpec::new(&recipe.adapter, config).map_err(BaseError::from)?;
+    let spec = TrainedSpec::new(&recipe.adapter, config).map_err(BaseError::from)?;
     check_size(recipe.optimizer.kind, spec.trainable_parameters())?;
     let bytes_each = match recipe.model.dtype {
         WeightDtype::Bf16 => 2,
         WeightDtype::F32 => 4,
     };
-    Ok(memory::plan(config, config.parameters * bytes_each, recipe, longest)?)
+    Ok(memory::plan(config, config.parameters * bytes_each, &spec, recipe, longest)?)
 }
 
 /// Tokens that prompts have at most: later ones may be somewhat longer than those looked at.

@@ -6,7 +6,9 @@ use tinylora::gradient::{
     BatchTotals, CompletionGradient, CompletionView, GradientWorkspace, PolicyLoss, TrainingCompletion,
     TrainingGroup, accumulate_completions, micro_batches, weigh,
 };
-use tinylora::model::{Adapters, Batch, KeptActivations, KvCache, Model, SideFactors, forward};
+use tinylora::model::{
+    Adapters, Batch, Gradients, KeptActivations, KvCache, Model, Policy, R, SideFactors, forward,
+};
 use tinylora::recipe::{GrpoLoss, GrpoSection};
 use tinylora_compute::attention::{Group, Member, Span};
 use tinylora_compute::product::{Product, product};
@@ -59,10 +61,11 @@ pub fn logits_with(
     batch.groups.push(Group { shared: vec![], members: vec![Member { first_row: 0, rows: n, own }] });
     let mut cache = KvCache::new(model, n.div_ceil(16));
     let outputs: Vec<u32> = (0..n as u32).collect();
-    let rs: Vec<&[f32]> = adapter.iter().map(|(_, r)| *r).collect();
+    let rs: Vec<R> = adapter.iter().map(|(_, r)| R::Matrices(r.to_vec())).collect();
     let adapters = Adapters { factors: adapter.map(|(factors, _)| factors), r: &rs };
     let mut kept = KeptActivations::default();
-    let hidden = forward(&case.cpu, model, adapters, &batch, &outputs, &mut cache, &mut kept, false);
+    let hidden =
+        forward(&case.cpu, Policy::new(model, adapters), &batch, &outputs, &mut cache, &mut kept, false);
     let mut logits = vec![0.0; n * model.config.vocab_size];
     let head = model.head();
     product(&case.cpu, &hidden, n, &mut [Product { weight: head, bias: None, side: None, out: &mut logits }]);
@@ -132,25 +135,25 @@ pub fn gradient(case: &Case, name: &str, v: &[f32], most: usize) -> (f32, Vec<f3
     };
     let inverse_temperature = if name.ends_with("tempered") { 1.0 / 0.7 } else { 1.0 };
     let r = case.projections.r_matrices(v);
-    let mut dr = vec![0f64; r.len()];
+    let mut sums = Gradients::R(vec![vec![0f64; r.len()]]);
+    let rs = [R::Matrices(r)];
+    let policy = Policy::new(&case.model, Adapters { factors: Some(&case.factors), r: &rs });
     let mut workspace = GradientWorkspace::new(&case.model);
     let mut total = 0.0;
     for batch in micro_batches(&groups, most) {
-        let rs = [&r[..]];
-        let adapters = Adapters { factors: Some(&case.factors), r: &rs };
         let result = accumulate_completions(
             &case.cpu,
-            &case.model,
-            adapters,
+            policy,
             &batch,
             (inverse_temperature, false),
             &mut loss,
             &mut workspace,
-            &mut dr,
+            &mut sums,
         );
         total += result.expect("finite");
     }
-    let dr: Vec<f32> = dr.into_iter().map(|x| x as f32).collect();
+    let Gradients::R(dr) = sums;
+    let dr: Vec<f32> = dr.into_iter().flatten().map(|x| x as f32).collect();
     let dv = case.projections.v_gradient(&dr);
     (total as f32, dr, dv)
 }
