@@ -55,7 +55,9 @@ fn describe_adapter(adapter: &AdapterFile, size: usize, style: Style) -> String 
             AdapterKind::TinyLora => {
                 format!("TinyLoRA, rank {}, u {}, scale {}", spec.rank, spec.u, spec.scale)
             }
-            AdapterKind::LoraXs => format!("LoRA-XS, rank {}, scale {}", spec.rank, spec.scale),
+            // Other kinds have no file of this form.
+            other => format!("{}, rank {}, scale {}", other.name(), spec.rank, spec.scale)
+                .replace("lora-xs", "LoRA-XS"),
         },
     );
     page.row("sharing", sharing(spec.tying, spec.n_tie, spec.num_modules(), spec.num_groups()));

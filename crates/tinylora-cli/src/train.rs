@@ -14,7 +14,7 @@ use tinylora::base::BaseError;
 use tinylora::checkpoint;
 use tinylora::data::{DataError, benchmark::BenchmarkError};
 use tinylora::hub::{HubError, HubOptions};
-use tinylora::recipe::Recipe;
+use tinylora::recipe::{AdapterKind, Recipe};
 use tinylora::train::{Outcome, TrainError, TrainOptions, plan, train};
 
 /// Runs the command; gives the exit status.
@@ -42,6 +42,10 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
     display.finish();
     match outcome? {
         Outcome::Done(summary) => {
+            if summary.adapter.kind == AdapterKind::Full.name() {
+                print!("{}", report::render(&summary, &[], &out, stdout_style()));
+                return Ok(DONE);
+            }
             let adapter = out.join("adapter.tinylora");
             let adapter = load(&adapter.to_string_lossy())?;
             print!("{}", report::render(&summary, adapter.v(), &out, stdout_style()));

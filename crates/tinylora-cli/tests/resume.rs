@@ -91,7 +91,9 @@ fn results(out: &Path) -> (Vec<u8>, Vec<u8>, Vec<serde_json::Value>) {
             line
         })
         .collect();
-    (read("adapter.tinylora"), read("samples.jsonl"), metrics)
+    // Where all weights are trained, the result is a model.
+    let model = out.join("model/model.safetensors").exists();
+    (read(if model { "model/model.safetensors" } else { "adapter.tinylora" }), read("samples.jsonl"), metrics)
 }
 
 /// Runs the recipe whole, then kills it `kills` times at random moments, each time in a folder of its own, and resumes; gives the
@@ -207,6 +209,75 @@ fn lora_xs_trains() {
     assert!(metrics[11]["v_norm"].as_f64().expect("a number") > 0.01, "v moved");
 }
 
+/// All weights: the same programme of kills, by reinforcement and by examples; and sampler = trainer as ever.
+#[test]
+fn all_weights_train() {
+    let full = ["adapter.kind=full", "optimizer.learning_rate=1e-3", "grpo.kl_coefficient=0.01"];
+    let metrics = kill_and_compare(&full, kills());
+    assert!(metrics.iter().all(|m| m["logprob_gap_max"] == 0.0));
+    let of = |step: usize, key: &str| metrics[step][key].as_f64().expect("a number");
+    assert!(of(11, "v_norm") != of(0, "v_norm"), "the weights moved");
+    assert!(of(11, "kl") > 0.0, "away from the base's own");
+    let settings =
+        ["adapter.kind=full", "learner=sft", "sft.examples_per_step=8", "optimizer.learning_rate=1e-3"];
+    let metrics = kill_and_compare(&settings, 1);
+    let loss = |step: usize| metrics[step]["loss"].as_f64().expect("a number");
+    assert!(loss(11) < loss(0), "{} to {}", loss(0), loss(11));
+}
+
+/// The folder that such a run writes is the model that it ended with: it answers the same questions in the same words.
+#[test]
+fn the_model_that_was_trained_is_what_was_evaluated() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let recipe = prepare(folder.path());
+    let cache = folder.path().join("cache");
+    let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+    let full =
+        ["--set", "adapter.kind=full", "--set", "optimizer.learning_rate=1e-2", "--set", "train.steps=2"];
+    finish(train(&recipe, &first, &cache, &full));
+    let model = format!("model.ref={}", first.join("model").display());
+    finish(train(&recipe, &second, &cache, &["--set", &model, "--set", "train.steps=1"]));
+    let read = |path: PathBuf| std::fs::read_to_string(path).expect("an evaluation");
+    let after = read(first.join("evaluations/after.jsonl"));
+    assert!(after == read(second.join("evaluations/before.jsonl")));
+    assert!(after != read(first.join("evaluations/before.jsonl")), "training changed it");
+    assert!(!first.join("adapter.tinylora").exists());
+    let summary: serde_json::Value =
+        serde_json::from_str(&read(first.join("summary.json"))).expect("a summary");
+    assert_eq!(summary["adapter"]["kind"], "full");
+    assert_eq!(summary["adapter"]["trainable_parameters"], summary["model"]["parameters"]);
+}
+
+#[test]
+fn what_does_not_go_with_all_weights_is_refused() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let recipe = prepare(folder.path());
+    let cache = folder.path().join("cache");
+    let refused = |setting: &str| {
+        let out = folder.path().join("refused");
+        let settings = ["--set", "adapter.kind=full", "--set", setting];
+        let output = train(&recipe, &out, &cache, &settings).output().expect("the program starts");
+        assert!(!output.status.success(), "{setting}");
+        let _ = std::fs::remove_dir_all(&out);
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let message = refused("model.memory=\"1MiB\"");
+    for part in ["training all weights needs at least", "f32 master weights", "gradient", "optimizer", "GiB"]
+    {
+        assert!(message.contains(part), "{message}");
+    }
+    for (setting, part) in [
+        ("adapter.storage_precision=bf16", "fp32"),
+        ("adapter.targets=[\"q_proj\"]", "leave targets out"),
+        ("adapter.scale=2.0", "leave scale out"),
+        ("adapter.init_bound=0.1", "leave init_bound out"),
+        ("optimizer.kind=natural", "adamw"),
+    ] {
+        let message = refused(setting);
+        assert!(message.contains(part), "{setting}: {message}");
+    }
+}
+
 #[test]
 fn threads_do_not_matter() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -214,14 +285,15 @@ fn threads_do_not_matter() {
     let cache = folder.path().join("cache");
     let run = |threads: &str, kind: &str| {
         let out = folder.path().join(format!("{kind}-{threads}"));
-        let kind = format!("optimizer.kind={kind}");
+        let kind =
+            if kind == "full" { "adapter.kind=full".to_owned() } else { format!("optimizer.kind={kind}") };
         let settings = ["--set", "train.steps=4", "--set", &kind, "--set", "grpo.entropy_coefficient=0.01"];
         let mut command = train(&recipe, &out, &cache, &settings);
         command.env("TINYLORA_THREADS", threads);
         finish(command);
         results(&out)
     };
-    for kind in ["adamw", "natural"] {
+    for kind in ["adamw", "natural", "full"] {
         assert!(run("1", kind) == run("2", kind), "{kind}");
     }
 }

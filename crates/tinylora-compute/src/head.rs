@@ -452,7 +452,7 @@ impl Simd for WeightedSum<'_> {
 }
 
 /// Logits of one chunk for the rows of x, at a row length of [`VOCABULARY_CHUNK`]; gives the chunk's size.
-fn chunk_logits(
+pub(crate) fn chunk_logits(
     kernel: Kernel,
     head: &PackedMatrix,
     x: Operand<'_>,
@@ -574,9 +574,9 @@ impl Simd for Summarise<'_> {
 }
 
 /// `logits = e^(logits − top)` in place.
-struct Exponentials<'a> {
-    logits: &'a mut [f32],
-    top: f32,
+pub(crate) struct Exponentials<'a> {
+    pub logits: &'a mut [f32],
+    pub top: f32,
 }
 
 impl Simd for Exponentials<'_> {

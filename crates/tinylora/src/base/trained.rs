@@ -2,6 +2,7 @@
 //! a backward pass and the gradient that these are, and the file at the end. Nothing here knows losses or optimizers.
 
 use super::adapter::Adapter;
+use super::full::FullModel;
 use super::{Base, BaseError, Loading};
 use crate::adapter::{AdapterError, AnyAdapter, RunMetadata, TinyLoraSpec};
 use crate::model::config::ModelConfig;
@@ -15,6 +16,8 @@ use tinylora_compute::Cpu;
 pub enum TrainedSpec {
     /// TinyLoRA or LoRA-XS.
     Projected(TinyLoraSpec),
+    /// All weights; how many there are.
+    Full(usize),
 }
 
 impl TrainedSpec {
@@ -24,6 +27,7 @@ impl TrainedSpec {
             AdapterKind::TinyLora | AdapterKind::LoraXs => {
                 Self::Projected(TinyLoraSpec::new(section, config)?)
             }
+            AdapterKind::Full => Self::Full(config.parameters as usize),
         })
     }
 
@@ -31,6 +35,7 @@ impl TrainedSpec {
     pub fn kind(&self) -> AdapterKind {
         match self {
             Self::Projected(spec) => spec.kind(),
+            Self::Full(_) => AdapterKind::Full,
         }
     }
 
@@ -38,6 +43,7 @@ impl TrainedSpec {
     pub fn trainable_parameters(&self) -> usize {
         match self {
             Self::Projected(spec) => spec.trainable_parameters(),
+            Self::Full(count) => *count,
         }
     }
 
@@ -45,6 +51,7 @@ impl TrainedSpec {
     pub fn payload_bytes(&self) -> u64 {
         match self {
             Self::Projected(spec) => spec.payload_bytes() as u64,
+            Self::Full(count) => 4 * *count as u64,
         }
     }
 
@@ -59,6 +66,8 @@ impl TrainedSpec {
                 // A and B are packed twice: for the forward and the backward pass. Sums of R's gradient are in f64.
                 (4 * (2 * factors + r + 2 * spec.trainable_parameters()) + 8 * r) as u64
             }
+            // The master numbers and their gradient; the packed copy is as large as the base.
+            Self::Full(count) => 4 * 2 * *count as u64,
         }
     }
 }
@@ -68,6 +77,8 @@ impl TrainedSpec {
 pub enum Trained {
     /// TinyLoRA or LoRA-XS: numbers that make up R.
     Projected(Adapter),
+    /// All weights.
+    Full(Box<FullModel>),
 }
 
 impl Trained {
@@ -84,6 +95,7 @@ impl Trained {
             AdapterKind::TinyLora | AdapterKind::LoraXs => {
                 Self::Projected(Adapter::from_section(cpu, base, section, seed, cache, report)?)
             }
+            AdapterKind::Full => Self::Full(Box::new(FullModel::new(cpu, base)?)),
         })
     }
 
@@ -91,6 +103,7 @@ impl Trained {
     pub fn numbers(&self) -> &[f32] {
         match self {
             Self::Projected(adapter) => adapter.v(),
+            Self::Full(full) => full.numbers(),
         }
     }
 
@@ -98,6 +111,7 @@ impl Trained {
     pub fn version(&self) -> u64 {
         match self {
             Self::Projected(adapter) => adapter.version(),
+            Self::Full(full) => full.version(),
         }
     }
 
@@ -105,9 +119,10 @@ impl Trained {
     ///
     /// # Panics
     /// If there are not exactly as many as there were.
-    pub fn set(&mut self, numbers: &[f32], version: u64) {
+    pub fn set(&mut self, cpu: &Cpu, numbers: &[f32], version: u64) {
         match self {
             Self::Projected(adapter) => adapter.set(numbers, version),
+            Self::Full(full) => full.set(cpu, numbers, version),
         }
     }
 
@@ -115,6 +130,7 @@ impl Trained {
     pub fn policy<'a>(&'a self, base: &'a Base) -> Policy<'a> {
         match self {
             Self::Projected(adapter) => Policy::new(&base.model, adapter.adapters()),
+            Self::Full(full) => Policy::plain(full.model()),
         }
     }
 
@@ -122,6 +138,7 @@ impl Trained {
     pub fn sums(&self) -> Gradients {
         match self {
             Self::Projected(adapter) => adapter.sums(),
+            Self::Full(full) => full.sums(),
         }
     }
 
@@ -132,10 +149,15 @@ impl Trained {
     pub fn gradient(&self, sums: Gradients) -> Vec<f32> {
         match (self, sums) {
             (Self::Projected(adapter), Gradients::R(dr)) => adapter.gradient(&dr[0]),
+            (Self::Full(_), Gradients::Weights(sums)) => sums.numbers,
+            _ => panic!("sums of another kind"),
         }
     }
 
-    /// Writes its file, whole or not at all; gives the file's size in bytes.
+    /// Writes an adapter's file, whole or not at all; gives the file's size in bytes.
+    ///
+    /// # Panics
+    /// If all weights are trained, which make a model: `interop` writes it.
     pub fn write(&self, base: &Base, run: RunMetadata, path: &Path) -> Result<u64, BaseError> {
         let bytes = self.to_adapter(base, run).to_bytes()?;
         crate::atomic_file::write(path, &bytes).map_err(crate::adapter::AdapterFileError::from)?;
@@ -146,6 +168,7 @@ impl Trained {
     fn to_adapter(&self, base: &Base, run: RunMetadata) -> AnyAdapter {
         match self {
             Self::Projected(adapter) => adapter.to_file(base, run).into(),
+            Self::Full(_) => panic!("all weights are a model and no adapter"),
         }
     }
 }

@@ -4,10 +4,11 @@
 
 use super::pack::{Packed, Target, TrainingCompletion, TrainingGroup, pack};
 use crate::inference::support_normalizer;
-use crate::model::{Gradients, KeptActivations, KvCache, Model, Policy, backward, forward};
+use crate::model::{Gradients, HEAD, KeptActivations, KvCache, Model, Policy, WeightSums, backward, forward};
 use tinylora_compute::head::{
-    HeadStatistics, head_directions, head_directions_and_entropies, head_statistics, logits_at,
+    Distribution, HeadStatistics, head_directions, head_directions_and_entropies, head_statistics, logits_at,
 };
+use tinylora_compute::head_weights::{HeadSlopes, add_head_weight_gradient};
 use tinylora_compute::product::product_at;
 use tinylora_compute::rows::for_chunks;
 use tinylora_compute::{Cpu, PackedMatrix};
@@ -155,6 +156,10 @@ pub fn accumulate_completions(
     let mut head = HeadPass::new(cpu, model, groups, &packed, &hidden, inverse_temperature, entropies);
     check_finite(&packed.targets, &head.logprobs)?;
     let total = head.apply(groups, &packed.targets, loss);
+    if let Some(weights) = sums.weights() {
+        let supports = Supports { cpu, model, groups, packed: &packed, hidden: &hidden, inverse_temperature };
+        head.add_weight_gradient(&supports, weights);
+    }
     backward(cpu, policy, &packed.batch, &outputs, &head.directions, cache, kept, sums);
     Ok(total)
 }
@@ -216,6 +221,10 @@ pub(super) struct HeadPass {
     pub directions: Vec<f32>,
     /// ∂ entropy / ∂ hidden (N, D); empty where it was not asked for.
     entropy_directions: Vec<f32>,
+    /// Of the whole vocabulary (N).
+    distributions: Vec<Distribution>,
+    /// ∂ loss / ∂ ln p and / ∂ entropy (N), after `apply`.
+    slopes: (Vec<f32>, Vec<f32>),
 }
 
 impl HeadPass {
@@ -251,7 +260,10 @@ impl HeadPass {
             entropies: statistics.rows.iter().map(|row| row.entropy).collect(),
             directions,
             entropy_directions,
+            distributions: Vec::new(),
+            slopes: (Vec::new(), Vec::new()),
         };
+        pass.distributions = statistics.rows;
         let supports = Supports { cpu, model, groups, packed, hidden, inverse_temperature };
         supports.replace(&mut pass.logprobs, |logits, at| logits[at] - support_normalizer(logits));
         supports.replace(&mut pass.entropies, |logits, _| support_entropy(logits));
@@ -287,6 +299,8 @@ impl HeadPass {
             assert_eq!(gradient.slopes.len(), sample.tokens.len(), "a slope for each token");
             assert!(gradient.entropy_slope == 0.0 || !self.entropy_directions.is_empty(), "not asked for");
             total += gradient.loss;
+            self.slopes.0.extend(&gradient.slopes);
+            self.slopes.1.extend(gradient.slopes.iter().map(|_| gradient.entropy_slope));
             for (index, slope) in of_completion.clone().zip(gradient.slopes) {
                 let row = index * self.width..(index + 1) * self.width;
                 self.directions[row.clone()].iter_mut().for_each(|x| *x *= slope);
@@ -300,6 +314,34 @@ impl HeadPass {
             first = of_completion.end;
         }
         total
+    }
+}
+
+impl HeadPass {
+    /// The gradient of the head's matrix, after `apply`. Rows with a support of their own are handled one by one.
+    fn add_weight_gradient(&self, supports: &Supports<'_>, weights: &mut WeightSums) {
+        let Supports { cpu, model, groups, packed, hidden, inverse_temperature } = *supports;
+        let targets = target_tokens(groups, &packed.targets);
+        let (mut slopes, mut entropies) = self.slopes.clone();
+        let sums = weights.of(HEAD);
+        for index in 0..targets.len() {
+            let Some((ids, at)) = supports.of(index) else { continue };
+            let (slope, entropy_slope) = (slopes[index], entropies[index]);
+            (slopes[index], entropies[index]) = (0.0, 0.0);
+            let logits = supports.logits(index, ids);
+            let (normalizer, entropy) = (support_normalizer(&logits), support_entropy(&logits));
+            let row = &hidden[index * self.width..][..self.width];
+            for (place, (&id, logit)) in ids.iter().zip(&logits).enumerate() {
+                let (logp, one) = (logit - normalizer, f32::from(place == at));
+                let weight = slope * (one - logp.exp()) - entropy_slope * logp.exp() * (logp + entropy);
+                let sums = &mut sums[id as usize * self.width..][..self.width];
+                let weight = weight * inverse_temperature;
+                sums.iter_mut().zip(row).for_each(|(sum, x)| *sum = weight.mul_add(*x, *sum));
+            }
+        }
+        let slopes = HeadSlopes { targets: &targets, logprobs: &slopes, entropies: &entropies };
+        let rows = &self.distributions;
+        add_head_weight_gradient(cpu, model.head(), hidden, rows, slopes, inverse_temperature, sums);
     }
 }
 

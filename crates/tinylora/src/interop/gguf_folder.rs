@@ -7,10 +7,12 @@ use serde_json::{Value, json};
 
 use super::delta::{Delta, deltas};
 use super::error::{InteropError, io};
+use super::merge::write_rows;
 use super::peft_config::module_name;
 use super::rounding::{OutputType, Survival};
 use super::safetensors_out::{self, OutTensor};
 use super::staged::Staged;
+use super::trained::NewWeights;
 use crate::adapter::Standalone;
 use crate::gguf::{GgufMetadata, Value as Gguf};
 use crate::model::config::{Family, ModelConfig, RopeScaling};
@@ -28,6 +30,43 @@ pub fn merge_gguf_to_folder(
     out: &Path,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Survival, InteropError> {
+    check(weights, tokenizer, dtype)?;
+    let deltas = adapter.map(deltas).transpose()?.unwrap_or_default();
+    write_folder(weights, tokenizer, dtype, out, &mut |path| {
+        write_weights(&deltas, weights, dtype, path, progress)
+    })
+}
+
+/// The same folder with other numbers in its weights.
+pub(super) fn write_new(
+    new: NewWeights<'_>,
+    weights: &Weights,
+    tokenizer: &Tokenizer,
+    out: &Path,
+) -> Result<(), InteropError> {
+    write_folder(weights, tokenizer, new.matrices, out, &mut |path| {
+        let list = expected_tensors(weights.config());
+        let of = |(name, shape): &(String, Vec<usize>)| OutTensor {
+            name: name.clone(),
+            dtype: new.dtype(shape).name().to_uppercase(),
+            shape: shape.clone(),
+            bytes: new.dtype(shape).bytes(shape.iter().product()),
+        };
+        let tensors: Vec<OutTensor> = list.iter().map(of).collect();
+        safetensors_out::write(path, &tensors, |index, write| {
+            let (name, shape) = &list[index];
+            let numbers = (new.find)(name).unwrap_or_else(|| panic!("{name} is one of the model's tensors"));
+            write_rows(numbers, shape, new.dtype(shape), write)
+        })
+    })
+}
+
+/// config.json and tokenizer.json for a folder of this base, or why there can be none.
+pub(super) fn check(
+    weights: &Weights,
+    tokenizer: &Tokenizer,
+    dtype: OutputType,
+) -> Result<(Value, String), InteropError> {
     let refuse = |instead: &'static str| InteropError::OutputType {
         what: "the model".to_owned(),
         wanted: "a folder for transformers",
@@ -42,10 +81,20 @@ pub fn merge_gguf_to_folder(
     let vocabulary = tokenizer.to_json().ok_or_else(|| {
         refuse("its tokenizer is SentencePiece, whose tokenizer.json can't be told from a GGUF file; write a .gguf")
     })??;
-    let deltas = adapter.map(deltas).transpose()?.unwrap_or_default();
+    Ok((config, vocabulary))
+}
+
+fn write_folder<T>(
+    weights: &Weights,
+    tokenizer: &Tokenizer,
+    dtype: OutputType,
+    out: &Path,
+    write_weights: &mut dyn FnMut(&Path) -> Result<T, InteropError>,
+) -> Result<T, InteropError> {
+    let (config, vocabulary) = check(weights, tokenizer, dtype)?;
+    let metadata = weights.gguf_metadata().expect("as was checked");
     let staged = Staged::folder(out)?;
-    let survival =
-        write_weights(&deltas, weights, dtype, &staged.path().join("model.safetensors"), progress)?;
+    let result = write_weights(&staged.path().join("model.safetensors"))?;
     let write = |name: &str, text: &str| {
         let path = staged.path().join(name);
         std::fs::write(&path, text).map_err(io(&path, "write the file"))
@@ -63,7 +112,7 @@ pub fn merge_gguf_to_folder(
         write("chat_template.jinja", template)?;
     }
     staged.commit()?;
-    Ok(survival)
+    Ok(result)
 }
 
 fn write_weights(

@@ -20,6 +20,7 @@ mod rounding;
 mod safetensors_out;
 mod staged;
 mod torch_random;
+mod trained;
 
 pub use error::InteropError;
 pub use export_gguf::export_gguf_lora;
@@ -30,3 +31,4 @@ pub use import::import_peft;
 pub use merge::merge;
 pub use merge_gguf::merge_gguf;
 pub use rounding::{OutputType, Survival};
+pub use trained::{NewWeights, check_trained, write_trained};

@@ -2,11 +2,13 @@
 //!
 //! `middle = x + [norm](o(attention(rope([norm] q), rope([norm] k), v)))` with q, k, v of `norm(x)`.
 
+use super::all_weights::in_layer;
 use super::gradients::Gradients;
 use super::kept::{LayerKept, Scratch};
 use super::linear::{linear_backward, linear_forward, resize};
 use super::load::Layer;
 use super::pass::Pass;
+use super::side::ModuleKind;
 use tinylora_compute::attention::{AttentionGradient, Heads, KvLayer, attention, attention_backward};
 use tinylora_compute::norm::{rms_norm, rms_norm_backward};
 use tinylora_compute::rope::{rope, rope_backward};
@@ -107,6 +109,13 @@ pub(super) fn backward(
             &scratch.out
         }
     };
+    if let Some(weights) = sums.weights() {
+        if layer.attention_out_norm.is_some() {
+            let name = in_layer(index, "post_attention_layernorm.weight");
+            weights.add_norm(pass, &name, &kept.attention_out, gradient);
+        }
+        weights.add_linears(pass, index, &[ModuleKind::O], &[d_out], &kept.heads);
+    }
     linear_backward(
         pass,
         &[&layer.o],
@@ -135,14 +144,25 @@ pub(super) fn backward(
     rope_backward(cpu, table, &batch.positions, config.head_dim, &mut scratch.d_q);
     rope_backward(cpu, table, &batch.positions, config.head_dim, &mut scratch.d_k);
     if let Some((q_norm, k_norm)) = &layer.qk_norm {
-        for (raw, norm, d) in
-            [(&kept.q_raw, q_norm, &mut scratch.d_q), (&kept.k_raw, k_norm, &mut scratch.d_k)]
-        {
+        for (raw, norm, d, path) in [
+            (&kept.q_raw, q_norm, &mut scratch.d_q, "self_attn.q_norm.weight"),
+            (&kept.k_raw, k_norm, &mut scratch.d_k, "self_attn.k_norm.weight"),
+        ] {
             let outer = std::mem::take(d);
+            if let Some(weights) = sums.weights() {
+                weights.add_norm(pass, &in_layer(index, path), raw, &outer);
+            }
             resize(d, outer.len());
             d.fill(0.0);
             rms_norm_backward(cpu, raw, norm, config.rms_norm_eps, &outer, d);
         }
+    }
+    if let Some(weights) = sums.weights() {
+        resize(&mut scratch.normed, kept.x.len());
+        rms_norm(cpu, &kept.x, &layer.input_norm, config.rms_norm_eps, &mut scratch.normed);
+        let kinds = [ModuleKind::Q, ModuleKind::K, ModuleKind::V];
+        let gradients = [&scratch.d_q[..], &scratch.d_k, &scratch.d_v];
+        weights.add_linears(pass, index, &kinds, &gradients, &scratch.normed);
     }
     linear_backward(
         pass,
@@ -155,6 +175,10 @@ pub(super) fn backward(
         (!last).then_some(&mut scratch.d_normed),
     );
     if !last {
+        if let Some(weights) = sums.weights() {
+            let name = in_layer(index, "input_layernorm.weight");
+            weights.add_norm(pass, &name, &kept.x, &scratch.d_normed);
+        }
         rms_norm_backward(cpu, &kept.x, &layer.input_norm, config.rms_norm_eps, &scratch.d_normed, gradient);
     }
 }

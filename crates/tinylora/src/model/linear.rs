@@ -99,6 +99,8 @@ pub(super) fn linear_backward(
             }
             match sums {
                 Gradients::R(dr) => add_r_gradient(pass, member, (width, p), &scratch.member, dr),
+                // All weights are trained without a side path.
+                Gradients::Weights(_) => {}
             }
         }
         resize(&mut scratch.z, rows * width);

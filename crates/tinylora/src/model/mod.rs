@@ -4,6 +4,7 @@
 //! Legend of this module: T rows (tokens) of a batch, D hidden size, F intermediate size, H query heads,
 //! K key/value heads, d head size, r rank, V vocabulary.
 
+mod all_weights;
 mod attention_layer;
 pub mod batch;
 pub mod config;
@@ -16,6 +17,8 @@ mod pass;
 pub mod side;
 pub mod weights;
 
+pub(crate) use all_weights::HEAD;
+pub use all_weights::{WeightLayout, WeightSums};
 pub use batch::Batch;
 pub use gradients::Gradients;
 pub use kept::{KeptActivations, kept_bytes_per_token};

@@ -1,5 +1,6 @@
 //! The one forward pass, for prefill, decode and training, and its backward pass.
 
+use super::all_weights::FINAL_NORM;
 use super::batch::Batch;
 use super::config::ModelConfig;
 use super::gradients::Gradients;
@@ -182,6 +183,10 @@ pub fn backward(
     // The last layer's output is what `forward` left in the scratch.
     let raw = gather(&kept.scratch.out, outputs, width);
     let mut d_raw = vec![0.0; raw.len()];
+    if let Some(weights) = sums.weights() {
+        assert!(pass.factors.is_none(), "all weights are trained without adapters");
+        weights.add_norm(&pass, FINAL_NORM, &raw, gradient);
+    }
     rms_norm_backward(cpu, &raw, &model.final_norm, model.config.rms_norm_eps, gradient, &mut d_raw);
     let mut dx = vec![0.0; batch.rows() * width];
     for (&row, d) in outputs.iter().zip(d_raw.chunks_exact(width)) {
@@ -191,7 +196,8 @@ pub fn backward(
         let buffers = &mut kept.layers[index];
         mlp_layer::backward(&pass, index, layer, buffers, &mut kept.scratch, &mut dx, sums);
         let store = &cache.layers[index];
-        let last = index == 0;
+        // Below the first block there is only the embedding.
+        let last = index == 0 && sums.weights().is_none();
         attention_layer::backward(
             &pass,
             index,
@@ -203,5 +209,8 @@ pub fn backward(
             sums,
             last,
         );
+    }
+    if let Some(weights) = sums.weights() {
+        weights.add_embedding(&pass, &dx);
     }
 }

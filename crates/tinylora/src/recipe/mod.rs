@@ -165,6 +165,12 @@ fn resolve(recipe: &mut Recipe, given: &toml::Table) {
             adapter.projection = Projection::Basis;
         }
     }
+    if adapter.kind == AdapterKind::Full {
+        // There is no adapter: its sizes mean nothing here, whatever a recipe for another kind says.
+        let AdapterSection { rank, projection_seed, projection, .. } = AdapterSection::default();
+        (adapter.rank, adapter.u, adapter.tying) = (rank, 1, Tying::None);
+        (adapter.projection_seed, adapter.projection) = (projection_seed, projection);
+    }
     if adapter.tying == Tying::None {
         adapter.n_tie = 1;
     }

@@ -134,6 +134,9 @@ pub enum AdapterKind {
     /// r² numbers a module: R itself (Bałazy et al. 2024, arXiv 2405.17604).
     #[serde(rename = "lora-xs")]
     LoraXs,
+    /// All weights of the model, without an adapter.
+    #[serde(rename = "full")]
+    Full,
 }
 
 impl AdapterKind {
@@ -142,6 +145,7 @@ impl AdapterKind {
         match self {
             Self::TinyLora => "tinylora",
             Self::LoraXs => "lora-xs",
+            Self::Full => "full",
         }
     }
 }

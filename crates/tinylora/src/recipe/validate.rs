@@ -2,8 +2,9 @@
 //! what is allowed. Nothing is changed, and no file or model is looked at.
 
 use super::{
-    AdapterKind, AnswerFormat, ArithmeticKind, ArithmeticTask, BenchmarkTask, JsonlTask, Learner,
-    OptimizerKind, PROMPT_FORMATS, Projection, Recipe, RecipeError, Scorer, Split, TaskSection,
+    AdapterKind, AdapterSection, AnswerFormat, ArithmeticKind, ArithmeticTask, BenchmarkTask, JsonlTask,
+    Learner, OptimizerKind, PROMPT_FORMATS, Projection, Recipe, RecipeError, Scorer, Split, StoragePrecision,
+    TaskSection,
 };
 use std::fmt::Display;
 
@@ -108,6 +109,7 @@ fn adapter(recipe: &Recipe) -> Result<(), RecipeError> {
         adapter.u,
         format_args!("kind = \"lora-xs\" trains rank² = {square} numbers a module; leave u out"),
     )?;
+    full(recipe)?;
     require(!adapter.targets.is_empty(), "adapter.targets", "[]", "name at least one module")?;
     for (i, target) in adapter.targets.iter().enumerate() {
         let near = super::raw::nearest(target, MODULES.into_iter());
@@ -125,6 +127,46 @@ fn adapter(recipe: &Recipe) -> Result<(), RecipeError> {
         "adapter.scale",
         scale,
         "allowed is a finite number other than 0",
+    )
+}
+
+/// What has no meaning where all weights are trained.
+fn full(recipe: &Recipe) -> Result<(), RecipeError> {
+    let adapter = &recipe.adapter;
+    if adapter.kind != AdapterKind::Full {
+        return Ok(());
+    }
+    let usual = AdapterSection::default();
+    require(
+        adapter.targets == usual.targets,
+        "adapter.targets",
+        quoted(&adapter.targets.join(", ")),
+        "kind = \"full\" trains all weights; leave targets out",
+    )?;
+    require(
+        adapter.init_bound == usual.init_bound,
+        "adapter.init_bound",
+        adapter.init_bound,
+        "kind = \"full\" starts with the model's weights; leave init_bound out",
+    )?;
+    require(
+        adapter.scale == usual.scale,
+        "adapter.scale",
+        adapter.scale,
+        "kind = \"full\" has no update to scale; leave scale out and set optimizer.learning_rate",
+    )?;
+    require(
+        adapter.storage_precision == StoragePrecision::Fp32,
+        "adapter.storage_precision",
+        quoted("bf16 or fp16"),
+        "kind = \"full\" keeps its master weights in fp32; the model computes in model.dtype",
+    )?;
+    require(
+        recipe.optimizer.kind != OptimizerKind::Natural,
+        "optimizer.kind",
+        quoted("natural"),
+        "the natural gradient inverts a matrix of as many rows as there are trained numbers, which are millions with \
+         kind = \"full\"; use \"adamw\" or \"sgd\"",
     )
 }
 

@@ -34,7 +34,7 @@ pub(super) fn fisher_matrix(
         })
         .collect();
     // A recipe with another kind was refused.
-    let Trained::Projected(adapter) = &session.trained;
+    let Trained::Projected(adapter) = &session.trained else { unreachable!("kind was refused") };
     let mut fisher = Fisher::new(adapter.v().len());
     let inverse_temperature = 1.0 / session.recipe.rollout.temperature;
     let rows = scores(

@@ -7,6 +7,7 @@ mod rollouts;
 mod setup;
 mod sft;
 mod step;
+mod update;
 
 pub use memory::{MemoryError, MemoryPlan};
 pub use setup::{TrainError, TrainOptions, plan};
@@ -19,9 +20,10 @@ use crate::optimizer::OptimizerState;
 use crate::recipe::{
     AdapterSection, GrpoSection, Learner, OptimizerSection, Recipe, SftSection, TrainSection,
 };
-use crate::run_folder::{ADAPTER_FILE, EvalResult, RunFolder, Summary};
+use crate::run_folder::{EvalResult, RunFolder, Summary};
 pub use setup::open_base;
 use setup::{Session, Start};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -233,7 +235,7 @@ fn finish(
     (start, before): (Instant, f64),
     report: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome, TrainError> {
-    let bytes = session.write_adapter(&folder.path().join(ADAPTER_FILE), state.step)?;
+    let bytes = session.write_trained(folder.path(), state.step)?;
     let mut eval_after = None;
     if session.recipe.eval.problems > 0 {
         match session.evaluate("evaluation after", report)? {
@@ -266,8 +268,8 @@ fn save(
         adapter_version: session.trained.version(),
         recipe: session.recipe.to_toml(),
         base_sha256: session.base.identity.sha256,
-        v: session.trained.numbers().to_vec(),
-        optimizer: state.optimizer.clone(),
+        v: Cow::Borrowed(session.trained.numbers()),
+        optimizer: Cow::Borrowed(&state.optimizer),
         counters: Counters {
             problems: state.problems,
             completions: state.problems * session.recipe.rollout.samples_per_prompt as u64,

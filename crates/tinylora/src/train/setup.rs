@@ -5,20 +5,22 @@ use super::memory::{self, MemoryError, MemoryPlan};
 use super::{Carried, Event, State};
 use crate::adapter::{AdapterFileError, RunMetadata};
 use crate::atomic_file::AtomicFileError;
-use crate::base::{Base, BaseError, Loading, Trained, TrainedSpec};
+use crate::base::{Base, BaseError, FullModel, Loading, Trained, TrainedSpec};
 use crate::checkpoint::{self, CheckpointError};
 use crate::data::{DataError, Problem, TaskData};
 use crate::evaluate::{EvalSettings, EvaluateError, Evaluation, evaluate};
 use crate::gradient::{GradientError, GradientWorkspace};
 use crate::hub::{self, HubOptions};
 use crate::inference::{Engine, EngineError, Progress, Sampling};
+use crate::interop::{self, InteropError, NewWeights, OutputType};
 use crate::model::weights::Weights;
 use crate::optimizer::{OptimizerError, OptimizerState, check_size};
 use crate::recipe::{AdapterSection, Recipe, TaskSection, WeightDtype};
 use crate::reward::{RewardError, Rewarder};
 use crate::rollout::{TextStop, encode_prompt};
 use crate::run_folder::{
-    AdapterSummary, EvalResult, ModelSummary, RunFolder, RunFolderError, StoppedRun, Summary,
+    ADAPTER_FILE, AdapterSummary, EvalResult, MODEL_FOLDER, ModelSummary, RunFolder, RunFolderError,
+    StoppedRun, Summary,
 };
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use std::collections::{BTreeMap, VecDeque};
@@ -44,6 +46,8 @@ pub struct TrainOptions<'a> {
 pub enum TrainError {
     #[error(transparent)]
     Base(#[from] BaseError),
+    #[error(transparent)]
+    Interop(#[from] InteropError),
     #[error(transparent)]
     Data(#[from] DataError),
     #[error(transparent)]
@@ -151,7 +155,7 @@ impl Start {
         }
         let folder = stopped.truncate_to(&checkpoint.logs)?;
         folder.write_recipe(session.recipe)?;
-        session.trained.set(&checkpoint.v, checkpoint.adapter_version);
+        session.trained.set(session.cpu, &checkpoint.v, checkpoint.adapter_version);
         report(Event::Message(format!(
             "resuming from {} (step {} of {})",
             path.display(),
@@ -163,7 +167,7 @@ impl Start {
             step: checkpoint.step,
             problems: checkpoint.counters.problems,
             history: checkpoint.history.into(),
-            optimizer: checkpoint.optimizer,
+            optimizer: checkpoint.optimizer.into_owned(),
             carried,
         };
         Ok((folder, state))
@@ -220,6 +224,10 @@ impl<'a> Session<'a> {
         check_size(recipe.optimizer.kind, spec.trainable_parameters())?;
         let plan = memory::plan(&base.model.config, base.model.bytes() as u64, &spec, recipe, longest)?;
         report(Event::Memory(plan));
+        if matches!(spec, TrainedSpec::Full(_)) {
+            let weights = Weights::open(&base.files).map_err(BaseError::from)?;
+            interop::check_trained(&weights, &base.files, &base.tokenizer)?;
+        }
         let cache = hub::cache_dir(&options.hub).join("factors");
         let trained = Trained::new(cpu, base, &recipe.adapter, recipe.seed, &cache, &mut |loading| {
             report(Event::Loading(loading));
@@ -295,8 +303,12 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Writes the adapter; gives the file's size in bytes.
-    pub fn write_adapter(&self, path: &Path, steps: u64) -> Result<u64, TrainError> {
+    /// Writes what was trained into the run's folder: an adapter's file, or of all weights the folder of a model, in the
+    /// place of one that an earlier end of the run left. Gives its size in bytes.
+    pub fn write_trained(&self, folder: &Path, steps: u64) -> Result<u64, TrainError> {
+        if let Trained::Full(full) = &self.trained {
+            return self.write_model(full, &folder.join(MODEL_FOLDER));
+        }
         let run = RunMetadata {
             name: self.recipe.name.clone(),
             task: task_name(self.recipe),
@@ -304,7 +316,26 @@ impl<'a> Session<'a> {
             seed: self.recipe.seed,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        Ok(self.trained.write(self.base, run, path)?)
+        Ok(self.trained.write(self.base, run, &folder.join(ADAPTER_FILE))?)
+    }
+
+    fn write_model(&self, full: &FullModel, out: &Path) -> Result<u64, TrainError> {
+        let weights = Weights::open(&self.base.files).map_err(BaseError::from)?;
+        let matrices = match self.base.dtype() {
+            WeightDtype::Bf16 => OutputType::Bf16,
+            WeightDtype::F32 => OutputType::F32,
+        };
+        let failed = |source| TrainError::Write { path: out.to_owned(), source };
+        if out.exists() {
+            std::fs::remove_dir_all(out).map_err(failed)?;
+        }
+        let new = NewWeights { find: &|name| full.tensor(name), matrices };
+        interop::write_trained(new, &weights, &self.base.files, &self.base.tokenizer, out)?;
+        let mut bytes = 0;
+        for entry in std::fs::read_dir(out).map_err(failed)? {
+            bytes += entry.and_then(|entry| entry.metadata()).map_err(failed)?.len();
+        }
+        Ok(bytes)
     }
 
     pub fn summary(&self, state: &State, eval_after: Option<EvalResult>, file_bytes: u64) -> Summary {

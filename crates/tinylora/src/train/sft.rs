@@ -1,13 +1,13 @@
 //! One step of supervised finetuning: examples → next-token loss → update → metrics. Nothing is sampled.
 
 use super::setup::{Session, TrainError};
+use super::update::apply_update;
 use super::{Event, State};
-use crate::adapter::round_to;
 use crate::data::Problem;
 use crate::gradient::{
     TokenGradient, TokenView, TrainingCompletion, TrainingGroup, accumulate, micro_batches, packed_tokens,
 };
-use crate::optimizer::{apply, learning_rate_at};
+use crate::optimizer::learning_rate_at;
 use crate::recipe::LossTokens;
 use crate::run_folder::{RunFolder, StepMetrics, rss_bytes};
 use std::time::Instant;
@@ -103,12 +103,7 @@ fn update(
     if !loss.is_finite() {
         return Err(TrainError::LossNotFinite { step: state.step, loss });
     }
-    let gradient = session.trained.gradient(sums);
-    let mut numbers = session.trained.numbers().to_vec();
-    let grad_norm =
-        apply(&recipe.optimizer, state.step, learning_rate, &gradient, &mut state.optimizer, &mut numbers)?;
-    round_to(recipe.adapter.storage_precision, &mut numbers);
-    session.trained.set(&numbers, session.trained.version() + 1);
+    let grad_norm = apply_update(session, state, learning_rate, sums, None)?;
     let rows = batches.iter().map(|batch| packed_tokens(batch) as u64).sum();
     Ok(Updated { loss, grad_norm, learning_rate, rows, tokens })
 }

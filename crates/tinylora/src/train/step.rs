@@ -3,15 +3,15 @@
 use super::fisher::fisher_matrix;
 use super::rollouts::{Scored, roll_out_and_score};
 use super::setup::{Session, TrainError};
+use super::update::apply_update;
 use super::{Event, State};
-use crate::adapter::round_to;
 use crate::evaluate::is_right;
 use crate::gradient::{
     BatchTotals, PolicyLoss, PolicyStatistics, TrainingCompletion, TrainingGroup, accumulate_completions,
     completion_logprobs, importance_weights, micro_batches, packed_tokens, weigh,
 };
 use crate::model::Policy;
-use crate::optimizer::{apply, apply_natural, learning_rate_at};
+use crate::optimizer::learning_rate_at;
 use crate::recipe::{GrpoSection, ImportanceRule, OptimizerKind};
 use crate::reward::Scores;
 use crate::rollout::Rollout;
@@ -115,17 +115,7 @@ fn update(session: &mut Session<'_>, state: &mut State, scored: &Scored) -> Resu
         if !total.is_finite() {
             return Err(TrainError::LossNotFinite { step: state.step, loss: total });
         }
-        let gradient = session.trained.gradient(sums);
-        let mut numbers = session.trained.numbers().to_vec();
-        let (settings, memory) = (&recipe.optimizer, &mut state.optimizer);
-        let norm = match &fisher {
-            None => apply(settings, state.step, learning_rate, &gradient, memory, &mut numbers)?,
-            Some(fisher) => {
-                apply_natural(settings, state.step, learning_rate, &gradient, fisher, memory, &mut numbers)?
-            }
-        };
-        round_to(recipe.adapter.storage_precision, &mut numbers);
-        session.trained.set(&numbers, session.trained.version() + 1);
+        let norm = apply_update(session, state, learning_rate, sums, fisher.as_ref())?;
         if round == 0 {
             // Later rounds are off-policy by design: the gap between sampling and training is the first one's.
             updated.statistics.logprob_gap_max = loss.statistics.logprob_gap_max;

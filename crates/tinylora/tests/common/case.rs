@@ -152,7 +152,7 @@ pub fn gradient(case: &Case, name: &str, v: &[f32], most: usize) -> (f32, Vec<f3
         );
         total += result.expect("finite");
     }
-    let Gradients::R(dr) = sums;
+    let Gradients::R(dr) = sums else { unreachable!("made above") };
     let dr: Vec<f32> = dr.into_iter().flatten().map(|x| x as f32).collect();
     let dv = case.projections.v_gradient(&dr);
     (total as f32, dr, dv)
