@@ -182,6 +182,9 @@ fn resolve(recipe: &mut Recipe, given: &toml::Table) {
     if !is_given("optimizer", "max_grad_norm") && recipe.optimizer.kind == OptimizerKind::Natural {
         recipe.optimizer.max_grad_norm = 0.0;
     }
+    if recipe.task == TaskSection::Nothing && !is_given("eval", "problems") {
+        recipe.eval.problems = 0;
+    }
     if let TaskSection::Benchmark(task) = &mut recipe.task
         && let Some(format) = task.format()
     {

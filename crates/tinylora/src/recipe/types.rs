@@ -202,6 +202,9 @@ pub enum TaskSection {
     Jsonl(JsonlTask),
     /// A benchmark by name.
     Benchmark(BenchmarkTask),
+    /// No problems: supervised finetuning on `sft.data`, without evaluation.
+    #[serde(rename = "none")]
+    Nothing,
 }
 
 /// Procedural arithmetic problems: an endless training stream and a held-out set that never meet.
@@ -348,6 +351,7 @@ impl TaskSection {
         match self {
             Self::Arithmetic(task) => task.answer_format,
             Self::Jsonl(task) => task.answer_format,
+            Self::Nothing => AnswerFormat::default(),
             Self::Benchmark(task) => {
                 task.format().map_or_else(AnswerFormat::default, |format| format.answer_for(task.name))
             }

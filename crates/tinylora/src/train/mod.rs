@@ -2,12 +2,14 @@
 //! Read it from [`train`] down.
 
 mod fisher;
+mod lessons;
 mod memory;
 mod rollouts;
 mod setup;
 mod sft;
 mod step;
 
+pub use lessons::LessonError;
 pub use memory::{MemoryError, MemoryPlan};
 pub use setup::{TrainError, TrainOptions, plan};
 
