@@ -47,6 +47,8 @@ pub mod publish;
 
 pub mod evaluate;
 
+pub mod collect;
+
 pub mod train;
 
 pub mod bench;

@@ -6,6 +6,7 @@
 
 mod any;
 mod combine;
+mod count;
 mod factor_cache;
 mod factors;
 mod file;
@@ -19,6 +20,7 @@ mod svd;
 
 pub use any::{AnyAdapter, load};
 pub use combine::{CombineError, Difference, difference, mix};
+pub use count::{Count, CountSizes, CountTable, Method as CountMethod, count};
 pub use factor_cache::FactorKey;
 pub use factors::{
     FactorError, FactorEvent, Factors, ModuleFactors, compute_factors, load_or_compute_factors,

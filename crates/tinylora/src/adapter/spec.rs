@@ -260,7 +260,7 @@ pub fn round_to(precision: StoragePrecision, values: &mut [f32]) {
 }
 
 /// Names → kinds in a block's order; a name given twice counts once.
-fn parse_targets(names: &[String]) -> Result<Vec<Target>, AdapterError> {
+pub(super) fn parse_targets(names: &[String]) -> Result<Vec<Target>, AdapterError> {
     for name in names {
         if !Target::ALL.iter().any(|target| target.name() == name) {
             return Err(AdapterError::UnknownTarget { name: name.clone() });
