@@ -2,8 +2,9 @@
 //! a backward pass and the gradient that these are, and the file at the end. Nothing here knows losses or optimizers.
 
 use super::adapter::Adapter;
+use super::lora::LoraAdapter;
 use super::{Base, BaseError, Loading};
-use crate::adapter::{AdapterError, AnyAdapter, RunMetadata, TinyLoraSpec};
+use crate::adapter::{AdapterError, AnyAdapter, LoraSpec, RunMetadata, TinyLoraSpec};
 use crate::model::config::ModelConfig;
 use crate::model::{Gradients, Policy};
 use crate::recipe::{AdapterKind, AdapterSection};
@@ -15,6 +16,8 @@ use tinylora_compute::Cpu;
 pub enum TrainedSpec {
     /// TinyLoRA or LoRA-XS.
     Projected(TinyLoraSpec),
+    /// LoRA.
+    Lora(LoraSpec),
 }
 
 impl TrainedSpec {
@@ -24,6 +27,7 @@ impl TrainedSpec {
             AdapterKind::TinyLora | AdapterKind::LoraXs => {
                 Self::Projected(TinyLoraSpec::new(section, config)?)
             }
+            AdapterKind::Lora => Self::Lora(LoraSpec::new(section, config)?),
         })
     }
 
@@ -31,6 +35,7 @@ impl TrainedSpec {
     pub fn kind(&self) -> AdapterKind {
         match self {
             Self::Projected(spec) => spec.kind(),
+            Self::Lora(_) => AdapterKind::Lora,
         }
     }
 
@@ -38,6 +43,7 @@ impl TrainedSpec {
     pub fn trainable_parameters(&self) -> usize {
         match self {
             Self::Projected(spec) => spec.trainable_parameters(),
+            Self::Lora(spec) => spec.trainable_parameters(),
         }
     }
 
@@ -45,6 +51,7 @@ impl TrainedSpec {
     pub fn payload_bytes(&self) -> u64 {
         match self {
             Self::Projected(spec) => spec.payload_bytes() as u64,
+            Self::Lora(spec) => spec.payload_bytes() as u64,
         }
     }
 
@@ -59,6 +66,8 @@ impl TrainedSpec {
                 // A and B are packed twice: for the forward and the backward pass. Sums of R's gradient are in f64.
                 (4 * (2 * factors + r + 2 * spec.trainable_parameters()) + 8 * r) as u64
             }
+            // Numbers, gradient, and A and B packed twice; while they are packed anew, those of before as well.
+            Self::Lora(spec) => 4 * (1 + 1 + 2 + 2) * spec.trainable_parameters() as u64,
         }
     }
 }
@@ -68,6 +77,8 @@ impl TrainedSpec {
 pub enum Trained {
     /// TinyLoRA or LoRA-XS: numbers that make up R.
     Projected(Adapter),
+    /// LoRA: A and B.
+    Lora(LoraAdapter),
 }
 
 impl Trained {
@@ -84,6 +95,9 @@ impl Trained {
             AdapterKind::TinyLora | AdapterKind::LoraXs => {
                 Self::Projected(Adapter::from_section(cpu, base, section, seed, cache, report)?)
             }
+            AdapterKind::Lora => {
+                Self::Lora(LoraAdapter::new(cpu, base, LoraSpec::new(section, &base.model.config)?, seed))
+            }
         })
     }
 
@@ -91,6 +105,7 @@ impl Trained {
     pub fn numbers(&self) -> &[f32] {
         match self {
             Self::Projected(adapter) => adapter.v(),
+            Self::Lora(adapter) => adapter.numbers(),
         }
     }
 
@@ -98,6 +113,7 @@ impl Trained {
     pub fn version(&self) -> u64 {
         match self {
             Self::Projected(adapter) => adapter.version(),
+            Self::Lora(adapter) => adapter.version(),
         }
     }
 
@@ -105,9 +121,10 @@ impl Trained {
     ///
     /// # Panics
     /// If there are not exactly as many as there were.
-    pub fn set(&mut self, numbers: &[f32], version: u64) {
+    pub fn set(&mut self, cpu: &Cpu, numbers: &[f32], version: u64) {
         match self {
             Self::Projected(adapter) => adapter.set(numbers, version),
+            Self::Lora(adapter) => adapter.set(cpu, numbers, version),
         }
     }
 
@@ -115,6 +132,7 @@ impl Trained {
     pub fn policy<'a>(&'a self, base: &'a Base) -> Policy<'a> {
         match self {
             Self::Projected(adapter) => Policy::new(&base.model, adapter.adapters()),
+            Self::Lora(adapter) => Policy::new(&base.model, adapter.adapters()),
         }
     }
 
@@ -122,6 +140,7 @@ impl Trained {
     pub fn sums(&self) -> Gradients {
         match self {
             Self::Projected(adapter) => adapter.sums(),
+            Self::Lora(adapter) => adapter.sums(),
         }
     }
 
@@ -132,6 +151,9 @@ impl Trained {
     pub fn gradient(&self, sums: Gradients) -> Vec<f32> {
         match (self, sums) {
             (Self::Projected(adapter), Gradients::R(dr)) => adapter.gradient(&dr[0]),
+            // They are laid out as the numbers are.
+            (Self::Lora(_), Gradients::Factors(gradient)) => gradient,
+            _ => panic!("sums of another kind"),
         }
     }
 
@@ -146,6 +168,7 @@ impl Trained {
     fn to_adapter(&self, base: &Base, run: RunMetadata) -> AnyAdapter {
         match self {
             Self::Projected(adapter) => adapter.to_file(base, run).into(),
+            Self::Lora(adapter) => adapter.to_file(base, run).into(),
         }
     }
 }

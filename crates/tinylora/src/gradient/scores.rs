@@ -80,6 +80,6 @@ fn backward_apart(
     let numbers = adapters.factors.map_or(0, |factors| factors.modules() * factors.rank() * factors.rank());
     let mut sums = Gradients::R(vec![vec![0f64; numbers]; strands.len()]);
     backward(cpu, policy, &packed.batch, &outputs, &head.directions, cache, kept, &mut sums);
-    let Gradients::R(dr) = sums;
+    let Gradients::R(dr) = sums else { unreachable!("made above") };
     Ok(dr)
 }

@@ -112,6 +112,7 @@ pub(super) fn backward(
         &[&layer.o],
         side.map(|side| &side.output),
         &[d_out],
+        &kept.heads,
         &kept.p_output,
         &mut scratch.side,
         sums,
@@ -144,11 +145,16 @@ pub(super) fn backward(
             rms_norm_backward(cpu, raw, norm, config.rms_norm_eps, &outer, d);
         }
     }
+    if sums.want_inputs() {
+        resize(&mut scratch.normed, kept.x.len());
+        rms_norm(cpu, &kept.x, &layer.input_norm, config.rms_norm_eps, &mut scratch.normed);
+    }
     linear_backward(
         pass,
         &[&layer.q, &layer.k, &layer.v],
         side.map(|side| &side.attention),
         &[&scratch.d_q, &scratch.d_k, &scratch.d_v],
+        &scratch.normed,
         &kept.p_attention,
         &mut scratch.side,
         sums,

@@ -14,7 +14,7 @@ use crate::hub::{self, HubOptions};
 use crate::inference::{Engine, EngineError, Progress, Sampling};
 use crate::model::weights::Weights;
 use crate::optimizer::{OptimizerError, OptimizerState, check_size};
-use crate::recipe::{AdapterSection, Recipe, TaskSection, WeightDtype};
+use crate::recipe::{AdapterKind, AdapterSection, Recipe, TaskSection, WeightDtype};
 use crate::reward::{RewardError, Rewarder};
 use crate::rollout::{TextStop, encode_prompt};
 use crate::run_folder::{
@@ -94,6 +94,13 @@ pub enum TrainError {
         limit: usize,
     },
     #[error(
+        "optimizer.kind = \"natural\" measures the policy in R, which adapter.kind = \"{kind}\" does not train: use \"adamw\" or \"sgd\""
+    )]
+    NaturalKind {
+        /// `adapter.kind`
+        kind: &'static str,
+    },
+    #[error(
         "the loss of step {step} is {loss}; nothing was updated. Lower the learning rate and resume with --resume"
     )]
     LossNotFinite {
@@ -151,7 +158,7 @@ impl Start {
         }
         let folder = stopped.truncate_to(&checkpoint.logs)?;
         folder.write_recipe(session.recipe)?;
-        session.trained.set(&checkpoint.v, checkpoint.adapter_version);
+        session.trained.set(session.cpu, &checkpoint.v, checkpoint.adapter_version);
         report(Event::Message(format!(
             "resuming from {} (step {} of {})",
             path.display(),
@@ -338,12 +345,15 @@ impl<'a> Session<'a> {
 }
 
 fn adapter_summary(spec: &TrainedSpec, section: &AdapterSection, file_bytes: u64) -> AdapterSummary {
+    let lora = spec.kind() == AdapterKind::Lora;
     AdapterSummary {
         kind: spec.kind().name().to_owned(),
         rank: section.rank,
         u: section.u,
         n_tie: section.n_tie,
         tying: section.tying,
+        alpha: lora.then_some(section.alpha),
+        rslora: lora.then_some(section.rslora),
         trainable_parameters: spec.trainable_parameters(),
         payload_bytes: spec.payload_bytes(),
         file_bytes,

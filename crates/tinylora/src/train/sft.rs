@@ -108,7 +108,7 @@ fn update(
     let grad_norm =
         apply(&recipe.optimizer, state.step, learning_rate, &gradient, &mut state.optimizer, &mut numbers)?;
     round_to(recipe.adapter.storage_precision, &mut numbers);
-    session.trained.set(&numbers, session.trained.version() + 1);
+    session.trained.set(session.cpu, &numbers, session.trained.version() + 1);
     let rows = batches.iter().map(|batch| packed_tokens(batch) as u64).sum();
     Ok(Updated { loss, grad_norm, learning_rate, rows, tokens })
 }

@@ -125,7 +125,7 @@ fn update(session: &mut Session<'_>, state: &mut State, scored: &Scored) -> Resu
             }
         };
         round_to(recipe.adapter.storage_precision, &mut numbers);
-        session.trained.set(&numbers, session.trained.version() + 1);
+        session.trained.set(session.cpu, &numbers, session.trained.version() + 1);
         if round == 0 {
             // Later rounds are off-policy by design: the gap between sampling and training is the first one's.
             updated.statistics.logprob_gap_max = loss.statistics.logprob_gap_max;
