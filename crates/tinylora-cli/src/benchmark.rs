@@ -27,7 +27,7 @@ use tinylora::recipe::{
 };
 use tinylora::rollout::encode_prompt;
 use tinylora::run_folder::{COMMIT, VERSION};
-use tinylora_compute::{Cpu, Kernel};
+use tinylora_compute::Cpu;
 use tinylora_verify::Scorer;
 
 /// The benchmarks that `--task` names; none where it names something else. A mixture is an error.
@@ -238,7 +238,7 @@ fn prepare<'a>(
             WeightDtype::Bf16 => "bf16".into(),
             WeightDtype::F32 => "f32".into(),
         },
-        products: if cpu.kernel() == Kernel::Avx512Bf16 { "bf16".into() } else { "f32".into() },
+        products: if cpu.kernel().rounds_activations() { "bf16".into() } else { "f32".into() },
         adapter: args.adapter.get(adapter).cloned(),
         adapter_sha256: args.adapter.get(adapter).map(|name| adapter_sha256(name)).transpose()?,
         prompt_format: format.name.into(),
