@@ -169,7 +169,7 @@ def check_exports(exports: Path) -> list[str]:
         expected = json.loads((folder / "expected.json").read_text())
         tokens = torch.tensor(expected["tokens"])
         wanted = torch.tensor(expected["logits"]).reshape(len(tokens), -1)
-        base = lambda: load_base(MODELS / folder.name)
+        base = lambda: load_base(MODELS / folder.name.split(".")[0])
         models = {
             "peft": lambda: PeftModel.from_pretrained(base(), folder / "peft"),
             "lora": lambda: PeftModel.from_pretrained(base(), folder / "lora"),

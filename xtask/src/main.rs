@@ -10,6 +10,7 @@ mod fuzz;
 mod golden;
 mod kernels;
 mod models;
+mod speed;
 mod tidy;
 
 const USAGE: &str = "\
@@ -19,6 +20,8 @@ usage: cargo xtask TASK
   test-models [FOLDER]    fetch the test models; prints the line that makes tests use them
   fuzz PARSER N [FROM]    damage good files in N ways and parse them; ways FROM, FROM + 1 … [0]
   golden --check|--make   recompute the golden files with PyTorch, and compare or replace them
+  speed [--make]          compare speed, as a fraction of this machine's limits, with what is kept in xtask/speed.json for
+                          each kernel; less than half of it fails. --make keeps what is measured
   kernels [--make]        compile the CUDA kernels for every GPU and run them on the CPU, without one; --make writes
                           the registers that they use to xtask/kernels/ceilings.json
   gpu-check [ARGS]        on a machine with an NVIDIA GPU: the CUDA kernels against f64, sanitizers, times; see
@@ -37,6 +40,8 @@ fn main() -> ExitCode {
         ["golden", "--check"] => golden::run(&root(), golden::Mode::Check),
         ["golden", "--make"] => golden::run(&root(), golden::Mode::Make),
         ["kernels"] => kernels::run(&root(), kernels::Ceilings::Stored),
+        ["speed"] => speed::run(&root(), speed::Kept::Stored),
+        ["speed", "--make"] => speed::run(&root(), speed::Kept::Made),
         ["gpu-check", rest @ ..] => kernels::gpu_check(&root(), rest),
         ["kernels", "--make"] => kernels::run(&root(), kernels::Ceilings::Made),
         _ => {

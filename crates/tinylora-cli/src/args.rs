@@ -17,7 +17,7 @@ Where REF stands, any of these names a model:
 const ENVIRONMENT: &str = "\
 Environment:
   TINYLORA_DEVICE=cpu            the device [default: cpu]
-  TINYLORA_KERNEL=NAME           scalar, avx2, avx512, avx512-bf16 or neon [default: the fastest, see --numerics]
+  TINYLORA_KERNEL=NAME           scalar, avx2, avx512, avx512-bf16, amx or neon [default: the fastest, see --numerics]
   TINYLORA_THREADS=N             threads [default: one a core]
   TINYLORA_CACHE=DIR             factors and files from wheels [default: ~/.cache/tinylora]
   HF_HOME, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE   as for every program that uses the Hub
@@ -457,6 +457,9 @@ pub struct BenchArgs {
     /// Random weights in the shape of smollm2-135m, qwen2.5-0.5b, qwen2.5-3b or qwen2.5-7b instead of a model
     #[arg(long, value_name = "SHAPE", conflicts_with = "model")]
     pub random: Option<String>,
+    /// With --random: so many of the shape's layers alone, where all of them would not fit
+    #[arg(long, value_name = "N", requires = "random")]
+    pub layers: Option<usize>,
     /// Precision of the weights in memory
     #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
     pub dtype: Dtype,
@@ -478,6 +481,9 @@ pub struct BenchArgs {
     /// Measure the products of its linear layers by themselves too
     #[arg(long)]
     pub products: bool,
+    /// Measure setting up an adapter too: the factors of all matrices, computed anew
+    #[arg(long)]
+    pub setup: bool,
     /// Runs of each measurement, of which the median counts
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub repeats: usize,

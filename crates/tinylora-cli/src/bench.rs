@@ -10,7 +10,8 @@ use anyhow::Result;
 use serde::Serialize;
 use tinylora::base::Base;
 use tinylora::bench::{
-    BenchOptions, BenchReport, BenchRow, NAMES, Peak, ProductRow, bench, measure_peak, products, shape,
+    BenchOptions, BenchReport, BenchRow, NAMES, Peak, ProductRow, SetupRow, bench, first_layers,
+    measure_peak, products, setup, shape,
 };
 use tinylora::hub::HubOptions;
 use tinylora::model::Model;
@@ -34,6 +35,8 @@ struct Output<'a> {
     #[serde(flatten)]
     report: &'a BenchReport,
     products: &'a [ProductRow],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    setup: Option<&'a SetupRow>,
 }
 
 /// Runs the command.
@@ -68,6 +71,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
             println!("{}", line(row));
         }
     })?;
+    let setup_row = args.setup.then(|| setup(&cpu, &model)).transpose()?;
     if args.json {
         let dtype = if args.dtype == crate::precision::Dtype::F32 { "f32" } else { "bf16" };
         let output = Output {
@@ -78,11 +82,23 @@ pub fn run(args: &BenchArgs) -> Result<()> {
             repeats: args.repeats,
             report: &report,
             products: &found,
+            setup: setup_row.as_ref(),
         };
         println!("{}", serde_json::to_string_pretty(&output)?);
-    } else if !found.is_empty() {
+        return Ok(());
+    }
+    if !found.is_empty() {
         println!("\n{}", style.paint(Tone::Faint, PRODUCT_TITLE));
         found.iter().for_each(|row| println!("{}", product_line(row)));
+    }
+    if let Some(row) = &setup_row {
+        println!(
+            "\nadapter setup: top {} factors of {} matrices ({:.3e} weights) in {}",
+            row.rank,
+            row.modules,
+            row.weights as f64,
+            seconds(row.seconds)
+        );
     }
     Ok(())
 }
@@ -96,11 +112,20 @@ fn model(cpu: &Cpu, args: &BenchArgs) -> Result<(String, Model)> {
         display.finish();
         return Ok((args.model.clone(), base?.model));
     };
-    let Some(config) = shape(name) else {
+    let Some(mut config) = shape(name) else {
         return Err(Usage(format!("--random {name}: known shapes are {}", NAMES.join(", "))).into());
     };
+    let mut title = format!("{name} (random weights)");
+    if let Some(layers) = args.layers {
+        let all = config.num_layers;
+        if layers == 0 || layers > all {
+            return Err(Usage(format!("--layers {layers}: {name} has 1 to {all}")).into());
+        }
+        config = first_layers(config, layers);
+        title = format!("{layers} of {all} layers of {title}");
+    }
     let precision = if dtype == WeightDtype::F32 { Precision::F32 } else { Precision::Bf16 };
-    Ok((format!("{name} (random weights)"), Model::random(cpu, config, precision, POSITIONS)))
+    Ok((title, Model::random(cpu, config, precision, POSITIONS)))
 }
 
 fn heading(cpu: &Cpu, name: &str, args: &BenchArgs, peak: Peak, style: Style) -> String {

@@ -140,19 +140,11 @@ pub fn run(args: &CollectArgs) -> Result<u8> {
     let mut rewarder = Rewarder::open(&recipe.reward, recipe.task.answer_format())?;
     let mut engine = Engine::new(&cpu, &opened.base.model, blocks);
     let mut display = LoadingDisplay::new(screen.clone());
-    let collected = opened.with_adapters(|adapters| {
-        collect(
-            &mut engine,
-            tokenizer,
-            adapters,
-            &run,
-            &mut rewarder,
-            (&args.out, args.resume),
-            &mut |done, of, _| {
-                display.completions("completions", done as u64, of as u64);
-            },
-        )
-    });
+    let place = (&*args.out, args.resume);
+    let collected =
+        collect(&mut engine, tokenizer, opened.policy(), &run, &mut rewarder, place, &mut |done, of, _| {
+            display.completions("completions", done as u64, of as u64);
+        });
     display.finish();
     match collected? {
         Some(summary) => {

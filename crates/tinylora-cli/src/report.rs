@@ -38,7 +38,10 @@ pub fn render(summary: &Summary, v: &[f32], out: &Path, style: Style) -> String 
             format::grouped(summary.model.parameters)
         ),
     );
-    row("v", &numbers(v));
+    // The numbers of LoRA are its factors.
+    if v.len() == adapter.trainable_parameters {
+        row("v", &numbers(v));
+    }
     row(
         "speed",
         &format!(
@@ -147,6 +150,8 @@ mod tests {
                 u: 13,
                 n_tie: 0,
                 tying: tinylora::recipe::Tying::Tiled,
+                alpha: None,
+                rslora: None,
                 trainable_parameters: 13,
                 payload_bytes: 26,
                 file_bytes: 612,

@@ -9,7 +9,7 @@ use anyhow::Result;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use tinylora::adapter::AdapterFile;
+use tinylora::adapter::load;
 use tinylora::base::BaseError;
 use tinylora::checkpoint;
 use tinylora::data::{DataError, benchmark::BenchmarkError};
@@ -43,8 +43,8 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
     match outcome? {
         Outcome::Done(summary) => {
             let adapter = out.join("adapter.tinylora");
-            let v = AdapterFile::read(&adapter)?.v;
-            print!("{}", report::render(&summary, &v, &out, stdout_style()));
+            let adapter = load(&adapter.to_string_lossy())?;
+            print!("{}", report::render(&summary, adapter.v(), &out, stdout_style()));
             Ok(DONE)
         }
         Outcome::Interrupted { step, checkpoint } => {

@@ -1,7 +1,9 @@
 //! A fixed-size array on a 64-byte boundary (a cache line, and what AMX tile rows want).
 
+use crate::huge::{self, Slab};
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 /// Plain numbers for which all-zero bytes are a valid value.
 pub trait Zeroable: Copy + Send + Sync + 'static {}
@@ -17,10 +19,19 @@ const FREE_ALIGNMENT: usize = 16;
 
 /// `len` elements, zeroed, aligned to 64 bytes. Memory that is never written is never taken from the machine.
 pub struct Buffer<T: Zeroable> {
-    /// What was allocated; the elements begin at its first cache line.
-    allocation: *mut u8,
+    memory: Memory,
     pointer: *mut T,
     len: usize,
+}
+
+/// Where the elements live.
+enum Memory {
+    /// There are none.
+    Nowhere,
+    /// In an allocation of their own; they begin at its first cache line.
+    Heap(*mut u8),
+    /// In huge pages that others share.
+    Slab { _alive: Arc<Slab> },
 }
 
 // SAFETY: the buffer owns its memory, and its elements are Send + Sync.
@@ -33,7 +44,7 @@ impl<T: Zeroable> Buffer<T> {
     pub fn zeroed(len: usize) -> Self {
         if len == 0 {
             let pointer = std::ptr::NonNull::<T>::dangling().as_ptr();
-            return Self { allocation: std::ptr::null_mut(), pointer, len };
+            return Self { memory: Memory::Nowhere, pointer, len };
         }
         let layout = Self::layout(len);
         // SAFETY: the layout's size is not 0.
@@ -43,7 +54,17 @@ impl<T: Zeroable> Buffer<T> {
         }
         // SAFETY: the layout has room for moving to the next cache line.
         let pointer = unsafe { allocation.add(allocation.align_offset(ALIGNMENT)) }.cast::<T>();
-        Self { allocation, pointer, len }
+        Self { memory: Memory::Heap(allocation), pointer, len }
+    }
+
+    /// The same in huge pages, where the system has them and the buffer is large: for what is read as a whole, over and over.
+    pub fn zeroed_in_huge_pages(len: usize) -> Self {
+        let bytes = len.checked_mul(size_of::<T>()).expect("buffer size overflows");
+        if bytes < huge::LEAST {
+            return Self::zeroed(len);
+        }
+        let (slab, place) = huge::take(bytes);
+        Self { memory: Memory::Slab { _alive: slab }, pointer: place.cast(), len }
     }
 
     fn layout(len: usize) -> Layout {
@@ -55,9 +76,9 @@ impl<T: Zeroable> Buffer<T> {
 
 impl<T: Zeroable> Drop for Buffer<T> {
     fn drop(&mut self) {
-        if self.len > 0 {
+        if let Memory::Heap(allocation) = self.memory {
             // SAFETY: allocated in `zeroed` with this very layout.
-            unsafe { dealloc(self.allocation, Self::layout(self.len)) }
+            unsafe { dealloc(allocation, Self::layout(self.len)) }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::lanes::{Lanes, Scalar};
 use crate::pool::Pool;
+use crate::tiles::EmulatedTiles;
 use std::sync::Arc;
 
 /// An instruction set for which kernels are compiled.
@@ -16,15 +17,19 @@ pub enum Kernel {
     /// The same with AVX512-BF16: products with bf16 matrices round the other operand to bf16 too and multiply
     /// pairs, two terms a lane and instruction.
     Avx512Bf16,
+    /// The same with AMX: such products are made in matrix tiles.
+    Amx,
     /// AArch64 NEON.
     Neon,
+    /// What AMX gives, in portable Rust: slow, and the same bits on every processor.
+    AmxEmulated,
 }
 
 /// Why a kernel can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
     /// The name is not one of ours.
-    #[error("unknown kernel {0:?}: use scalar, avx2, avx512, avx512-bf16 or neon")]
+    #[error("unknown kernel {0:?}: use scalar, avx2, avx512, avx512-bf16, amx, neon or amx-emulated")]
     Unknown(String),
     /// The processor lacks it.
     #[error("kernel {wanted:?} was asked for, but this processor can run only {available:?}")]
@@ -40,8 +45,9 @@ pub enum KernelError {
 }
 
 impl Kernel {
-    /// All kernels, slowest first.
-    pub const ALL: [Self; 5] = [Self::Scalar, Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::Neon];
+    /// All kernels that a processor may be best served by, slowest first.
+    pub const ALL: [Self; 6] =
+        [Self::Scalar, Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::Amx, Self::Neon];
 
     /// The name used in `TINYLORA_KERNEL` and in results.
     pub fn name(self) -> &'static str {
@@ -50,14 +56,16 @@ impl Kernel {
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
             Self::Avx512Bf16 => "avx512-bf16",
+            Self::Amx => "amx",
             Self::Neon => "neon",
+            Self::AmxEmulated => "amx-emulated",
         }
     }
 
     /// Whether this processor can run it.
     pub fn is_available(self) -> bool {
         match self {
-            Self::Scalar => true,
+            Self::Scalar | Self::AmxEmulated => true,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
             #[cfg(target_arch = "x86_64")]
@@ -69,6 +77,8 @@ impl Kernel {
             }
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16 => Self::Avx512.is_available() && is_x86_feature_detected!("avx512bf16"),
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Self::Amx => Self::Avx512Bf16.is_available() && crate::tiles::amx_is_available(),
             #[cfg(target_arch = "aarch64")]
             Self::Neon => true,
             #[allow(unreachable_patterns)] // which names are reachable depends on the architecture
@@ -95,13 +105,14 @@ impl Kernel {
     /// Whether products with bf16 matrices round the other operand to bf16. Kernels that don't give the same bits
     /// as one another.
     pub fn rounds_activations(self) -> bool {
-        self == Self::Avx512Bf16
+        matches!(self, Self::Avx512Bf16 | Self::Amx | Self::AmxEmulated)
     }
 
     /// The kernel of that name, if this processor can run it.
     pub fn by_name(name: &str) -> Result<Self, KernelError> {
         let kernel = Self::ALL
             .into_iter()
+            .chain([Self::AmxEmulated])
             .find(|kernel| kernel.name() == name)
             .ok_or_else(|| KernelError::Unknown(name.to_owned()))?;
         if kernel.is_available() {
@@ -151,7 +162,8 @@ impl Cpu {
     /// are then the same with every kernel.
     pub fn exact(&self) -> Self {
         let kernel = match self.kernel {
-            Kernel::Avx512Bf16 => Kernel::Avx512,
+            Kernel::Avx512Bf16 | Kernel::Amx => Kernel::Avx512,
+            Kernel::AmxEmulated => Kernel::Scalar,
             exact => exact,
         };
         Self { kernel, pool: Arc::clone(&self.pool) }
@@ -185,6 +197,7 @@ pub(crate) trait Simd {
 pub(crate) fn dispatch<S: Simd>(kernel: Kernel, work: S) -> S::Output {
     match kernel {
         Kernel::Scalar => work.run::<Scalar>(),
+        Kernel::AmxEmulated => work.run::<Scalar<EmulatedTiles>>(),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `Cpu::new` has checked that the processor has AVX2 and FMA.
         Kernel::Avx2 => unsafe { with_avx2(work) },
@@ -194,6 +207,9 @@ pub(crate) fn dispatch<S: Simd>(kernel: Kernel, work: S) -> S::Output {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `Cpu::new` has checked that the processor has these AVX-512 parts.
         Kernel::Avx512Bf16 => unsafe { with_avx512_bf16(work) },
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        // SAFETY: `Cpu::new` has checked that the processor has these AVX-512 parts and AMX.
+        Kernel::Amx => unsafe { with_amx(work) },
         #[cfg(target_arch = "aarch64")]
         Kernel::Neon => work.run::<crate::lanes::Neon>(),
         #[allow(unreachable_patterns)] // which names are reachable depends on the architecture
@@ -217,4 +233,10 @@ fn with_avx512<S: Simd>(work: S) -> S::Output {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
 fn with_avx512_bf16<S: Simd>(work: S) -> S::Output {
     work.run::<crate::lanes::Avx512<true>>()
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
+fn with_amx<S: Simd>(work: S) -> S::Output {
+    work.run::<crate::lanes::Avx512<true, crate::tiles::AmxTiles>>()
 }

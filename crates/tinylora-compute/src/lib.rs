@@ -5,12 +5,12 @@
 //!
 //! Every operation fixes the order of its sums, so that a result depends on the operands alone: not on the
 //! batch a row stands in, not on the number of threads, and (scalar, AVX2, AVX-512 and NEON) not on the
-//! instruction set. AVX512-BF16 differs in one operation, the product with a bf16 matrix.
+//! instruction set. AVX512-BF16 and AMX differ in one operation, the product with a bf16 matrix.
 //!
 //! - **Products**: each output element is one chain of fused multiply-adds over the inner index, ascending,
 //!   starting from the bias or 0; a low-rank side path continues the chain. Operands are f32 or bf16
 //!   (widened exactly), the accumulator is f32. With AVX512-BF16, products with bf16 matrices round the other
-//!   operand to bf16 and the chain takes two terms at a time.
+//!   operand to bf16 and the chain takes two terms at a time; with AMX likewise, thirty-two terms at a time.
 //! - **Reductions over a row** (norms, softmax): sixteen partial results, lane `i mod 16`, joined by a fixed
 //!   tree (`i` with `i + 8`, then 4, 2, 1).
 //! - **Transcendental functions** are polynomials in fused multiply-adds, see [`lanes`].
@@ -21,10 +21,12 @@ pub mod buffer;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod head;
+mod huge;
 pub mod kernel;
 pub mod lanes;
 pub mod norm;
 mod operand;
+pub mod outer;
 pub mod packed;
 pub mod peak;
 pub mod pool;
@@ -34,6 +36,7 @@ pub mod rows;
 #[cfg(test)]
 mod testing;
 mod tile;
+mod tiles;
 
 pub use buffer::Buffer;
 pub use kernel::{Cpu, Kernel, KernelError};

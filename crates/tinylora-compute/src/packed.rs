@@ -47,8 +47,8 @@ impl PackedMatrix {
             n,
             k,
             data: match precision {
-                Precision::Bf16 => Data::Bf16(Buffer::zeroed(panels * units)),
-                Precision::F32 => Data::F32(Buffer::zeroed(panels * units)),
+                Precision::Bf16 => Data::Bf16(Buffer::zeroed_in_huge_pages(panels * units)),
+                Precision::F32 => Data::F32(Buffer::zeroed_in_huge_pages(panels * units)),
             },
         };
         let failure = Mutex::new(None);

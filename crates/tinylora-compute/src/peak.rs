@@ -4,6 +4,7 @@
 use crate::buffer::Buffer;
 use crate::kernel::{Cpu, Simd, dispatch};
 use crate::lanes::{LANES, Lanes};
+use crate::tiles::TileUnit;
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -14,7 +15,8 @@ const STEPS: usize = 4_000_000;
 /// f32 elements that each thread reads: 128 MiB, more than any cache's share.
 const ELEMENTS: usize = 32 << 20;
 
-/// FLOP/s of all threads together, a multiply-add being two: with bf16 products where the kernel has them.
+/// FLOP/s of all threads together, a multiply-add being two: with bf16 products where the kernel has them, in tiles where
+/// it has those.
 pub fn multiply_add_rate(cpu: &Cpu) -> f64 {
     let mut best = 0f64;
     for _ in 0..TRIES {
@@ -22,9 +24,8 @@ pub fn multiply_add_rate(cpu: &Cpu) -> f64 {
         cpu.parallel(cpu.threads(), |_| {
             black_box(dispatch(cpu.kernel(), Chains { seed: black_box(1.0) }));
         });
-        let terms = if cpu.kernel().rounds_activations() { 2 } else { 1 };
-        let flops = 2 * terms * LANES * CHAINS * STEPS * cpu.threads();
-        best = best.max(flops as f64 / start.elapsed().as_secs_f64());
+        let flops = dispatch(cpu.kernel(), Flops) * cpu.threads() as f64;
+        best = best.max(flops / start.elapsed().as_secs_f64());
     }
     best
 }
@@ -33,7 +34,7 @@ pub fn multiply_add_rate(cpu: &Cpu) -> f64 {
 pub fn read_rate(cpu: &Cpu) -> f64 {
     let memory: Vec<Buffer<f32>> = (0..cpu.threads())
         .map(|_| {
-            let mut part = Buffer::zeroed(ELEMENTS);
+            let mut part = Buffer::zeroed_in_huge_pages(ELEMENTS);
             part.fill(1.0);
             part
         })
@@ -53,6 +54,27 @@ pub fn read_rate(cpu: &Cpu) -> f64 {
 /// Independent sums: enough to hide an instruction's latency, few enough for sixteen registers of half the width.
 const CHAINS: usize = 6 * 2;
 
+/// Steps of tiles, about 20 ms too.
+const TILE_STEPS: usize = STEPS / 4;
+
+/// FLOPs of [`Chains`].
+struct Flops;
+
+impl Simd for Flops {
+    type Output = f64;
+    #[inline(always)]
+    fn run<L: Lanes>(self) -> f64 {
+        let terms = if L::DOT_BF16 { 2 } else { 1 };
+        let flops = if L::Tiles::PRESENT {
+            // Four tiles of sixteen by sixteen sums, sixteen pairs a step.
+            2 * terms * 4 * LANES.pow(3) * TILE_STEPS / L::Tiles::SLOWNESS
+        } else {
+            2 * terms * LANES * CHAINS * STEPS
+        };
+        flops as f64
+    }
+}
+
 struct Chains {
     seed: f32,
 }
@@ -61,6 +83,16 @@ impl Simd for Chains {
     type Output = f32;
     #[inline(always)]
     fn run<L: Lanes>(self) -> f32 {
+        if L::Tiles::PRESENT {
+            // SAFETY: `dispatch` has the instruction set.
+            unsafe {
+                let mut unit = L::Tiles::begin();
+                for _ in 0..TILE_STEPS / L::Tiles::SLOWNESS {
+                    unit.idle_step();
+                }
+            }
+            return 0.0;
+        }
         // Two rounds of six where a value takes two registers: twelve would not fit.
         let rounds = if L::TILE_PANELS == 2 { 1 } else { 2 };
         let mut total = 0.0;

@@ -9,6 +9,7 @@ use crate::lanes::{LANES, Lanes};
 use crate::operand::{Operand, pairs_for, reads_pairs};
 use crate::packed::{Data, PackedMatrix, Precision, SendPointer};
 use crate::tile::{Block, Element, Pair, SideTerms, Start};
+use crate::tiles::STEP;
 use std::cell::RefCell;
 
 /// Inner indices handled at once: a panel of so many stays in the first-level cache.
@@ -160,10 +161,10 @@ fn check_side(side: Option<Side<'_>>, rows: usize, columns: usize) {
     }
 }
 
-/// Inner blocks of near-equal, even length.
+/// Inner blocks of near-equal length: whole steps of tiles, so that a chain in them is cut nowhere else.
 fn inner_block(inner: usize) -> usize {
     let blocks = inner.div_ceil(INNER_BLOCK).max(1);
-    inner.div_ceil(blocks).next_multiple_of(2)
+    inner.div_ceil(blocks).next_multiple_of(STEP)
 }
 
 struct Forward<'a> {

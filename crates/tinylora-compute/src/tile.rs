@@ -2,13 +2,22 @@
 //! Nothing here knows threads or blocking.
 
 use crate::lanes::{LANES, Lanes};
+use crate::tiles::{self, TileUnit};
 
 /// How the operands lie in memory and are multiplied. The type is that of the right-hand operand's units.
-pub(crate) trait Element: Copy {
+pub(crate) trait Element: Copy + Sized {
     /// The left-hand operand.
     type Left: Copy;
     /// Two values of the inner index share one unit of the right-hand operand alone.
     const PAIRED: bool;
+    /// The block, where the lanes' processor multiplies operands of this kind in matrix tiles.
+    ///
+    /// # Safety
+    /// As for [`Block::run`].
+    #[inline(always)]
+    unsafe fn in_tiles<L: Lanes>(_: &Block<Self>) -> bool {
+        false
+    }
     /// Values at even inner indices (all, if not paired).
     unsafe fn low<L: Lanes>(from: *const Self) -> L;
     /// Values at odd inner indices.
@@ -81,6 +90,14 @@ impl Element for Pair {
     type Left = u32;
     const PAIRED: bool = false;
     #[inline(always)]
+    unsafe fn in_tiles<L: Lanes>(block: &Block<Self>) -> bool {
+        if L::Tiles::PRESENT {
+            // SAFETY: passed on to the caller.
+            unsafe { tiles::run::<L>(block) };
+        }
+        L::Tiles::PRESENT
+    }
+    #[inline(always)]
     unsafe fn low<L: Lanes>(from: *const Self) -> L {
         // SAFETY: passed on to the caller; the bits travel as they are.
         unsafe { L::load(from.cast()) }
@@ -150,7 +167,7 @@ struct Ahead {
 
 /// Asks for a cache line; any address will do.
 #[inline(always)]
-fn prefetch<T>(at: *const T) {
+pub(crate) fn prefetch<T>(at: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint, without effect on what the program means.
     unsafe {
@@ -168,6 +185,10 @@ impl<E: Element> Block<E> {
     /// only for `columns`, whole panels; `c` for `rows` × `columns`) and `c` is not shared.
     #[inline(always)]
     pub(crate) unsafe fn run<L: Lanes>(&self) {
+        // SAFETY: passed on to the caller.
+        if unsafe { E::in_tiles::<L>(self) } {
+            return;
+        }
         let panels = self.columns.div_ceil(LANES);
         let mut panel = 0;
         while panel < panels {

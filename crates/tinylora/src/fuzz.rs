@@ -257,6 +257,7 @@ fn adapter() {
         factors: Factors { rank: 2, modules: modules.iter().map(|module| factors(module, 2)).collect() },
         modules,
         source: "made".into(),
+        run: None,
     };
     let standalone =
         Standalone { base: BaseIdentity { dtype: WeightDtype::F32, ..standalone.base }, ..standalone };

@@ -9,13 +9,14 @@ use common::{golden, relative_error, tiny_files};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use tinylora::adapter::{
-    AdapterFile, BaseIdentity, FactorSketches, Method, RunMetadata, Standalone, TinyLoraSpec, compute_factors,
+    AdapterFile, BaseIdentity, FactorSketches, LoraSpec, Method, RunMetadata, Standalone, TinyLoraSpec,
+    compute_factors,
 };
 use tinylora::hub::{ModelFiles, ModelLayout};
 use tinylora::interop::{OutputType, export_gguf_lora, export_lora, export_peft, import_peft, merge};
 use tinylora::model::weights::Weights;
-use tinylora::model::{Model, ModuleFactors, SideFactors};
-use tinylora::recipe::{AdapterSection, Tying, WeightDtype};
+use tinylora::model::{Model, ModuleFactors, R, SideFactors};
+use tinylora::recipe::{AdapterKind, AdapterSection, Tying, WeightDtype};
 use tinylora_compute::Precision;
 
 const NAMES: [&str; 8] =
@@ -45,7 +46,8 @@ fn adapted(case: &Case, adapter: &Standalone, tokens: &[u32]) -> Vec<f32> {
         })
         .collect();
     let factors = SideFactors::new(&case.cpu, &case.model.config, adapter.rank(), &modules);
-    logits_with(case, &case.model, tokens, Some((&factors, &adapter.r_matrices().expect("sizes fit"))))
+    let r = R::Matrices(adapter.r_matrices().expect("sizes fit"));
+    logits_with(case, &case.model, tokens, Some((&factors, &r)))
 }
 
 /// Where the exports of a model stay.
@@ -78,6 +80,16 @@ fn own_adapter(name: &str, case: &Case) -> Standalone {
         spec,
     };
     Standalone::from_seeded(&file, factors)
+}
+
+/// A LoRA adapter as training here makes them, with A and B at random.
+fn own_lora(name: &str, case: &Case) -> Standalone {
+    let section =
+        AdapterSection { kind: AdapterKind::Lora, rank: 2, alpha: 3.0, ..AdapterSection::default() };
+    let spec = LoraSpec::new(&section, &case.model.config).expect("fits");
+    let numbers: Vec<f32> =
+        spec.init(5).iter().enumerate().map(|(i, a)| a + 0.1 * (i as f32).sin()).collect();
+    Standalone::from_lora(&spec, &numbers, identity(name, case), RunMetadata::default())
 }
 
 #[test]
@@ -148,12 +160,12 @@ fn other_adapters_of_peft_give_its_logits() {
 
 #[test]
 fn what_leaves_comes_back_the_same() {
-    for name in NAMES {
+    for (name, lora) in NAMES.into_iter().flat_map(|name| [(name, false), (name, true)]) {
         let case = tiny_case(name);
-        let adapter = own_adapter(name, &case);
+        let adapter = if lora { own_lora(name, &case) } else { own_adapter(name, &case) };
         let tokens = case.golden.ids("tokens.3");
         let ours = adapted(&case, &adapter, &tokens);
-        let folder = exports(name);
+        let folder = exports(&if lora { format!("{name}.trained-lora") } else { name.to_owned() });
         export_peft(&adapter, &folder.join("peft")).expect("exports");
         export_lora(&adapter, None, &folder.join("lora")).expect("exports");
         export_lora(&adapter, Some(8), &folder.join("lora8")).expect("exports");

@@ -1,6 +1,7 @@
 //! AVX2 and FMA: two registers of eight.
 
 use super::Lanes;
+use crate::tiles::NoTiles;
 use std::arch::x86_64::*;
 
 /// Lanes 0..8 and 8..16.
@@ -10,6 +11,7 @@ pub struct Avx2(__m256, __m256);
 // SAFETY (of every block below): the trait's caller vouches for AVX2 and FMA and for the pointers.
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Lanes for Avx2 {
+    type Tiles = NoTiles;
     const TILE_ROWS: usize = 6;
     const TILE_ROWS_BF16: usize = 5;
     const TILE_PANELS: usize = 1;

@@ -1,28 +1,46 @@
 //! AVX-512: one register of sixteen; with or without AVX512-BF16.
 
 use super::Lanes;
+use crate::tiles::{NoTiles, TileUnit};
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 use std::mem::transmute;
 
-/// Lanes 0..16. `DOT`: the processor has AVX512-BF16 too.
-#[derive(Clone, Copy)]
-pub struct Avx512<const DOT: bool>(__m512);
+/// Lanes 0..16. `DOT`: the processor has AVX512-BF16 too; T: and AMX.
+pub struct Avx512<const DOT: bool, T = NoTiles>(__m512, PhantomData<T>);
+
+impl<const DOT: bool, T> Clone for Avx512<DOT, T> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<const DOT: bool, T> Copy for Avx512<DOT, T> {}
+
+impl<const DOT: bool, T> Avx512<DOT, T> {
+    #[inline(always)]
+    fn of(register: __m512) -> Self {
+        Self(register, PhantomData)
+    }
+}
 
 // SAFETY (of every block below): the trait's caller vouches for AVX-512 F, BW, VL, with `DOT` for BF16, and for the pointers.
 #[allow(clippy::undocumented_unsafe_blocks)]
-impl<const DOT: bool> Lanes for Avx512<DOT> {
+impl<const DOT: bool, T: TileUnit> Lanes for Avx512<DOT, T> {
     const TILE_ROWS: usize = 8;
     const TILE_ROWS_BF16: usize = 8;
     const TILE_PANELS: usize = 2;
     const DOT_BF16: bool = DOT;
+    type Tiles = T;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
-        unsafe { Self(_mm512_set1_ps(x)) }
+        unsafe { Self::of(_mm512_set1_ps(x)) }
     }
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
-        unsafe { Self(_mm512_loadu_ps(from)) }
+        unsafe { Self::of(_mm512_loadu_ps(from)) }
     }
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
@@ -30,60 +48,60 @@ impl<const DOT: bool> Lanes for Avx512<DOT> {
     }
     #[inline(always)]
     unsafe fn load_bf16_low(from: *const u32) -> Self {
-        unsafe { Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_loadu_si512(from.cast())))) }
+        unsafe { Self::of(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_loadu_si512(from.cast())))) }
     }
     #[inline(always)]
     unsafe fn load_bf16_high(from: *const u32) -> Self {
         unsafe {
             let mask = _mm512_set1_epi32(0xFFFF_0000_u32 as i32);
-            Self(_mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(from.cast()), mask)))
+            Self::of(_mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(from.cast()), mask)))
         }
     }
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
-        unsafe { Self(_mm512_add_ps(self.0, other.0)) }
+        unsafe { Self::of(_mm512_add_ps(self.0, other.0)) }
     }
     #[inline(always)]
     unsafe fn sub(self, other: Self) -> Self {
-        unsafe { Self(_mm512_sub_ps(self.0, other.0)) }
+        unsafe { Self::of(_mm512_sub_ps(self.0, other.0)) }
     }
     #[inline(always)]
     unsafe fn mul(self, other: Self) -> Self {
-        unsafe { Self(_mm512_mul_ps(self.0, other.0)) }
+        unsafe { Self::of(_mm512_mul_ps(self.0, other.0)) }
     }
     #[inline(always)]
     unsafe fn div(self, other: Self) -> Self {
-        unsafe { Self(_mm512_div_ps(self.0, other.0)) }
+        unsafe { Self::of(_mm512_div_ps(self.0, other.0)) }
     }
     #[inline(always)]
     unsafe fn fma(self, factor: Self, addend: Self) -> Self {
-        unsafe { Self(_mm512_fmadd_ps(self.0, factor.0, addend.0)) }
+        unsafe { Self::of(_mm512_fmadd_ps(self.0, factor.0, addend.0)) }
     }
     #[inline(always)]
     unsafe fn dot_bf16(self, pair: u32, pairs: Self) -> Self {
         unsafe {
             let pair = transmute::<__m512i, __m512bh>(_mm512_set1_epi32(pair.cast_signed()));
             let pairs = transmute::<__m512, __m512bh>(pairs.0);
-            Self(_mm512_dpbf16_ps(self.0, pair, pairs))
+            Self::of(_mm512_dpbf16_ps(self.0, pair, pairs))
         }
     }
     #[inline(always)]
     unsafe fn max(self, other: Self) -> Self {
-        unsafe { Self(_mm512_max_ps(self.0, other.0)) }
+        unsafe { Self::of(_mm512_max_ps(self.0, other.0)) }
     }
     #[inline(always)]
     unsafe fn min(self, other: Self) -> Self {
-        unsafe { Self(_mm512_min_ps(self.0, other.0)) }
+        unsafe { Self::of(_mm512_min_ps(self.0, other.0)) }
     }
     #[inline(always)]
     unsafe fn round(self) -> Self {
-        unsafe { Self(_mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0)) }
+        unsafe { Self::of(_mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0)) }
     }
     #[inline(always)]
     unsafe fn exp2_whole(self) -> Self {
         unsafe {
             let biased = _mm512_add_epi32(_mm512_cvtps_epi32(self.0), _mm512_set1_epi32(127));
-            Self(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased)))
+            Self::of(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased)))
         }
     }
     #[inline(always)]

@@ -19,6 +19,8 @@ mod neon;
 #[cfg(target_arch = "aarch64")]
 pub use neon::Neon;
 
+use crate::tiles::TileUnit;
+
 /// Number of lanes.
 pub const LANES: usize = 16;
 
@@ -37,6 +39,8 @@ pub trait Lanes: Copy {
     const TILE_PANELS: usize;
     /// Whether [`Lanes::dot_bf16`] is one instruction, and products with bf16 matrices use it.
     const DOT_BF16: bool = false;
+    /// The matrix tiles in which such products are made instead, if there are any.
+    type Tiles: TileUnit;
 
     /// All lanes `x`.
     unsafe fn splat(x: f32) -> Self;

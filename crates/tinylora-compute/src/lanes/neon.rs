@@ -1,6 +1,7 @@
 //! NEON: four registers of four.
 
 use super::Lanes;
+use crate::tiles::NoTiles;
 use std::arch::aarch64::*;
 
 /// Lanes 0..4, 4..8, 8..12, 12..16.
@@ -17,6 +18,7 @@ impl Neon {
 // SAFETY (of every block below): NEON is part of AArch64; the trait's caller vouches for the pointers.
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Lanes for Neon {
+    type Tiles = NoTiles;
     const TILE_ROWS: usize = 4;
     const TILE_ROWS_BF16: usize = 4;
     const TILE_PANELS: usize = 1;

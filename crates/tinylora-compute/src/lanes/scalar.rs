@@ -1,31 +1,47 @@
 //! The portable lanes, which are also the reference for the others.
 
 use super::{LANES, Lanes};
+use crate::tiles::{NoTiles, TileUnit};
+use std::marker::PhantomData;
 
-/// Sixteen plain f32.
-#[derive(Clone, Copy)]
-pub struct Scalar([f32; LANES]);
+/// Sixteen plain f32; with tiles, products with bf16 matrices are made in them.
+pub struct Scalar<T = NoTiles>([f32; LANES], PhantomData<T>);
 
-impl Scalar {
-    #[inline(always)]
-    fn zip(self, other: Self, f: impl Fn(f32, f32) -> f32) -> Self {
-        Self(std::array::from_fn(|i| f(self.0[i], other.0[i])))
+impl<T> Clone for Scalar<T> {
+    fn clone(&self) -> Self {
+        *self
     }
 }
 
-impl Lanes for Scalar {
+impl<T> Copy for Scalar<T> {}
+
+impl<T> Scalar<T> {
+    #[inline(always)]
+    fn of(lanes: [f32; LANES]) -> Self {
+        Self(lanes, PhantomData)
+    }
+
+    #[inline(always)]
+    fn zip(self, other: Self, f: impl Fn(f32, f32) -> f32) -> Self {
+        Self::of(std::array::from_fn(|i| f(self.0[i], other.0[i])))
+    }
+}
+
+impl<T: TileUnit> Lanes for Scalar<T> {
+    const DOT_BF16: bool = T::PRESENT;
+    type Tiles = T;
     const TILE_ROWS: usize = 4;
     const TILE_ROWS_BF16: usize = 4;
     const TILE_PANELS: usize = 1;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
-        Self([x; LANES])
+        Self::of([x; LANES])
     }
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
         // SAFETY: the caller vouches for sixteen elements; arrays of f32 may be read unaligned.
-        Self(unsafe { from.cast::<[f32; LANES]>().read_unaligned() })
+        Self::of(unsafe { from.cast::<[f32; LANES]>().read_unaligned() })
     }
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
@@ -36,13 +52,13 @@ impl Lanes for Scalar {
     unsafe fn load_bf16_low(from: *const u32) -> Self {
         // SAFETY: as above.
         let pairs = unsafe { from.cast::<[u32; LANES]>().read_unaligned() };
-        Self(pairs.map(|pair| f32::from_bits(pair << 16)))
+        Self::of(pairs.map(|pair| f32::from_bits(pair << 16)))
     }
     #[inline(always)]
     unsafe fn load_bf16_high(from: *const u32) -> Self {
         // SAFETY: as above.
         let pairs = unsafe { from.cast::<[u32; LANES]>().read_unaligned() };
-        Self(pairs.map(|pair| f32::from_bits(pair & 0xFFFF_0000)))
+        Self::of(pairs.map(|pair| f32::from_bits(pair & 0xFFFF_0000)))
     }
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
@@ -62,7 +78,7 @@ impl Lanes for Scalar {
     }
     #[inline(always)]
     unsafe fn fma(self, factor: Self, addend: Self) -> Self {
-        Self(std::array::from_fn(|i| self.0[i].mul_add(factor.0[i], addend.0[i])))
+        Self::of(std::array::from_fn(|i| self.0[i].mul_add(factor.0[i], addend.0[i])))
     }
     #[inline(always)]
     unsafe fn max(self, other: Self) -> Self {
@@ -74,11 +90,11 @@ impl Lanes for Scalar {
     }
     #[inline(always)]
     unsafe fn round(self) -> Self {
-        Self(self.0.map(f32::round_ties_even))
+        Self::of(self.0.map(f32::round_ties_even))
     }
     #[inline(always)]
     unsafe fn exp2_whole(self) -> Self {
-        Self(self.0.map(|n| f32::from_bits(((n as i32 + 127) as u32) << 23)))
+        Self::of(self.0.map(|n| f32::from_bits(((n as i32 + 127) as u32) << 23)))
     }
     #[inline(always)]
     unsafe fn sum(self) -> f32 {

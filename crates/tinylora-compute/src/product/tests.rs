@@ -140,11 +140,16 @@ fn every_kernel_is_the_chain() {
     }
 }
 
+/// Kernels that round activations: those of this processor, and AMX's arithmetic on any.
+fn rounding() -> impl Iterator<Item = Kernel> {
+    Kernel::available().into_iter().chain([Kernel::AmxEmulated]).filter(|kernel| kernel.rounds_activations())
+}
+
 /// Kernels that round activations give the product of the rounded ones, and the same bits with any number of threads.
 #[test]
 fn rounding_kernels_are_near_the_chain() {
     let round = |numbers: &mut [f32]| numbers.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32());
-    for kernel in Kernel::available().into_iter().filter(|kernel| kernel.rounds_activations()) {
+    for kernel in rounding() {
         for (seed, shape) in SHAPES.into_iter().enumerate() {
             let mut case = Case::new(seed as u32 * 100, shape, Precision::Bf16);
             let unrounded = case.run(&Cpu::new(kernel, 1), Precision::Bf16);
@@ -163,25 +168,75 @@ fn rounding_kernels_are_near_the_chain() {
     }
 }
 
+/// AMX's chain, written out: thirty-two terms a step, even and odd ones apart.
+#[test]
+fn tiles_are_their_chain() {
+    let cpu = Cpu::new(Kernel::AmxEmulated, 2);
+    for (seed, shape) in SHAPES.into_iter().enumerate() {
+        let mut case = Case::new(seed as u32 * 100, shape, Precision::Bf16);
+        let got = case.run(&cpu, Precision::Bf16);
+        case.x.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32());
+        let (rows, k, n, rank) = shape;
+        for (row, column) in (0..rows).flat_map(|row| (0..n).map(move |column| (row, column))) {
+            let (x, w) = (&case.x[row * k..][..k], &case.w[column * k..][..k]);
+            let mut sum = case.bias[column];
+            for (x, w) in x.chunks(32).zip(w.chunks(32)) {
+                let part = |first: usize| {
+                    let terms = x.iter().zip(w).skip(first).step_by(2);
+                    terms.fold(0f32, |sum, (x, w)| x.mul_add(*w, sum))
+                };
+                sum += part(0) + part(1);
+            }
+            for s in 0..rank {
+                sum = case.z[row * (rank + 3) + 1 + s].mul_add(case.s[s * n + column], sum);
+            }
+            assert_eq!(
+                got.y[row * n + column].to_bits(),
+                sum.to_bits(),
+                "{shape:?} row {row} column {column}"
+            );
+        }
+    }
+}
+
+/// Where the processor has AMX, it gives the bits of its emulation.
+#[test]
+fn amx_is_its_emulation() {
+    if !Kernel::Amx.is_available() {
+        return;
+    }
+    for (seed, shape) in SHAPES.into_iter().enumerate() {
+        let case = Case::new(seed as u32 * 100, shape, Precision::Bf16);
+        let wanted = case.run(&Cpu::new(Kernel::AmxEmulated, 1), Precision::Bf16);
+        let got = case.run(&Cpu::new(Kernel::Amx, 2), Precision::Bf16);
+        assert!(same_bits(&got.y, &wanted.y) && same_bits(&got.dx, &wanted.dx), "{shape:?}");
+    }
+}
+
 /// A row's result does not depend on the batch that it stands in.
 #[test]
 fn rows_do_not_see_each_other() {
-    let cpu = Cpu::new(Kernel::best(), 2);
-    let (k, n) = (200, 77);
+    for kernel in [Kernel::best(), Kernel::AmxEmulated] {
+        rows_alone_and_together(&Cpu::new(kernel, 2));
+    }
+}
+
+fn rows_alone_and_together(cpu: &Cpu) {
+    let (k, n) = (1450, 77); // two blocks of pairs, and a step that is not whole
     let w = numbers(1, n * k);
-    let weight = PackedMatrix::from_slice(&cpu, (n, k), Precision::Bf16, &w);
+    let weight = PackedMatrix::from_slice(cpu, (n, k), Precision::Bf16, &w);
     let x = numbers(2, 103 * k);
     let run = |x: &[f32]| {
         let rows = x.len() / k;
         let mut y = vec![0.0; rows * n];
-        product(&cpu, x, rows, &mut [Product { weight: &weight, bias: None, side: None, out: &mut y }]);
+        product(cpu, x, rows, &mut [Product { weight: &weight, bias: None, side: None, out: &mut y }]);
         y
     };
     let all = run(&x);
     for row in [0, 5, 50, 102] {
         let alone = run(&x[row * k..][..k]);
         assert!(same_bits(&alone, &all[row * n..][..n]));
-        let dots: Vec<f32> = (0..n).map(|i| product_at(&cpu, &weight, i, &x[row * k..][..k])).collect();
+        let dots: Vec<f32> = (0..n).map(|i| product_at(cpu, &weight, i, &x[row * k..][..k])).collect();
         assert!(same_bits(&dots, &alone));
     }
 }

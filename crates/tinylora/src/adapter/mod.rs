@@ -12,6 +12,7 @@ mod factors;
 mod file;
 mod fingerprint;
 mod layout;
+mod lora;
 mod projections;
 mod spec;
 mod standalone;
@@ -29,6 +30,7 @@ pub use file::{
     AdapterFile, AdapterFileError, BaseIdentity, FORMAT_VERSION, MAGIC, RunMetadata, TEXT_PREFIX,
 };
 pub use fingerprint::{FactorSketch, FactorSketches, SketchMismatch, sketch_factors};
+pub use lora::LoraSpec;
 pub use projections::Projections;
 pub use spec::{AdapterError, Module, Target, TinyLoraSpec, round_to};
 pub use standalone::{Method, Standalone};

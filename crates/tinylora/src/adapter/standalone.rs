@@ -8,11 +8,13 @@
 //! - LoRA-XS: v = 1, P = scaling · R.
 
 use super::any::AnyAdapter;
-use super::file::{AdapterFile, AdapterFileError, BaseIdentity};
+use super::file::{AdapterFile, AdapterFileError, BaseIdentity, RunMetadata};
+use super::lora::LoraSpec;
 use super::projections::Projections;
 use super::spec::{AdapterError, Module};
 use super::{Factors, standalone_layout};
 use crate::atomic_file;
+use crate::model::R;
 use std::path::Path;
 
 /// How an adapter was trained.
@@ -58,6 +60,8 @@ pub struct Standalone {
     pub factors: Factors,
     /// Where it comes from, for people.
     pub source: String,
+    /// The run that trained it here; None: it comes from elsewhere.
+    pub run: Option<RunMetadata>,
 }
 
 impl Standalone {
@@ -76,6 +80,34 @@ impl Standalone {
             p,
             factors,
             source: format!("tinylora {}", file.run.version),
+            run: Some(file.run.clone()),
+        }
+    }
+
+    /// A LoRA adapter that was trained here.
+    pub fn from_lora(spec: &LoraSpec, numbers: &[f32], base: BaseIdentity, run: RunMetadata) -> Self {
+        let (rank, modules) = (spec.rank, spec.modules().collect::<Vec<_>>());
+        let identity = (0..rank * rank).map(|at| if at % (rank + 1) == 0 { spec.scale() } else { 0.0 });
+        Self {
+            method: Method::Lora,
+            base,
+            groups: vec![0; modules.len()],
+            u: 1,
+            v: vec![1.0],
+            p: identity.collect::<Vec<f32>>().repeat(modules.len()),
+            factors: spec.factors(numbers),
+            source: format!("tinylora {}", run.version),
+            run: Some(run),
+            modules,
+        }
+    }
+
+    /// How many numbers its method trains.
+    pub fn trained_numbers(&self) -> usize {
+        match self.method {
+            Method::TinyLora => self.v.len(),
+            Method::Lora => self.factors.modules.iter().map(|module| module.a.len() + module.b.len()).sum(),
+            Method::LoraXs => self.modules.len() * self.rank() * self.rank(),
         }
     }
 
@@ -92,6 +124,17 @@ impl Standalone {
     /// P and the groups, ready to make R of v.
     pub fn projections(&self) -> Result<Projections, AdapterError> {
         Projections::from_parts(self.rank(), self.u, 1.0, self.groups.clone(), self.p.clone())
+    }
+
+    /// The number that every R is the identity times, if there is one.
+    pub fn scale(&self) -> Option<f32> {
+        let R::Multiples(scales) =
+            R::Matrices(self.r_matrices().ok()?).simplified(self.modules.len(), self.rank())
+        else {
+            return None;
+        };
+        let first = *scales.first()?;
+        scales.iter().all(|scale| *scale == first).then_some(first)
     }
 
     /// R of every module (M, r, r).

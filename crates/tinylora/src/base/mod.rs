@@ -3,9 +3,13 @@
 
 mod adapter;
 mod adapter_set;
+mod lora;
+mod trained;
 
 pub use adapter::Adapter;
 pub use adapter_set::{AdapterSet, adapter_sets, checked_factors};
+pub use lora::LoraAdapter;
+pub use trained::{Trained, TrainedSpec};
 
 use crate::adapter::{AdapterError, AdapterFileError, BaseIdentity, FactorError};
 use crate::hub::{self, HubError, HubOptions, ModelFiles};

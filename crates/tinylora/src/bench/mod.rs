@@ -2,12 +2,15 @@
 //! and as a fraction of what this machine could do. Tokens and adapters are random; nothing is learned.
 
 mod products;
+mod setup;
 mod shapes;
 mod work;
 
 pub use products::{ProductRow, products};
-pub use shapes::{NAMES, shape, shape_of};
+pub use setup::{SetupRow, setup};
+pub use shapes::{NAMES, first_layers, shape, shape_of};
 
+use crate::adapter::{AdapterError, FactorError};
 use crate::gradient::GradientError;
 use crate::inference::EngineError;
 use crate::model::Model;
@@ -91,6 +94,12 @@ pub enum BenchError {
     /// Training failed.
     #[error(transparent)]
     Gradient(#[from] GradientError),
+    /// No adapter fits the model.
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
+    /// A matrix has no factors.
+    #[error(transparent)]
+    Factors(#[from] FactorError),
 }
 
 /// Measures the limits of the machine.

@@ -77,6 +77,18 @@ pub fn shape(name: &str) -> Option<ModelConfig> {
     Some(config)
 }
 
+/// The first so many layers of a model of these sizes, with its embedding and head.
+///
+/// # Panics
+/// If it has fewer.
+pub fn first_layers(mut config: ModelConfig, layers: usize) -> ModelConfig {
+    assert!((1..=config.num_layers).contains(&layers), "1 to {} layers", config.num_layers);
+    config.layers.truncate(layers);
+    config.num_layers = layers;
+    config.parameters = count_parameters(&config);
+    config
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

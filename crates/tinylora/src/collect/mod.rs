@@ -14,7 +14,7 @@ use crate::atomic_file::{self, AtomicFileError};
 use crate::data::{Problem, Prompt};
 use crate::evaluate::is_right;
 use crate::inference::{Engine, EngineError, GenerateOptions, Progress, Request, Sampling};
-use crate::model::Adapters;
+use crate::model::Policy;
 use crate::reward::{RewardError, RewardItem, Rewarder};
 use crate::rollout::{TextStop, text_of};
 use crate::tokenizer::Tokenizer;
@@ -101,7 +101,7 @@ const ROUNDS_EACH: usize = 4;
 pub fn collect(
     engine: &mut Engine<'_>,
     tokenizer: &Tokenizer,
-    adapters: Adapters<'_>,
+    policy: Policy<'_>,
     run: &CollectRun<'_>,
     rewarder: &mut Rewarder,
     (out, resume): (&Path, bool),
@@ -117,7 +117,7 @@ pub fn collect(
         (0..run.problems.len()).filter(|index| !partial.problems.contains_key(index)).collect();
     let at_once = (ROUNDS_EACH * run.max_batch).div_ceil(run.samples.max(1));
     for part in missing.chunks(at_once.max(1)) {
-        let sampled = sample(engine, tokenizer, adapters, run, part, &mut |finished| {
+        let sampled = sample(engine, tokenizer, policy, run, part, &mut |finished| {
             observe(done + finished, total, right);
         });
         let texts = match sampled {
@@ -164,7 +164,7 @@ struct Written {
 fn sample(
     engine: &mut Engine<'_>,
     tokenizer: &Tokenizer,
-    adapters: Adapters<'_>,
+    policy: Policy<'_>,
     run: &CollectRun<'_>,
     part: &[usize],
     finished: &mut dyn FnMut(usize),
@@ -186,7 +186,7 @@ fn sample(
     let options =
         GenerateOptions { seed: run.seed, max_batch: run.max_batch, stop: &stop, interrupt: run.interrupt };
     let mut count = 0;
-    let completions = engine.generate(adapters, &requests, &options, &mut |news| {
+    let completions = engine.generate(policy, &requests, &options, &mut |news| {
         if let Progress::Finished { .. } = news {
             count += 1;
             finished(count);

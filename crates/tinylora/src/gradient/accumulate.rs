@@ -1,10 +1,10 @@
 //! The training pass: forward with everything kept, the head's log-probs and their gradients in one go, the
-//! loss's slopes, and backward into dL/dR. A micro-batch holds whole completions, so a loss may look at all tokens of
+//! loss's slopes, and backward into the gradients of what is trained. A micro-batch holds whole completions, so a loss may look at all tokens of
 //! one before it says what the slope of any of them is.
 
 use super::pack::{Packed, Target, TrainingCompletion, TrainingGroup, pack};
 use crate::inference::support_normalizer;
-use crate::model::{Adapters, KeptActivations, KvCache, Model, backward, forward};
+use crate::model::{Gradients, KeptActivations, KvCache, Model, Policy, backward, forward};
 use tinylora_compute::head::{
     HeadStatistics, head_directions, head_directions_and_entropies, head_statistics, logits_at,
 };
@@ -101,17 +101,16 @@ impl GradientWorkspace {
     }
 }
 
-/// Adds the gradient of `Σ loss(token)` over all completion tokens of `groups` to `dr` (modules · r · r), for
-/// the one adapter given. Log-probs are at 1/`inverse_temperature`, over each token's support. Gives the loss.
+/// Adds the gradient of `Σ loss(token)` over all completion tokens of `groups` to `sums`,
+/// with the first adapter of the policy. Log-probs are at 1/`inverse_temperature`, over each token's support. Gives the loss.
 pub fn accumulate(
     cpu: &Cpu,
-    model: &Model,
-    adapters: Adapters<'_>,
+    policy: Policy<'_>,
     groups: &[TrainingGroup],
     inverse_temperature: f32,
     loss: &mut dyn FnMut(TokenView) -> TokenGradient,
     workspace: &mut GradientWorkspace,
-    dr: &mut Vec<f64>,
+    sums: &mut Gradients,
 ) -> Result<f64, GradientError> {
     let mut of_completion = |view: CompletionView<'_>| {
         let mut gradient = CompletionGradient::default();
@@ -131,43 +130,39 @@ pub fn accumulate(
         gradient
     };
     let settings = (inverse_temperature, false);
-    accumulate_completions(cpu, model, adapters, groups, settings, &mut of_completion, workspace, dr)
+    accumulate_completions(cpu, policy, groups, settings, &mut of_completion, workspace, sums)
 }
 
 /// The same for a loss that is a sum over completions, `Σ loss(completion)`; and with `entropies` true, one that rewards
 /// the entropy.
 pub fn accumulate_completions(
     cpu: &Cpu,
-    model: &Model,
-    adapters: Adapters<'_>,
+    policy: Policy<'_>,
     groups: &[TrainingGroup],
     (inverse_temperature, entropies): (f32, bool),
     loss: &mut dyn FnMut(CompletionView<'_>) -> CompletionGradient,
     workspace: &mut GradientWorkspace,
-    dr: &mut Vec<f64>,
+    sums: &mut Gradients,
 ) -> Result<f64, GradientError> {
     if groups.is_empty() {
         return Ok(0.0);
     }
-    let packed = pack(groups);
+    let (packed, model) = (pack(groups), policy.model);
     workspace.make_room(model, packed.blocks);
     let outputs: Vec<u32> = packed.targets.iter().map(|target| target.row).collect();
     let GradientWorkspace { cache, kept } = workspace;
-    let hidden = forward(cpu, model, adapters, &packed.batch, &outputs, cache, kept, true);
+    let hidden = forward(cpu, policy, &packed.batch, &outputs, cache, kept, true);
     let mut head = HeadPass::new(cpu, model, groups, &packed, &hidden, inverse_temperature, entropies);
     check_finite(&packed.targets, &head.logprobs)?;
     let total = head.apply(groups, &packed.targets, loss);
-    let mut sums = [std::mem::take(dr)];
-    backward(cpu, model, adapters, &packed.batch, &outputs, &head.directions, cache, kept, &mut sums);
-    [*dr] = sums;
+    backward(cpu, policy, &packed.batch, &outputs, &head.directions, cache, kept, sums);
     Ok(total)
 }
 
 /// ln p of every completion token, (groups, completions, tokens): a forward pass that keeps nothing.
 pub fn completion_logprobs(
     cpu: &Cpu,
-    model: &Model,
-    adapters: Adapters<'_>,
+    policy: Policy<'_>,
     groups: &[TrainingGroup],
     inverse_temperature: f32,
     workspace: &mut GradientWorkspace,
@@ -177,11 +172,11 @@ pub fn completion_logprobs(
     if groups.is_empty() {
         return Ok(all);
     }
-    let packed = pack(groups);
+    let (packed, model) = (pack(groups), policy.model);
     workspace.make_room(model, packed.blocks);
     let outputs: Vec<u32> = packed.targets.iter().map(|target| target.row).collect();
     let GradientWorkspace { cache, kept } = workspace;
-    let hidden = forward(cpu, model, adapters, &packed.batch, &outputs, cache, kept, false);
+    let hidden = forward(cpu, policy, &packed.batch, &outputs, cache, kept, false);
     let tokens = target_tokens(groups, &packed.targets);
     let statistics = head_statistics(cpu, model.head(), &hidden, inverse_temperature);
     let logits = logits_at(cpu, model.head(), &hidden, &tokens, inverse_temperature);

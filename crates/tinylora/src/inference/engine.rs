@@ -7,7 +7,7 @@
 use super::blocks::{BlockPool, spans_of};
 use super::prefix::PrefixTree;
 use super::sampling::{Sampled, Sampling, sample_rows};
-use crate::model::{Adapters, Batch, KeptActivations, KvCache, Model, forward};
+use crate::model::{Batch, KeptActivations, KvCache, Model, Policy, forward};
 use crate::random::{Purpose, Stream};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -161,10 +161,9 @@ pub enum EngineError {
     Interrupted,
 }
 
-/// The inference engine over one model: KV cache and buffers that are used from call to call.
+/// The inference engine for models of one shape: KV cache and buffers that are used from call to call.
 pub struct Engine<'a> {
     cpu: &'a Cpu,
-    model: &'a Model,
     cache: KvCache,
     pool: BlockPool,
     buffers: KeptActivations,
@@ -174,11 +173,10 @@ pub struct Engine<'a> {
 const PREFILL_TOKENS: usize = 1024;
 
 impl<'a> Engine<'a> {
-    /// An engine with room for `blocks` KV blocks of sixteen tokens.
-    pub fn new(cpu: &'a Cpu, model: &'a Model, blocks: usize) -> Self {
+    /// An engine for models like `model`, with room for `blocks` KV blocks of sixteen tokens.
+    pub fn new(cpu: &'a Cpu, model: &Model, blocks: usize) -> Self {
         Self {
             cpu,
-            model,
             cache: KvCache::new(model, blocks),
             pool: BlockPool::new(blocks),
             buffers: KeptActivations::default(),
@@ -193,14 +191,14 @@ impl<'a> Engine<'a> {
     /// Completes all requests: for each, its samples in order.
     pub fn generate(
         &mut self,
-        adapters: Adapters<'_>,
+        policy: Policy<'_>,
         requests: &[Request],
         options: &GenerateOptions<'_>,
         observe: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Vec<Vec<Completion>>, EngineError> {
-        self.check(requests)?;
+        check(policy.model, requests)?;
         let mut run = Run::new(requests, options, self.pool.free());
-        let result = run.finish_all(self, adapters, observe);
+        let result = run.finish_all(self, policy, observe);
         // An interrupted run still holds blocks.
         for block in run.held_blocks() {
             self.pool.release(block);
@@ -208,24 +206,24 @@ impl<'a> Engine<'a> {
         result?;
         Ok(run.results.into_iter().map(|samples| samples.into_iter().map(Option::unwrap).collect()).collect())
     }
+}
 
-    fn check(&self, requests: &[Request]) -> Result<(), EngineError> {
-        let vocabulary = self.model.config.vocab_size;
-        for (index, request) in requests.iter().enumerate() {
-            let (prompt, new, positions) = (request.prompt.len(), request.max_tokens, self.model.positions());
-            if prompt == 0 {
-                return Err(EngineError::EmptyPrompt { request: index });
-            }
-            if let Some(&token) = request.prompt.iter().find(|&&token| token as usize >= vocabulary) {
-                return Err(EngineError::UnknownToken { request: index, token, vocabulary });
-            }
-            if prompt + new > positions {
-                let wanted = prompt + new;
-                return Err(EngineError::TooLong { request: index, wanted, prompt, new, positions });
-            }
+fn check(model: &Model, requests: &[Request]) -> Result<(), EngineError> {
+    let vocabulary = model.config.vocab_size;
+    for (index, request) in requests.iter().enumerate() {
+        let (prompt, new, positions) = (request.prompt.len(), request.max_tokens, model.positions());
+        if prompt == 0 {
+            return Err(EngineError::EmptyPrompt { request: index });
         }
-        Ok(())
+        if let Some(&token) = request.prompt.iter().find(|&&token| token as usize >= vocabulary) {
+            return Err(EngineError::UnknownToken { request: index, token, vocabulary });
+        }
+        if prompt + new > positions {
+            let wanted = prompt + new;
+            return Err(EngineError::TooLong { request: index, wanted, prompt, new, positions });
+        }
     }
+    Ok(())
 }
 
 /// A node of the prompts' trees.
@@ -319,7 +317,7 @@ impl<'a> Run<'a> {
     fn finish_all(
         &mut self,
         engine: &mut Engine<'_>,
-        adapters: Adapters<'_>,
+        policy: Policy<'_>,
         observe: &mut dyn FnMut(Progress<'_>),
     ) -> Result<(), EngineError> {
         loop {
@@ -339,8 +337,7 @@ impl<'a> Run<'a> {
             } else {
                 forward(
                     engine.cpu,
-                    engine.model,
-                    adapters,
+                    policy,
                     &step.batch,
                     &step.outputs,
                     &mut engine.cache,
@@ -348,7 +345,7 @@ impl<'a> Run<'a> {
                     false,
                 )
             };
-            self.advance(engine, &step, hidden, observe)?;
+            self.advance(engine, policy.model, &step, hidden, observe)?;
         }
     }
 
@@ -474,11 +471,12 @@ impl<'a> Run<'a> {
     fn advance(
         &mut self,
         engine: &mut Engine<'_>,
+        model: &Model,
         step: &Step,
         mut hidden: Vec<f32>,
         observe: &mut dyn FnMut(Progress<'_>),
     ) -> Result<(), EngineError> {
-        let width = engine.model.config.hidden_size;
+        let width = model.config.hidden_size;
         for (i, &node) in step.ends.iter().enumerate() {
             self.nodes[node].hidden = hidden[i * width..][..width].to_vec();
         }
@@ -488,7 +486,7 @@ impl<'a> Run<'a> {
             hidden.extend_from_slice(&self.nodes[self.tree.ends[request]].hidden);
             self.active.push(Sequence { request, sample, blocks: vec![], tokens: vec![], ids: vec![] });
         }
-        let sampled = self.sample(engine, &hidden);
+        let sampled = self.sample(engine.cpu, model, &hidden);
         for (sequence, token) in self.active.iter_mut().zip(sampled) {
             if !token.logprob.is_finite() {
                 let (request, value) = (sequence.request, token.logprob);
@@ -503,8 +501,8 @@ impl<'a> Run<'a> {
     }
 
     /// One token for every running sequence; those with the same settings in one pass over the head.
-    fn sample(&self, engine: &Engine<'_>, hidden: &[f32]) -> Vec<Sampled> {
-        let width = engine.model.config.hidden_size;
+    fn sample(&self, cpu: &Cpu, model: &Model, hidden: &[f32]) -> Vec<Sampled> {
+        let width = model.config.hidden_size;
         let mut sampled: Vec<Option<Sampled>> = vec![None; self.active.len()];
         while let Some(first) = sampled.iter().position(Option::is_none) {
             let sampling = self.requests[self.active[first].request].sampling;
@@ -523,7 +521,7 @@ impl<'a> Run<'a> {
                 .collect();
             let picked: Vec<f32> =
                 rows.iter().flat_map(|&i| &hidden[i * width..][..width]).copied().collect();
-            let tokens = sample_rows(engine.cpu, engine.model.head(), &picked, sampling, &uniforms);
+            let tokens = sample_rows(cpu, model.head(), &picked, sampling, &uniforms);
             for (row, token) in rows.into_iter().zip(tokens) {
                 sampled[row] = Some(token);
             }

@@ -2,6 +2,7 @@
 //!
 //! `middle = x + [norm](o(attention(rope([norm] q), rope([norm] k), v)))` with q, k, v of `norm(x)`.
 
+use super::gradients::Gradients;
 use super::kept::{LayerKept, Scratch};
 use super::linear::{linear_backward, linear_forward, resize};
 use super::load::Layer;
@@ -75,7 +76,7 @@ pub(super) fn forward(
     add(cpu, &scratch.out, &mut kept.middle);
 }
 
-/// Turns `gradient` from ∂L/∂middle into ∂L/∂x (T, D), and adds to `dr`. With `last`, nothing below needs
+/// Turns `gradient` from ∂L/∂middle into ∂L/∂x (T, D), and adds to `sums`. With `last`, nothing below needs
 /// ∂L/∂x and it is not computed.
 pub(super) fn backward(
     pass: &Pass<'_>,
@@ -85,7 +86,7 @@ pub(super) fn backward(
     kept: &mut LayerKept,
     scratch: &mut Scratch,
     gradient: &mut [f32],
-    dr: &mut [Vec<f64>],
+    sums: &mut Gradients,
     last: bool,
 ) {
     let (cpu, config, batch) = (pass.cpu, &pass.model.config, pass.batch);
@@ -111,9 +112,10 @@ pub(super) fn backward(
         &[&layer.o],
         side.map(|side| &side.output),
         &[d_out],
+        &kept.heads,
         &kept.p_output,
         &mut scratch.side,
-        dr,
+        sums,
         Some(&mut scratch.d_heads),
     );
     resize(&mut scratch.d_q, kept.q.len());
@@ -143,14 +145,19 @@ pub(super) fn backward(
             rms_norm_backward(cpu, raw, norm, config.rms_norm_eps, &outer, d);
         }
     }
+    if sums.want_inputs() {
+        resize(&mut scratch.normed, kept.x.len());
+        rms_norm(cpu, &kept.x, &layer.input_norm, config.rms_norm_eps, &mut scratch.normed);
+    }
     linear_backward(
         pass,
         &[&layer.q, &layer.k, &layer.v],
         side.map(|side| &side.attention),
         &[&scratch.d_q, &scratch.d_k, &scratch.d_v],
+        &scratch.normed,
         &kept.p_attention,
         &mut scratch.side,
-        dr,
+        sums,
         (!last).then_some(&mut scratch.d_normed),
     );
     if !last {

@@ -3,6 +3,7 @@
 //! `out = middle + [norm](down(act(gate(n)) · up(n)))` with `n = norm(middle)`.
 
 use super::config::Activation;
+use super::gradients::Gradients;
 use super::kept::{LayerKept, Scratch};
 use super::linear::{linear_backward, linear_forward, resize};
 use super::load::Layer;
@@ -59,7 +60,7 @@ pub(super) fn forward(
     add(cpu, &scratch.out, out);
 }
 
-/// Turns `gradient` from ∂L/∂out into ∂L/∂middle (T, D), and adds to `dr`. Consumes the kept gate and up.
+/// Turns `gradient` from ∂L/∂out into ∂L/∂middle (T, D), and adds to `sums`. Consumes the kept gate and up.
 pub(super) fn backward(
     pass: &Pass<'_>,
     index: usize,
@@ -67,10 +68,16 @@ pub(super) fn backward(
     kept: &mut LayerKept,
     scratch: &mut Scratch,
     gradient: &mut [f32],
-    dr: &mut [Vec<f64>],
+    sums: &mut Gradients,
 ) {
     let (cpu, epsilon) = (pass.cpu, pass.model.config.rms_norm_eps);
     let side = pass.factors.map(|factors| &factors.layers[index]);
+    if sums.want_inputs() {
+        resize(&mut scratch.normed, kept.middle.len());
+        rms_norm(cpu, &kept.middle, &layer.mlp_norm, epsilon, &mut scratch.normed);
+        resize(&mut scratch.hidden, kept.gate.len());
+        gated(cpu, gate_kind(pass), &kept.gate, &kept.up, &mut scratch.hidden);
+    }
     let d_out: &[f32] = match &layer.mlp_out_norm {
         None => gradient,
         Some(norm) => {
@@ -85,9 +92,10 @@ pub(super) fn backward(
         &[&layer.down],
         side.map(|side| &side.down),
         &[d_out],
+        &scratch.hidden,
         &kept.p_down,
         &mut scratch.side,
-        dr,
+        sums,
         Some(&mut scratch.d_hidden),
     );
     gated_backward(cpu, gate_kind(pass), &mut kept.gate, &mut kept.up, &scratch.d_hidden);
@@ -96,9 +104,10 @@ pub(super) fn backward(
         &[&layer.gate, &layer.up],
         side.map(|side| &side.mlp),
         &[&kept.gate, &kept.up],
+        &scratch.normed,
         &kept.p_mlp,
         &mut scratch.side,
-        dr,
+        sums,
         Some(&mut scratch.d_normed),
     );
     rms_norm_backward(cpu, &kept.middle, &layer.mlp_norm, epsilon, &scratch.d_normed, gradient);

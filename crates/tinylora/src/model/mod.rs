@@ -1,5 +1,5 @@
 //! Families, weights, and each layer's forward and backward. Tokens enter, hidden states leave; a gradient of
-//! hidden states enters, the gradient of the low-rank side path leaves. Nothing here samples or trains.
+//! hidden states enters, the gradient of what is trained leaves. Nothing here samples or trains.
 //!
 //! Legend of this module: T rows (tokens) of a batch, D hidden size, F intermediate size, H query heads,
 //! K key/value heads, d head size, r rank, V vocabulary.
@@ -7,6 +7,7 @@
 mod attention_layer;
 pub mod batch;
 pub mod config;
+mod gradients;
 mod kept;
 mod linear;
 mod load;
@@ -16,7 +17,8 @@ pub mod side;
 pub mod weights;
 
 pub use batch::Batch;
+pub use gradients::Gradients;
 pub use kept::{KeptActivations, kept_bytes_per_token};
 pub use load::{Layer, Model, ModelError};
-pub use pass::{Adapters, KvCache, backward, forward};
-pub use side::{ModuleFactors, ModuleKind, SideFactors};
+pub use pass::{Adapters, KvCache, Policy, backward, forward};
+pub use side::{ModuleFactors, ModuleKind, R, SideFactors};

@@ -9,4 +9,5 @@ pub use natural::{Fisher, MOST_PARAMETERS};
 pub use schedule::learning_rate_at;
 pub use update::{
     OptimizerError, OptimizerState, apply, apply_natural, check_finite, check_size, clip_gradient,
+    state_bytes,
 };

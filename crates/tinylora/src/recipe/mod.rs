@@ -165,6 +165,20 @@ fn resolve(recipe: &mut Recipe, given: &toml::Table) {
             adapter.projection = Projection::Basis;
         }
     }
+    if adapter.kind == AdapterKind::Lora {
+        // What only the other kinds have says nothing here, so that a recipe or a sweep can change its kind alone.
+        let own = adapter.clone();
+        *adapter = AdapterSection {
+            kind: own.kind,
+            rank: own.rank,
+            targets: own.targets,
+            alpha: own.alpha,
+            rslora: own.rslora,
+            storage_precision: own.storage_precision,
+            tying: Tying::None,
+            ..AdapterSection::default()
+        };
+    }
     if adapter.tying == Tying::None {
         adapter.n_tie = 1;
     }

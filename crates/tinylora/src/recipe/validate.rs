@@ -109,6 +109,26 @@ fn adapter(recipe: &Recipe) -> Result<(), RecipeError> {
         adapter.u,
         format_args!("kind = \"lora-xs\" trains rank² = {square} numbers a module; leave u out"),
     )?;
+    let alpha = adapter.alpha;
+    require(
+        alpha != 0.0 && alpha.is_finite(),
+        "adapter.alpha",
+        alpha,
+        "allowed is a finite number other than 0",
+    )?;
+    require(
+        kind != AdapterKind::Lora || recipe.optimizer.kind != OptimizerKind::Natural,
+        "optimizer.kind",
+        quoted("natural"),
+        "adapter.kind = \"lora\" trains too many numbers for it: use \"adamw\" or \"sgd\", or train \"tinylora\" or \"lora-xs\"",
+    )?;
+    let starts_at_zero = kind != AdapterKind::Lora || (adapter.init_bound == 0.0 && adapter.scale == 1.0);
+    require(
+        starts_at_zero,
+        "adapter.init_bound",
+        adapter.init_bound,
+        "kind = \"lora\" starts with B = 0 and is scaled by alpha: leave init_bound and scale out",
+    )?;
     require(!adapter.targets.is_empty(), "adapter.targets", "[]", "name at least one module")?;
     for (i, target) in adapter.targets.iter().enumerate() {
         let near = super::raw::nearest(target, MODULES.into_iter());

@@ -1,7 +1,9 @@
 //! What a run will hold in memory, estimated before it starts and kept to the recipe's limit.
 
+use crate::base::TrainedSpec;
 use crate::model::config::ModelConfig;
 use crate::model::{KvCache, kept_bytes_per_token};
+use crate::optimizer::state_bytes;
 use crate::recipe::Recipe;
 use serde::{Deserialize, Serialize};
 use tinylora_compute::attention::BLOCK_TOKENS;
@@ -13,6 +15,9 @@ pub struct MemoryPlan {
     pub limit: u64,
     /// Weights, once.
     pub weights: u64,
+    /// What is trained, its gradient, the optimizer's state, and older versions that sample.
+    #[serde(default)]
+    pub trained: u64,
     /// Keys and values of sampling.
     pub kv_cache: u64,
     /// Activations, keys and values that training keeps.
@@ -28,20 +33,22 @@ pub struct MemoryPlan {
 impl MemoryPlan {
     /// The sum.
     pub fn total(&self) -> u64 {
-        self.weights + self.kv_cache + self.activations
+        self.weights + self.trained + self.kv_cache + self.activations
     }
 }
 
 /// The recipe does not fit.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the run needs at least {needed} bytes ({weights} for the weights, {kv} for one group's keys and values, \
-     {activations} for the activations of one sequence), but model.memory allows {limit}; raise it, or lower \
-     rollout.max_tokens or rollout.samples_per_prompt, or take a smaller model"
+    "the run needs at least {needed} bytes ({weights} for the weights, {trained} for what is trained and \
+     its optimizer, {kv} for one group's keys and values, {activations} for the activations of one sequence), but \
+     model.memory allows {limit}; raise it, or lower rollout.max_tokens, rollout.samples_per_prompt or adapter.rank, or \
+     take a smaller model"
 )]
 pub struct MemoryError {
     needed: u64,
     weights: u64,
+    trained: u64,
     kv: u64,
     activations: u64,
     limit: u64,
@@ -56,6 +63,7 @@ const MICRO_BATCH_TOKENS: usize = 1024;
 pub(super) fn plan(
     config: &ModelConfig,
     weights: u64,
+    spec: &TrainedSpec,
     recipe: &Recipe,
     longest_prompt: usize,
 ) -> Result<MemoryPlan, MemoryError> {
@@ -71,9 +79,12 @@ pub(super) fn plan(
     let one_group = prompt_blocks + samples * new_blocks;
     let one_sequence = longest_prompt + new;
     let (kv, activations) = (one_group as u64 * block, one_sequence as u64 * per_token);
-    let needed = weights + kv + activations;
+    let older = 4 * spec.trainable_parameters() as u64 * recipe.rollout.staleness as u64;
+    let state = state_bytes(recipe.optimizer.kind, spec.trainable_parameters());
+    let trained = spec.bytes_in_training(config) + state + older;
+    let needed = weights + trained + kv + activations;
     if needed > limit {
-        return Err(MemoryError { needed, weights, kv, activations, limit });
+        return Err(MemoryError { needed, weights, trained, kv, activations, limit });
     }
     let max_batch = match recipe.rollout.max_batch {
         0 => DEFAULT_BATCH,
@@ -90,6 +101,7 @@ pub(super) fn plan(
     Ok(MemoryPlan {
         limit,
         weights,
+        trained,
         kv_cache: blocks * block,
         activations: micro_batch_tokens as u64 * per_token,
         max_batch,

@@ -179,7 +179,7 @@ fn run(
     let (mut folder, mut state) = place.restore(&mut session, report)?;
     let before = state.carried.wall_seconds;
     let steps = session.steps;
-    report(Event::Start { done: state.step, steps, trainable: session.adapter.v().len() });
+    report(Event::Start { done: state.step, steps, trainable: session.trained.numbers().len() });
     if state.carried.eval_before.is_none() && recipe.eval.problems > 0 {
         let key = Baselines::key(base, recipe);
         let known = key.as_ref().and_then(|key| baselines.0.get(key)).cloned();
@@ -265,10 +265,10 @@ fn save(
 ) -> Result<PathBuf, TrainError> {
     let checkpoint = Checkpoint {
         step: state.step,
-        adapter_version: session.adapter.version(),
+        adapter_version: session.trained.version(),
         recipe: session.recipe.to_toml(),
         base_sha256: session.base.identity.sha256,
-        v: session.adapter.v().to_vec(),
+        v: session.trained.numbers().to_vec(),
         optimizer: state.optimizer.clone(),
         counters: Counters {
             problems: state.problems,

@@ -4,9 +4,9 @@
 use super::lessons::{LessonError, Lessons, ReadError, Reader};
 use super::memory::{self, MemoryError, MemoryPlan};
 use super::{Carried, Event, State};
-use crate::adapter::{AdapterFileError, RunMetadata, TinyLoraSpec};
+use crate::adapter::{AdapterFileError, RunMetadata};
 use crate::atomic_file::AtomicFileError;
-use crate::base::{Adapter, Base, BaseError, Loading};
+use crate::base::{Base, BaseError, Loading, Trained, TrainedSpec};
 use crate::checkpoint::{self, CheckpointError};
 use crate::data::{DataError, Problem, TaskData};
 use crate::evaluate::{EvalSettings, EvaluateError, Evaluation, evaluate};
@@ -15,7 +15,7 @@ use crate::hub::{self, HubOptions};
 use crate::inference::{Engine, EngineError, Progress, Sampling};
 use crate::model::weights::Weights;
 use crate::optimizer::{OptimizerError, OptimizerState, check_size};
-use crate::recipe::{AdapterKind, Learner, Recipe, TaskSection, WeightDtype};
+use crate::recipe::{AdapterKind, AdapterSection, Learner, Recipe, TaskSection, WeightDtype};
 use crate::reward::{RewardError, Rewarder};
 use crate::rollout::{TextStop, encode_prompt};
 use crate::run_folder::{
@@ -77,6 +77,13 @@ pub enum TrainError {
     #[error(transparent)]
     Lesson(#[from] LessonError),
     #[error(
+        "optimizer.kind = \"natural\" measures the policy in R, which adapter.kind = \"{kind}\" does not train: use \"adamw\" or \"sgd\""
+    )]
+    NaturalKind {
+        /// `adapter.kind`
+        kind: &'static str,
+    },
+    #[error(
         "the loss of step {step} is {loss}; nothing was updated. Lower the learning rate and resume with --resume"
     )]
     LossNotFinite {
@@ -126,7 +133,7 @@ impl Start {
         report: &mut dyn FnMut(Event<'_>),
     ) -> Result<(RunFolder, State), TrainError> {
         let kind = session.recipe.optimizer.kind;
-        let optimizer = OptimizerState::new(kind, session.adapter.v().len());
+        let optimizer = OptimizerState::new(kind, session.trained.numbers().len());
         let fresh =
             State { step: 0, problems: 0, history: VecDeque::new(), optimizer, carried: Carried::default() };
         let stopped = match self {
@@ -143,7 +150,7 @@ impl Start {
         }
         let folder = stopped.truncate_to(&checkpoint.logs)?;
         folder.write_recipe(session.recipe)?;
-        session.adapter.set(&checkpoint.v, checkpoint.adapter_version);
+        session.trained.set(session.cpu, &checkpoint.v, checkpoint.adapter_version);
         report(Event::Message(format!(
             "resuming from {} (step {} of {})",
             path.display(),
@@ -180,7 +187,8 @@ pub(super) struct Session<'a> {
     pub cpu: &'a Cpu,
     pub recipe: &'a Recipe,
     pub base: &'a Base,
-    pub adapter: Adapter,
+    pub trained: Trained,
+    spec: TrainedSpec,
     pub engine: Engine<'a>,
     pub workspace: GradientWorkspace,
     pub data: TaskData,
@@ -213,14 +221,14 @@ impl<'a> Session<'a> {
             Reader { recipe, tokenizer: &base.tokenizer, data: &data, positions: base.model.positions() };
         let lessons = lessons(reader, &held_out, &options.hub, report)?;
         let longest = longest.max(behind_prompt(&lessons, recipe));
-        let plan = memory::plan(&base.model.config, base.model.bytes() as u64, recipe, longest)?;
+        let spec = TrainedSpec::new(&recipe.adapter, &base.model.config).map_err(BaseError::from)?;
+        check_size(recipe.optimizer.kind, spec.trainable_parameters())?;
+        let plan = memory::plan(&base.model.config, base.model.bytes() as u64, &spec, recipe, longest)?;
         report(Event::Memory(plan));
         let cache = hub::cache_dir(&options.hub).join("factors");
-        let adapter =
-            Adapter::from_section(cpu, base, &recipe.adapter, recipe.seed, &cache, &mut |loading| {
-                report(Event::Loading(loading));
-            })?;
-        check_size(recipe.optimizer.kind, adapter.v().len())?;
+        let trained = Trained::new(cpu, base, &recipe.adapter, recipe.seed, &cache, &mut |loading| {
+            report(Event::Loading(loading));
+        })?;
         let steps = match recipe.train.steps {
             0 => {
                 let epoch = steps_per_epoch(&data, &lessons, recipe).unwrap_or(0);
@@ -232,7 +240,8 @@ impl<'a> Session<'a> {
             cpu,
             recipe,
             base,
-            adapter,
+            trained,
+            spec,
             engine: Engine::new(cpu, &base.model, plan.kv_blocks),
             workspace: GradientWorkspace::new(&base.model),
             data,
@@ -281,11 +290,10 @@ impl<'a> Session<'a> {
         };
         let total = self.held_out.len() * (eval.samples + usize::from(eval.greedy));
         let (mut done, mut tokens) = (0, 0);
-        let matrices = [self.adapter.matrices()];
         let evaluation = evaluate(
             &mut self.engine,
             &self.base.tokenizer,
-            self.adapter.adapters(&matrices),
+            self.trained.policy(self.base),
             &self.held_out,
             settings,
             &mut self.rewarder,
@@ -313,13 +321,11 @@ impl<'a> Session<'a> {
             seed: self.recipe.seed,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        let file = self.adapter.to_file(self.base, run);
-        file.write(path)?;
-        Ok(file.to_bytes()?.len() as u64)
+        Ok(self.trained.write(self.base, run, path)?)
     }
 
     pub fn summary(&self, state: &State, eval_after: Option<EvalResult>, file_bytes: u64) -> Summary {
-        let (spec, carried) = (&self.adapter.spec, &state.carried);
+        let carried = &state.carried;
         let rate = |tokens: u64, seconds: f64| if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 };
         Summary {
             model: ModelSummary {
@@ -328,19 +334,7 @@ impl<'a> Session<'a> {
                 family: format!("{:?}", self.base.model.config.family).to_lowercase(),
                 parameters: self.base.model.config.parameters,
             },
-            adapter: AdapterSummary {
-                kind: match spec.kind() {
-                    AdapterKind::TinyLora => "tinylora".to_owned(),
-                    AdapterKind::LoraXs => "lora-xs".to_owned(),
-                },
-                rank: spec.rank,
-                u: spec.u,
-                n_tie: spec.n_tie,
-                tying: spec.tying,
-                trainable_parameters: spec.trainable_parameters(),
-                payload_bytes: spec.payload_bytes() as u64,
-                file_bytes,
-            },
+            adapter: adapter_summary(&self.spec, &self.recipe.adapter, file_bytes),
             task: task_name(self.recipe),
             seed: self.recipe.seed,
             steps: state.step,
@@ -360,6 +354,22 @@ impl<'a> Session<'a> {
     }
 }
 
+fn adapter_summary(spec: &TrainedSpec, section: &AdapterSection, file_bytes: u64) -> AdapterSummary {
+    let lora = spec.kind() == AdapterKind::Lora;
+    AdapterSummary {
+        kind: spec.kind().name().to_owned(),
+        rank: section.rank,
+        u: section.u,
+        n_tie: section.n_tie,
+        tying: section.tying,
+        alpha: lora.then_some(section.alpha),
+        rslora: lora.then_some(section.rslora),
+        trainable_parameters: spec.trainable_parameters(),
+        payload_bytes: spec.payload_bytes(),
+        file_bytes,
+    }
+}
+
 /// The memory that a run will take, estimated from files that are here already: nothing is downloaded, and no
 /// weights are loaded.
 pub fn plan(recipe: &Recipe, options: &HubOptions) -> Result<MemoryPlan, TrainError> {
@@ -375,13 +385,13 @@ pub fn plan(recipe: &Recipe, options: &HubOptions) -> Result<MemoryPlan, TrainEr
     let reader = Reader { recipe, tokenizer: &tokenizer, data: &data, positions: config.max_positions };
     let lessons = lessons(reader, &held_out, &here, &mut |_| {})?;
     let longest = longest.max(behind_prompt(&lessons, recipe));
-    let spec = TinyLoraSpec::new(&recipe.adapter, config).map_err(BaseError::from)?;
+    let spec = TrainedSpec::new(&recipe.adapter, config).map_err(BaseError::from)?;
     check_size(recipe.optimizer.kind, spec.trainable_parameters())?;
     let bytes_each = match recipe.model.dtype {
         WeightDtype::Bf16 => 2,
         WeightDtype::F32 => 4,
     };
-    Ok(memory::plan(config, config.parameters * bytes_each, recipe, longest)?)
+    Ok(memory::plan(config, config.parameters * bytes_each, &spec, recipe, longest)?)
 }
 
 /// What a supervised run learns from; any other, nothing. Tells what was left out.

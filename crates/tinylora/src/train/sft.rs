@@ -27,7 +27,7 @@ pub(super) fn train_step(
     let start = Instant::now();
     let count = session.recipe.sft.examples_per_step;
     let groups = examples(session, state.problems, count)?;
-    let version = session.adapter.version();
+    let version = session.trained.version();
     let updated = update(session, state, &groups)?;
     state.problems += count as u64;
     state.step += 1;
@@ -36,7 +36,7 @@ pub(super) fn train_step(
     state.carried.train_seconds += seconds;
     let metrics = metrics(session, state, &updated, (version, seconds));
     folder.append_metrics(&metrics)?;
-    report(Event::Step { metrics: &metrics, v: session.adapter.v() });
+    report(Event::Step { metrics: &metrics, v: session.trained.numbers() });
     Ok(())
 }
 
@@ -62,14 +62,12 @@ fn update(
     let tokens: usize = completions().map(|completion| completion.learned().count()).sum();
     let weight = 1.0 / tokens.max(1) as f64;
     let batches = micro_batches(groups, session.plan.micro_batch_tokens);
-    let mut dr = vec![0f64; session.adapter.matrices().len()];
+    let mut sums = session.trained.sums();
     let mut loss = 0.0;
     for batch in &batches {
-        let matrices = [session.adapter.matrices()];
         loss += accumulate(
             session.cpu,
-            &session.base.model,
-            session.adapter.adapters(&matrices),
+            session.trained.policy(session.base),
             batch,
             1.0,
             &mut |token: TokenView| TokenGradient {
@@ -77,18 +75,18 @@ fn update(
                 slope: -weight as f32,
             },
             &mut session.workspace,
-            &mut dr,
+            &mut sums,
         )?;
     }
     if !loss.is_finite() {
         return Err(TrainError::LossNotFinite { step: state.step, loss });
     }
-    let gradient = session.adapter.gradient(&dr);
-    let mut v = session.adapter.v().to_vec();
+    let gradient = session.trained.gradient(sums);
+    let mut numbers = session.trained.numbers().to_vec();
     let grad_norm =
-        apply(&recipe.optimizer, state.step, learning_rate, &gradient, &mut state.optimizer, &mut v)?;
-    round_to(recipe.adapter.storage_precision, &mut v);
-    session.adapter.set(&v, session.adapter.version() + 1);
+        apply(&recipe.optimizer, state.step, learning_rate, &gradient, &mut state.optimizer, &mut numbers)?;
+    round_to(recipe.adapter.storage_precision, &mut numbers);
+    session.trained.set(session.cpu, &numbers, session.trained.version() + 1);
     let rows = batches.iter().map(|batch| packed_tokens(batch) as u64).sum();
     Ok(Updated { loss, grad_norm, learning_rate, rows, tokens })
 }
@@ -120,7 +118,7 @@ fn metrics(
         logprob_gap_max: none,
         loss: updated.loss,
         grad_norm: f64::from(updated.grad_norm),
-        v_norm: session.adapter.v().iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt(),
+        v_norm: session.trained.numbers().iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt(),
         learning_rate: f64::from(updated.learning_rate),
         rollout_tokens: 0,
         rollout_seconds: 0.0,

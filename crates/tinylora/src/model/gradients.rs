@@ -1,0 +1,21 @@
+//! What a backward pass adds up, one form for each kind of trained thing. It holds sums alone: what is made of them,
+//! the trained thing knows.
+
+/// Gradients of one policy, summed over rows and batches.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Gradients {
+    /// ∂L/∂R of each adapter of the batch (adapters; modules · r · r).
+    R(Vec<Vec<f64>>),
+    /// ∂L/∂A and ∂L/∂B of the one adapter of the batch, as [`super::SideFactors::from_numbers`] has the factors.
+    Factors(Vec<f32>),
+}
+
+impl Gradients {
+    /// Whether the inputs of the linear layers are needed, and not only what the forward pass projected of them.
+    pub(super) fn want_inputs(&self) -> bool {
+        match self {
+            Self::R(_) => false,
+            Self::Factors(_) => true,
+        }
+    }
+}
