@@ -21,6 +21,7 @@ mod loading;
 mod messages;
 mod meter;
 mod open;
+mod plot;
 mod precision;
 mod report;
 mod score;
@@ -51,6 +52,7 @@ fn run(command: &Command) -> anyhow::Result<u8> {
         Command::Train(args) => return train::run(args),
         Command::Sweep(args) => return sweep::run(args),
         Command::Eval(args) => return eval::run(args),
+        Command::Plot(args) => plot::run(args)?,
         Command::Generate(args) => generate::run(args)?,
         Command::Chat(args) => chat::run(args)?,
         Command::Score(args) => score::run(args)?,
