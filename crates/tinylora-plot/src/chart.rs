@@ -68,12 +68,14 @@ pub struct Point {
     pub interval: Option<[f64; 2]>,
     /// Drawn with a ring.
     pub chosen: bool,
+    /// One run alone: drawn hollow.
+    pub single: bool,
 }
 
 impl Point {
     /// A point without an interval.
     pub fn at(x: f64, y: f64) -> Self {
-        Self { x, y, interval: None, chosen: false }
+        Self { x, y, interval: None, chosen: false, single: false }
     }
 }
 

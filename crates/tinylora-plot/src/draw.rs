@@ -46,7 +46,9 @@ pub fn figure(figure: &Figure, alone: bool) -> Drawing {
         svg.text([0.0, y - 2.0], &figure.title, Face::new(HEADING, Ink::Text).bold());
         y += 8.0;
     }
-    y = legend::draw(&mut svg, figure, &direct, y, grid.width());
+    // A narrow figure's texts may be wider than it is.
+    let wide = grid.width().max(460.0);
+    y = legend::draw(&mut svg, figure, &direct, y, wide);
     let top = y;
     for index in 0..figure.panels.len() {
         let frame = grid.frame(index);
@@ -60,14 +62,14 @@ pub fn figure(figure: &Figure, alone: bool) -> Drawing {
     }
     y += grid.height();
     if alone {
-        for line in wrap(&figure.caption, SMALL, grid.width()) {
+        for line in wrap(&figure.caption, SMALL, wide) {
             y += LINE;
             svg.text([0.0, y], &line, Face::new(SMALL, Ink::Faint));
         }
         y += 4.0;
     }
     let heading = if alone { width(&figure.title, HEADING, true) } else { 0.0 };
-    Drawing { width: grid.width().max(heading), height: y, body: svg.finish() }
+    Drawing { width: wide.max(heading), height: y, body: svg.finish() }
 }
 
 /// A picture of all figures, one below the other.

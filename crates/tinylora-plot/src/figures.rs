@@ -179,11 +179,11 @@ impl Material<'_> {
     /// What intervals mean.
     fn interval_text(&self) -> String {
         match self.interval {
-            Interval::Seeds => "Bars: 95 % interval of the mean over seeds (Student's t); where there is one seed, or all seeds \
+            Interval::Seeds => "Bars: 95\u{a0}% interval of the mean over seeds (Student's t); where there is one seed, or all seeds \
                                 are equal, over the problems of its evaluation (Wilson)."
                 .into(),
             Interval::Problems => {
-                "Bars: 95 % interval over the problems of one evaluation (Wilson), at the mean over seeds.".into()
+                "Bars: 95\u{a0}% interval over the problems of one evaluation (Wilson), at the mean over seeds.".into()
             }
         }
     }
@@ -270,7 +270,7 @@ fn range(interval: Option<[f64; 2]>) -> String {
 /// The point of a mean, in percent.
 fn point(x: f64, mean: &Mean, interval: Interval) -> Point {
     let interval = mean.interval(interval).map(|[low, high]| [percent(low), percent(high)]);
-    Point { x, y: percent(mean.value), interval, chosen: false }
+    Point { x, y: percent(mean.value), interval, chosen: false, single: mean.values.len() == 1 }
 }
 
 /// Single seeds at the same place; none where there is only one, since it is the mean.
@@ -311,6 +311,12 @@ fn before(rows: &[&Row], measure: Measure) -> Option<Reference> {
     let y = percent(baseline(rows, measure)?);
     let name = "before training".to_owned();
     Some(Reference { y, label: format!("{name} {y:.1}"), name, ink: Ink::Faint, dash: Dash::Long })
+}
+
+/// The paper's method first, then those that train more.
+fn method_place(method: &str) -> usize {
+    let order = ["tinylora", "lora-xs", "lora", "full"];
+    order.iter().position(|known| *known == method).unwrap_or(order.len())
 }
 
 /// `all` for 0.

@@ -141,9 +141,11 @@ impl Svg {
     }
 
     /// A point of a series, with an edge in the colour of the paper.
-    pub fn marker(&mut self, at: [f64; 2], marker: Marker, ink: Ink) {
+    /// A hollow one has its colour at the edge alone.
+    pub fn marker(&mut self, at: [f64; 2], marker: Marker, ink: Ink, hollow: bool) {
         let [x, y] = at;
-        let edge = stroke(Pen::new(Ink::Paper, 1.0));
+        let edge = stroke(if hollow { Pen::new(ink, 1.6) } else { Pen::new(Ink::Paper, 1.0) });
+        let ink = if hollow { Ink::Paper } else { ink };
         let shape = |points: &[[f64; 2]]| {
             let points: Vec<String> =
                 points.iter().map(|[dx, dy]| format!("{},{}", number(x + dx), number(y + dy))).collect();

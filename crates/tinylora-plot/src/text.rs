@@ -21,10 +21,10 @@ pub fn width(text: &str, size: f64, bold: bool) -> f64 {
     text.chars().map(|c| advance(c).unwrap_or(units) * size / units).sum()
 }
 
-/// Breaks a text at its spaces into lines of at most this width; a longer word has a line of its own.
+/// Breaks a text at its spaces (not at those that do not break) into lines of at most this width; a longer word has a line of its own.
 pub fn wrap(text: &str, size: f64, most: f64) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
+    for word in text.split([' ', '\n']).filter(|word| !word.is_empty()) {
         match lines.last_mut() {
             Some(line) if width(&format!("{line} {word}"), size, false) <= most => {
                 line.push(' ');

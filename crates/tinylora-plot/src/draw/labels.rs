@@ -11,7 +11,7 @@ use crate::text::width;
 /// More series than this are a legend's business.
 const MOST: usize = 4;
 /// Height of a label's box.
-const HIGH: f64 = 12.0;
+const HIGH: f64 = 13.0;
 
 /// A text in a panel; `at` is the start of its base line.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,7 +36,8 @@ pub struct Direct {
 
 /// Finds places for all labels of a figure.
 pub fn all(figure: &Figure, grid: &Grid, marks: &[Vec<Marks>]) -> Direct {
-    let mut direct = Direct { series: true, ..Direct::default() };
+    // Names that mean nothing without the words before them need a legend.
+    let mut direct = Direct { series: figure.legend.is_empty(), ..Direct::default() };
     let mut names: Vec<Label> = Vec::new();
     for (index, (panel, marks)) in figure.panels.iter().zip(marks).enumerate() {
         let mut taken = squares(panel, marks, grid.plot);
@@ -118,6 +119,11 @@ fn candidates(marks: &Marks, wide: f64) -> Vec<[f64; 2]> {
     if let Some([x, y]) = marks.points.last() {
         all.push([x + 12.0, y + 4.0]);
     }
+    for [x, y] in marks.points.iter().rev() {
+        for [aside, lift] in [[-8.0 - wide, -7.0], [8.0, -7.0], [8.0, 16.0], [-8.0 - wide, 16.0]] {
+            all.push([x + aside, y + lift]);
+        }
+    }
     for lift in [10.0, 16.0, 24.0, 34.0, 46.0] {
         for (i, [x, y]) in marks.points.iter().enumerate().rev() {
             let top = marks.intervals[i].map_or(*y, |[low, high]| low.min(high));
@@ -139,10 +145,13 @@ fn candidates(marks: &Marks, wide: f64) -> Vec<[f64; 2]> {
 fn of_line(panel: usize, text: &str, ink: Ink, y: f64, plot: [f64; 2], taken: &Taken) -> Option<Label> {
     let wide = width(text, SMALL, false);
     let inside = Rect { x: 0.0, y: -8.0, w: plot[0] + 1.0, h: plot[1] + 8.0 };
-    let places = [1.0, 0.0, 0.9, 0.1, 0.8, 0.2, 0.7, 0.3, 0.6, 0.4, 0.5];
+    // From the ends inwards.
+    let places =
+        (0..=20).map(|i| if i % 2 == 0 { 1.0 - f64::from(i) / 40.0 } else { f64::from(i - 1) / 40.0 });
+    let places: Vec<f64> = places.collect();
     let candidates = [-4.5, 12.5]
         .into_iter()
-        .flat_map(|below| places.into_iter().map(move |at| [2.0 + at * (plot[0] - wide - 4.0), y + below]));
+        .flat_map(|below| places.iter().map(move |at| [2.0 + at * (plot[0] - wide - 4.0), y + below]));
     candidates.into_iter().find_map(|at| {
         let label = Label { panel, at, text: text.into(), ink, bold: false };
         (inside.holds(&label.place()) && taken.is_free(&label.place())).then_some(label)

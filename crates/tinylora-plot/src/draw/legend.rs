@@ -32,7 +32,8 @@ pub fn draw(svg: &mut Svg, figure: &Figure, direct: &Direct, y: f64, wide: f64) 
     }
     for entry in entries {
         let name = fit(&entry.name, TEXT, false, wide - SAMPLE - 8.0);
-        let length = SAMPLE + 6.0 + width(&name, TEXT, false);
+        let sample = if entry.joined { SAMPLE } else { 10.0 };
+        let length = sample + 6.0 + width(&name, TEXT, false);
         if at[0] > 0.0 && at[0] + length > wide {
             at = [0.0, at[1] + LINE + 2.0];
         }
@@ -41,8 +42,8 @@ pub fn draw(svg: &mut Svg, figure: &Figure, direct: &Direct, y: f64, wide: f64) 
             let pen = Pen { dash: entry.style.dash, ..Pen::new(entry.style.ink, 1.8) };
             svg.line([at[0], middle], [at[0] + SAMPLE, middle], pen);
         }
-        svg.marker([at[0] + SAMPLE / 2.0, middle], entry.style.marker, entry.style.ink);
-        svg.text([at[0] + SAMPLE + 6.0, at[1]], &name, Face::new(TEXT, Ink::Text));
+        svg.marker([at[0] + sample / 2.0, middle], entry.style.marker, entry.style.ink, false);
+        svg.text([at[0] + sample + 6.0, at[1]], &name, Face::new(TEXT, Ink::Text));
         at[0] += length + APART;
     }
     svg.close();

@@ -2,7 +2,7 @@
 //! is the top left corner of its plot.
 
 use super::{LINE, SMALL, TEXT, TITLE};
-use crate::chart::{Figure, Ink, Marker, Panel};
+use crate::chart::{Figure, Ink, Marker, Panel, Point};
 use crate::place::Rect;
 use crate::scale::{Axis, Scale, Tick};
 use crate::svg::{Anchor, Face, Pen, Svg};
@@ -34,7 +34,8 @@ impl Grid {
     /// The grid of a figure.
     pub fn of(figure: &Figure) -> Self {
         let columns = figure.columns.clamp(1, figure.panels.len().max(1));
-        let plot = match columns {
+        // Small panels stay small where there are few of them.
+        let plot = match figure.columns {
             1 => match figure.panels.first() {
                 Some(Panel { x: Axis { scale: Scale::Names, ticks, .. }, .. }) => {
                     [(90.0 * ticks.len() as f64).clamp(320.0, 760.0), 250.0]
@@ -115,22 +116,26 @@ fn of_panel(panel: &Panel, plot: [f64; 2]) -> Vec<Marks> {
     // Series that have points at the same x stand beside each other.
     let meet = panel.series.iter().enumerate().any(|(i, a)| {
         panel.series[..i].iter().any(|b| {
-            let close = |x: f64, y: f64| ((panel.x.place(x) - panel.x.place(y)) * plot[0]).abs() < DODGE;
-            a.points.iter().any(|p| p.interval.is_some() && b.points.iter().any(|q| close(p.x, q.x)))
+            let close = |p: f64, q: f64| ((panel.x.place(p) - panel.x.place(q)) * plot[0]).abs() < DODGE;
+            let level = |p: f64, q: f64| ((panel.y.place(p) - panel.y.place(q)) * plot[1]).abs() < DODGE;
+            let marked = |p: &Point| p.interval.is_some() || a.style.marker != Marker::None && p.single;
+            let hides = |p: &Point, q: &Point| close(p.x, q.x) && (marked(p) || level(p.y, q.y));
+            a.style.marker != Marker::None && a.points.iter().any(|p| b.points.iter().any(|q| hides(p, q)))
         })
     });
     let count = panel.series.len();
-    let names = panel.x.scale == Scale::Names;
-    let slot = plot[0] * (panel.x.place(1.0) - panel.x.place(0.0));
-    let apart = if names && count > 1 { DODGE.max(0.6 * slot / count as f64).min(16.0) } else { DODGE };
-    let shift = |i: usize| {
-        if (meet || names && !panel.series.iter().any(|s| s.joined)) && count > 1 {
-            (i as f64 - (count - 1) as f64 / 2.0)
-                * apart.min(0.8 * slot.abs().max(DODGE * 2.0) / count as f64)
-        } else {
-            0.0
+    let between = (count.max(2) - 1) as f64;
+    let apart = match panel.x.scale {
+        // Names have room around them.
+        Scale::Names => {
+            let slot = plot[0] * (panel.x.place(1.0) - panel.x.place(0.0));
+            let most = if panel.series.iter().any(|series| series.joined) { 8.0 } else { 16.0 };
+            (0.7 * slot / between).min(most)
         }
+        // On a scale of numbers a point must stay where it belongs.
+        _ => (15.0 / between).min(DODGE),
     };
+    let shift = |i: usize| if meet { (i as f64 - between / 2.0) * apart } else { 0.0 };
     let series = panel.series.iter().enumerate().map(|(i, series)| {
         let aside = |[x, y]: [f64; 2]| [x + shift(i), y];
         let inside = |y: f64| y.clamp(panel.y.low, panel.y.high);
@@ -193,7 +198,7 @@ pub fn draw(svg: &mut Svg, figure: &Figure, grid: &Grid, index: usize, marks: &[
             marker => marker,
         };
         for (&at, point) in marks.points.iter().zip(&series.points) {
-            svg.marker(at, marker, ink);
+            svg.marker(at, marker, ink, point.single);
             if point.chosen {
                 svg.ring(at, 7.0, Pen::new(ink, 1.2));
             }

@@ -124,7 +124,7 @@ pub(super) fn make(material: &Material<'_>) -> Result<Vec<Figure>, Missing> {
         },
         caption: format!(
             "{} Means over seeds at the best learning rate of each point (and the best of settings that the panel does not \
-             name); small dots: single seeds. {}",
+             name); small dots: single seeds; hollow: one seed alone. {}",
             material.about(),
             material.interval_text()
         ),

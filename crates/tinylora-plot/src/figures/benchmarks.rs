@@ -67,7 +67,7 @@ pub(super) fn make(material: &Material<'_>) -> Result<Vec<Figure>, Missing> {
         kind: FigureKind::Benchmarks,
         title: "Accuracy on benchmarks".into(),
         caption: format!(
-            "Bars: 95 % interval over problems. Settings: {}. Whether one of two is better is what `tinylora eval compare` tells, \
+            "Bars: 95\u{a0}% interval over problems. Settings: {}. Whether one of two is better is what `tinylora eval compare` tells, \
              which pairs their problems.",
             settings.into_iter().collect::<Vec<_>>().join("; ")
         ),

@@ -143,16 +143,33 @@ fn by_learner(found: &[Found], y: &Axis) -> Panel {
 fn by_model(found: &[Found], y: &Axis) -> Vec<Panel> {
     let learners: BTreeSet<&str> = found.iter().map(|found| found.group.learner.as_str()).collect();
     let parameters: Vec<f64> = found.iter().map(|found| found.group.parameters as f64).collect();
-    let x = scale::log("parameters of the model", &parameters, 7);
+    // Models of the same size would stand on one another: then their names are the axis.
+    let same = scale::distinct(&parameters).len()
+        < found.iter().map(|f| &f.group.model).collect::<BTreeSet<_>>().len();
+    let mut names: Vec<String> = Vec::new();
+    for found in found {
+        let name = model_name(&found.group.model).to_owned();
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    let x = if same {
+        scale::names("model", &names)
+    } else {
+        scale::log("parameters of the model", &parameters, 7)
+    };
+    let at = |found: &Found| match same {
+        true => names.iter().position(|name| name == model_name(&found.group.model)).unwrap_or(0) as f64,
+        false => found.group.parameters as f64,
+    };
     let panel = |learner: &str| {
         let of = || found.iter().filter(move |found| found.group.learner == learner);
-        let points =
-            |part: usize| of().map(|f| Point::at(f.group.parameters as f64, f.sizes[part])).collect();
+        let points = |part: usize| of().map(|f| Point::at(at(f), f.sizes[part])).collect();
         Panel {
             title: learner.to_owned(),
             x: x.clone(),
             y: y.clone(),
-            series: parts(points, true),
+            series: parts(points, !same),
             references: Vec::new(),
         }
     };

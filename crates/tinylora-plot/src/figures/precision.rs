@@ -86,7 +86,7 @@ pub(super) fn make(material: &Material<'_>) -> Result<Vec<Figure>, Missing> {
         kind: FigureKind::Precision,
         title: "Accuracy by bytes: precision of the stored numbers and tying".into(),
         caption: format!(
-            "{} Means over seeds at the best learning rate of each point; small dots: single seeds. {}",
+            "{} Means over seeds at the best learning rate of each point; small dots: single seeds; hollow: one seed alone. {}",
             material.about(),
             material.interval_text()
         ),

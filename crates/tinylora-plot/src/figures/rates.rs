@@ -1,7 +1,7 @@
 //! Accuracy by learning rate, a line a size: whether the best rate lies inside of what was tried.
 
-use super::{Material, Missing, before, digits, dots, heights, point, range};
-use crate::chart::{Figure, Panel, Series, Style, Table};
+use super::{Material, Missing, before, digits, dots, heights, method_place, point, range};
+use crate::chart::{Figure, Panel, Reference, Series, Style, Table};
 use crate::choose::{Mean, mean};
 use crate::options::FigureKind;
 use crate::row::{Row, method_name, model_name};
@@ -26,64 +26,86 @@ pub(super) fn make(material: &Material<'_>, notes: &mut Vec<String>) -> Result<V
         "95 % over problems",
         "best",
     ]);
-    let all: BTreeSet<u64> = material.rows.iter().map(|row| material.size(row) as u64).collect();
-    let all: Vec<u64> = all.into_iter().collect();
-    let mut panels = Vec::new();
+    let mut figures = Vec::new();
+    let methods: BTreeSet<(usize, &str)> =
+        material.rows.iter().map(|row| (method_place(&row.method), row.method.as_str())).collect();
     let mut edges = Vec::new();
-    for (group, rows) in material.panels() {
-        let methods: BTreeSet<&str> = rows.iter().map(|row| row.method.as_str()).collect();
-        for method in methods {
-            let of: Vec<&Row> =
-                rows.iter().copied().filter(|row| row.method == method && row.rate > 0.0).collect();
-            let mut sizes: BTreeMap<u64, Vec<&Row>> = BTreeMap::new();
-            for row in of {
-                sizes.entry(material.size(row) as u64).or_default().push(row);
-            }
-            let mut lines = Vec::new();
-            for (size, rows) in sizes {
-                let place = all.iter().position(|other| *other == size).unwrap_or(0);
-                let style = Style::ordered(place, all.len());
-                let (line, edge) = of_size(material, count(size as f64), style, &rows, &mut table);
-                lines.push(line);
-                edges.extend(edge.map(|edge| {
-                    format!("{} {} {}: {edge}", group.learner, method_name(method), count(size as f64))
-                }));
-            }
-            let several = material.rows.iter().map(|row| &row.method).collect::<BTreeSet<_>>().len() > 1;
-            let title = match (material.panel_title(&group, false), several) {
-                (title, false) => title,
-                (title, true) if title.is_empty() => method_name(method),
-                (title, true) => format!("{title} · {}", method_name(method)),
-            };
-            panels.push((title, lines, before(&rows, material.measure).into_iter().collect::<Vec<_>>()));
+    for (_, method) in methods {
+        let panels = of_method(material, method, &mut table, &mut edges);
+        if !panels.is_empty() {
+            figures.push(figure(material, method, panels, &rates));
         }
     }
-    let edge = (!edges.is_empty())
-        .then(|| format!("The best learning rate is at an end of those tried: {}.", edges.join("; ")));
-    if let Some(edge) = &edge {
-        notes.push(edge.trim_end_matches('.').to_owned());
+    for figure in &mut figures {
+        figure.table.columns.clone_from(&table.columns);
+        let name = figure.title.rsplit(": ").next().unwrap_or_default().to_owned();
+        figure.table.rows = table.rows.iter().filter(|row| row[2] == name).cloned().collect();
     }
+    if !edges.is_empty() {
+        notes.push(format!("the best learning rate is at an end of those tried: {}", edges.join("; ")));
+    }
+    Ok(figures)
+}
+
+/// What a panel has before its axes are known.
+type Content = (String, Vec<Series>, Vec<Reference>);
+
+fn of_method(
+    material: &Material<'_>,
+    method: &str,
+    table: &mut Table,
+    edges: &mut Vec<String>,
+) -> Vec<Content> {
+    let of = |row: &&Row| row.method == method && row.rate > 0.0;
+    let all: BTreeSet<u64> =
+        material.rows.iter().copied().filter(of).map(|row| material.size(row) as u64).collect();
+    let all: Vec<u64> = all.into_iter().collect();
+    let mut panels = Vec::new();
+    for (group, rows) in material.panels() {
+        let mut sizes: BTreeMap<u64, Vec<&Row>> = BTreeMap::new();
+        for row in rows.iter().copied().filter(of) {
+            sizes.entry(material.size(row) as u64).or_default().push(row);
+        }
+        let mut lines = Vec::new();
+        for (size, rows) in sizes {
+            let place = all.iter().position(|other| *other == size).unwrap_or(0);
+            let style = Style::ordered(place, all.len());
+            let (line, edge) = of_size(material, count(size as f64), style, &rows, table);
+            lines.push(line);
+            edges.extend(edge.map(|edge| {
+                format!("{} {} {}: {edge}", group.learner, method_name(method), count(size as f64))
+            }));
+        }
+        if !lines.is_empty() {
+            let references = before(&rows, material.measure).into_iter().collect();
+            panels.push((material.panel_title(&group, false), lines, references));
+        }
+    }
+    panels
+}
+
+fn figure(material: &Material<'_>, method: &str, panels: Vec<Content>, rates: &[f64]) -> Figure {
     let values: Vec<f64> = panels.iter().flat_map(|(_, series, lines)| heights(series, lines)).collect();
     let y = scale::percent(material.measure.label(), &values, 5);
-    let x = scale::rates("learning rate", &rates, 7);
+    let x = scale::rates("learning rate", rates, 7);
     let panels: Vec<Panel> = panels
         .into_iter()
         .map(|(title, series, references)| Panel { title, x: x.clone(), y: y.clone(), series, references })
         .collect();
-    Ok(vec![Figure {
+    Figure {
         kind: FigureKind::Rates,
-        title: "Accuracy by learning rate".into(),
+        title: format!("Accuracy by learning rate: {}", method_name(method)),
         caption: format!(
-            "{} Points: mean over seeds; small dots: single seeds; ring: the best rate of each size among those with as many \
-             seeds as any. A best rate at an end of the grid may not be the best there is.",
+            "{} Points: mean over seeds; small dots: single seeds; hollow: one seed alone; ring: the best rate of each size \
+             among those with as many seeds as any. A best rate at an end of the grid may not be the best there is.",
             material.about()
         ),
         columns: panels.len().min(2),
         panels,
         shared_y: true,
         legend: format!("{}:", material.size_label()),
-        table,
-    }])
+        table: Table::default(),
+    }
 }
 
 /// The line of a size, and where its best rate is if that is at an end.

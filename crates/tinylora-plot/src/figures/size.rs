@@ -1,6 +1,6 @@
 //! Accuracy against the size of the update, a panel a learner (and model), a line a method: the paper's Figures 1 and 2.
 
-use super::{Material, Missing, before, digits, heights, range, series};
+use super::{Material, Missing, before, digits, heights, method_place, range, series};
 use crate::chart::{Dash, Figure, Ink, Panel, Reference, Series, Style, Table};
 use crate::choose::{Best, best};
 use crate::options::FigureKind;
@@ -76,13 +76,13 @@ pub(super) fn make(material: &Material<'_>, notes: &mut Vec<String>) -> Result<V
         kind: FigureKind::Size,
         title: "Accuracy by size of the update".into(),
         caption: format!(
-            "{} Points: mean over seeds at the learning rate with the highest mean; small dots: single seeds. {} The rate is \
+            "{} Points: mean over seeds at the learning rate with the highest mean; small dots: single seeds; hollow: one seed alone. {} The rate is \
              chosen by the accuracies that are shown, which makes them a little too good.",
             material.about(),
             material.interval_text()
         ),
         panels: panels.collect(),
-        columns: material.learners().min(2),
+        columns: if groups.len() == 1 { 1 } else { 2 },
         shared_y: true,
         legend: String::new(),
         table,
@@ -95,9 +95,8 @@ pub(super) fn by_method_and_size<'a>(
     rows: &[&'a Row],
 ) -> Vec<(String, Vec<(f64, Best<'a>)>)> {
     let mut methods: BTreeMap<(usize, String), BTreeMap<u64, Vec<&'a Row>>> = BTreeMap::new();
-    let order = ["tinylora", "lora-xs", "lora", "full"];
     for &row in rows {
-        let place = order.iter().position(|known| *known == row.method).unwrap_or(order.len());
+        let place = method_place(&row.method);
         let sizes = methods.entry((place, row.method.clone())).or_default();
         sizes.entry(material.size(row) as u64).or_default().push(row);
     }
@@ -130,18 +129,20 @@ fn highest(material: &Material<'_>, methods: &[(String, Vec<(f64, Best<'_>)>)]) 
         ),
         name => format!("{name} {y:.1}"),
     };
-    Some(Reference { y, name: name.into(), label, ink: Ink::Text, dash: Dash::Short })
+    let line = if name == "best" { "best size" } else { "level of full finetuning" };
+    Some(Reference { y, name: line.into(), label, ink: Ink::Text, dash: Dash::Short })
 }
 
 fn tell(aside: usize, several: usize, notes: &mut Vec<String>) {
     if aside > 0 {
         notes.push(format!(
-            "{aside} settings (size and learning rate) have fewer seeds than others of their size and were not considered as the best"
+            "settings (of size and learning rate) with fewer seeds than others of their size, which were not considered as the \
+             best: {aside}"
         ));
     }
     if several > 0 {
         notes.push(format!(
-            "{several} sizes were trained with more than one setting besides the learning rate; the best one is shown"
+            "sizes that were trained with more than one setting besides the learning rate, of which the best is shown: {several}"
         ));
     }
 }

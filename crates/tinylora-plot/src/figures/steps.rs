@@ -22,7 +22,7 @@ const METRICS: [Metric; 7] = [
     Metric { label: "mean reward", of: |step| step.reward_mean },
     Metric { label: "accuracy in training (%)", of: |step| 100.0 * step.accuracy },
     Metric {
-        label: "completion length (tokens)",
+        label: "length (tokens)",
         of: |step| if step.rollout_tokens > 0 { step.completion_tokens_mean } else { f64::NAN },
     },
     Metric { label: "KL to the base (nats)", of: |step| step.kl },
@@ -38,6 +38,7 @@ const KL: usize = 3;
 struct Line {
     name: String,
     rate: String,
+    of_sweep: bool,
     runs: Vec<Vec<StepMetrics>>,
 }
 
@@ -74,7 +75,7 @@ fn of_sweeps(
                 if !runs.is_empty() {
                     let name = format!("{} {}", method_name(&method), scale::count(size));
                     let lines = groups.entry((group.learner.clone(), group.model.clone())).or_default();
-                    lines.push(Line { name, rate: scientific(best.rate()), runs });
+                    lines.push(Line { name, rate: scientific(best.rate()), of_sweep: true, runs });
                 }
             }
         }
@@ -106,6 +107,7 @@ fn of_runs(material: &Material<'_>, groups: &mut BTreeMap<(String, String), Vec<
         groups.entry((learner_name(runs[0].learner), runs[0].model.clone())).or_default().push(Line {
             name: common_name(&runs),
             rate: scientific(rates.fold(0.0, f64::max)),
+            of_sweep: false,
             runs: runs.iter().map(|run| run.metrics.clone()).collect(),
         });
     }
@@ -164,7 +166,7 @@ fn figure(learner: &str, model: &str, lines: &[Line]) -> Option<Figure> {
             "{how}Reward, accuracy and length are those of the completions sampled in the step; of a sweep, the runs at each \
              size's best learning rate are shown."
         ),
-        columns: panels.len().min(3),
+        columns: 3,
         panels,
         shared_y: false,
         legend: String::new(),
@@ -182,9 +184,12 @@ fn panel(metric: &Metric, lines: &[Line], x: &scale::Axis) -> Panel {
         .iter()
         .enumerate()
         .map(|(index, line)| {
-            // Few lines differ in colour and pattern, many in the order of their colours.
-            let style =
-                if lines.len() <= 4 { Style::kind(index) } else { Style::ordered(index, lines.len()) };
+            // Few lines, or such as have no order, differ in colour and pattern; others in the order of their colours.
+            let style = if lines.len() <= 4 || lines.len() <= 8 && lines.iter().any(|line| !line.of_sweep) {
+                Style::kind(index)
+            } else {
+                Style::ordered(index, lines.len())
+            };
             let threads: Vec<Vec<[f64; 2]>> = line.runs.iter().map(|run| thread(metric, run)).collect();
             Series {
                 name: line.name.clone(),
@@ -211,7 +216,9 @@ fn panel(metric: &Metric, lines: &[Line], x: &scale::Axis) -> Panel {
 }
 
 fn thread(metric: &Metric, run: &[StepMetrics]) -> Vec<[f64; 2]> {
-    let points = run.iter().map(|step| [step.step as f64, (metric.of)(step)]);
+    // Runs of earlier versions have no loss, which is read as 0.
+    let absent = metric.label == "loss" && run.iter().all(|step| step.loss == 0.0);
+    let points = run.iter().filter(|_| !absent).map(|step| [step.step as f64, (metric.of)(step)]);
     points.filter(|[_, y]| y.is_finite()).collect()
 }
 
