@@ -2,6 +2,7 @@
 
 use crate::collect::CollectArgs;
 use crate::count::CountArgs;
+use crate::plot::PlotArgs;
 use crate::precision::{Dtype, NumericsArg};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -64,6 +65,13 @@ A sweep names a recipe and lists of values:
 Its folder holds runs/ (a folder each, as of train), results.jsonl (a line a finished run) and best.json (the best learning
 rate of each size). Ctrl-C once: the current step is finished and saved, exit status 130.")]
     Sweep(SweepArgs),
+    /// Draw figures of sweeps, runs and evaluations
+    #[command(after_help = "\
+Examples:
+  tinylora plot sweeps/a --out a.html
+  tinylora plot sweeps/grpo sweeps/sft --out size.svg --figure size,fraction
+  tinylora plot runs/quickstart --out steps.png --figure steps")]
+    Plot(PlotArgs),
     /// Measure how many problems a model solves, with or without an adapter
     #[command(after_help = "\
 Examples:

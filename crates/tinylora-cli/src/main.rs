@@ -23,6 +23,7 @@ mod loading;
 mod messages;
 mod meter;
 mod open;
+mod plot;
 mod precision;
 mod report;
 mod score;
@@ -54,6 +55,7 @@ fn run(command: &Command) -> anyhow::Result<u8> {
         Command::Sweep(args) => return sweep::run(args),
         Command::Eval(args) => return eval::run(args),
         Command::Collect(args) => return collect::run(args),
+        Command::Plot(args) => plot::run(args)?,
         Command::Generate(args) => generate::run(args)?,
         Command::Chat(args) => chat::run(args)?,
         Command::Score(args) => score::run(args)?,
