@@ -6,6 +6,8 @@ mod plan;
 mod results;
 
 pub use cost::{Cost, estimate};
+#[cfg(any(test, fuzzing))]
+pub(crate) use plan::parse;
 pub use plan::{PlanError, Run, describe, load};
 pub use results::{BestRate, ResultRow, best_rates};
 

@@ -251,5 +251,37 @@ fn byte_token(token: &str) -> Option<u8> {
     if valid { u8::from_str_radix(digits, 16).ok() } else { None }
 }
 
+/// For fuzzing: the text of a `tokenizer.json`, which encodes and decodes `texts` if it is accepted.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn try_json(json: &str, texts: &[&str]) -> Result<(), TokenizerError> {
+    let (library, pieces) = files::parse(std::path::Path::new("tokenizer.json"), json)?;
+    let tokenizer = Tokenizer {
+        reference: String::new(),
+        encoder: Encoder::Library(Box::new(library)),
+        pieces: Arc::new(pieces),
+        bos: None,
+        end_tokens: Vec::new(),
+        template: None,
+    };
+    for text in texts {
+        if let Ok(ids) = tokenizer.encode(text, true) {
+            let mut stream = tokenizer.stream_decoder();
+            let streamed: String = ids.iter().filter_map(|&id| stream.push(id)).collect();
+            assert!(tokenizer.decode(&ids).starts_with(&streamed), "the stream decodes as the whole does");
+        }
+    }
+    Ok(())
+}
+
+/// For fuzzing: the text of a chat template, filled in with two messages if it is accepted.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn try_template(text: &str) -> Result<(), TokenizerError> {
+    let source = template::Source { origin: "template".to_owned(), text: text.to_owned() };
+    let names = [("bos_token", "<s>"), ("eos_token", "</s>")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+    let template = ChatTemplate::new(source, names.into(), 1_700_000_000)?;
+    let message = |role: &str, content: &str| Message { role: role.to_owned(), content: content.to_owned() };
+    template.render(&[message("system", "Be kind."), message("user", "What is 7 + 5?")], true).map(drop)
+}
+
 #[cfg(test)]
 mod tests;
