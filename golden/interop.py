@@ -169,7 +169,7 @@ def check_exports(exports: Path) -> list[str]:
         expected = json.loads((folder / "expected.json").read_text())
         tokens = torch.tensor(expected["tokens"])
         wanted = torch.tensor(expected["logits"]).reshape(len(tokens), -1)
-        base = lambda: load_base(MODELS / folder.name)
+        base = lambda: load_base(MODELS / expected.get("model", folder.name))
         models = {
             "peft": lambda: PeftModel.from_pretrained(base(), folder / "peft"),
             "lora": lambda: PeftModel.from_pretrained(base(), folder / "lora"),
@@ -178,7 +178,8 @@ def check_exports(exports: Path) -> list[str]:
             "merged": lambda: load_base(folder / "merged"),
             "merged-bf16": lambda: load_base(folder / "merged-bf16"),
         }
-        for form, load in models.items():
+        for form in expected.get("forms", models):
+            load = models[form]
             with torch.no_grad():
                 error = relative_error(load().eval()(input_ids=tokens[None], use_cache=False).logits[0], wanted)
             worst[form] = max(worst.get(form, 0.0), error)

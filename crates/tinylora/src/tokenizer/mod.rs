@@ -8,6 +8,7 @@ mod gguf;
 mod pieces;
 mod pretokenizer;
 mod spm;
+mod spm_json;
 mod template;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,6 +18,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub use error::TokenizerError;
 pub use pieces::StreamDecoder;
 
+use crate::gguf::GgufMetadata;
 use crate::hub::{ModelFiles, ModelLayout};
 use pieces::Pieces;
 use template::ChatTemplate;
@@ -159,14 +161,17 @@ impl Tokenizer {
         &self.end_tokens
     }
 
-    /// The text of a `tokenizer.json` with the same encoding, for a byte-level tokenizer of a GGUF file; None for others:
-    /// those of a folder have their file, and SentencePiece's pieces with scores have no such form.
-    pub fn to_json(&self) -> Option<Result<String, TokenizerError>> {
-        let Encoder::ByteLevel(library, frame) = &self.encoder else { return None };
-        Some(gguf::to_json(library, frame).map_err(|error| TokenizerError::Encode {
-            text: "tokenizer.json".to_owned(),
-            problem: error.to_string(),
-        }))
+    /// The text of a `tokenizer.json` with the same encoding, for the tokenizer of a GGUF file with these metadata; None for that
+    /// of a folder, which has its file.
+    pub fn to_json(&self, metadata: &GgufMetadata) -> Option<Result<String, TokenizerError>> {
+        let json = match &self.encoder {
+            Encoder::Library(_) => return None,
+            Encoder::ByteLevel(library, frame) => {
+                gguf::to_json(library, frame).map_err(|error| error.to_string())
+            }
+            Encoder::Spm(spm, frame) => gguf::spm_to_json(metadata, spm, frame),
+        };
+        Some(json.map_err(|problem| TokenizerError::NoJson { reference: self.reference.clone(), problem }))
     }
 
     /// Whether the model ships a chat template.
