@@ -61,7 +61,7 @@ pub fn coverage(root: &Path, target: &str, count: &str, more: &[&str]) -> Result
     command.args([&corpus, &folder.join("seeds")]);
     command.arg(format!("-dict={}", folder.join("dictionary").display()));
     command.arg(format!("-artifact_prefix={}/", folder.display()));
-    command.args([&format!("-runs={count}"), "-timeout=20", "-rss_limit_mb=3000", "-print_final_stats=1"]);
+    command.args([&format!("-runs={count}"), "-timeout=20", "-rss_limit_mb=3000"]);
     command.args(more).env("TINYLORA_FUZZ_TARGET", target).env("TINYLORA_FUZZ_SEEDS", &folder);
     let start = Instant::now();
     let mut child = command.stderr(Stdio::piped()).spawn().context("cannot start the fuzzer")?;
@@ -69,7 +69,7 @@ pub fn coverage(root: &Path, target: &str, count: &str, more: &[&str]) -> Result
     for line in BufReader::new(child.stderr.take().context("no standard error")?).lines() {
         let line = line?;
         eprintln!("{line}");
-        if line.starts_with('#') {
+        if line.starts_with('#') && line.contains(" cov: ") {
             last = line;
         }
     }
