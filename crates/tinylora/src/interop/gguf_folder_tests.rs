@@ -1,5 +1,6 @@
 //! A GGUF file of each tiny model, made here from its folder, becomes a folder again: the same tensors bit for bit, a
 //! configuration that means the same, and the tokenizer's ids. The folders are those whose log-probs PyTorch's golden files hold.
+//! `TINYLORA_TEST_FOLDERS`, a new folder, keeps what was made for `golden/interop.py --folders`.
 
 use std::path::PathBuf;
 
@@ -175,11 +176,13 @@ fn gguf_of(weights: &Weights) -> Vec<u8> {
     builder.build()
 }
 
-/// Ids before and after, of texts with what a vocabulary has and has not.
+/// What a vocabulary has and has not.
+const TEXTS: [&str; 8] =
+    ["", "abc", "ab  ba zz\n", "naïve café 你好 🙂", "<bos>a<eos>b<unk>", " x", "a▁b", "\u{0} \u{7f}"];
+
+/// Ids before and after.
 fn check_tokenizer(before: &Tokenizer, after: &Tokenizer) {
-    for text in
-        ["", "abc", "ab  ba zz\n", "naïve café 你好 🙂", "<bos>a<eos>b<unk>", " x", "a▁b", "\u{0} \u{7f}"]
-    {
+    for text in TEXTS {
         for special in [false, true] {
             let ids = before.encode(text, special).unwrap();
             assert_eq!(after.encode(text, special).unwrap(), ids, "{text:?}");
@@ -205,7 +208,9 @@ fn a_file_becomes_the_folder_that_it_was_made_from() {
         let files = gguf_files(&path);
         let weights = Weights::open(&files).unwrap();
         let tokenizer = Tokenizer::open(&files).unwrap();
-        let out = place.path().join("folder");
+        let kept = std::env::var_os("TINYLORA_TEST_FOLDERS").map(PathBuf::from);
+        kept.iter().for_each(|folder| std::fs::create_dir_all(folder).unwrap());
+        let out = kept.unwrap_or_else(|| place.path().to_owned()).join(name);
         merge_gguf_to_folder(None, &weights, &tokenizer, OutputType::F32, &out, &mut |_, _| {}).unwrap();
         let written = folder_files(&out);
         let again = Weights::open(&written).unwrap();
@@ -228,6 +233,8 @@ fn a_file_becomes_the_folder_that_it_was_made_from() {
             }
         }
         check_tokenizer(&tokenizer, &Tokenizer::open(&written).unwrap());
+        let ids = TEXTS.map(|text| (text, tokenizer.encode(text, true).unwrap()));
+        std::fs::write(out.join("expected_ids.json"), json!(ids).to_string()).unwrap();
         assert!(
             merge_gguf_to_folder(None, &weights, &tokenizer, OutputType::Q8_0, &out, &mut |_, _| {}).is_err(),
             "safetensors have no q8_0"
