@@ -55,5 +55,5 @@ pub mod bench;
 
 pub mod sweep;
 
-#[cfg(test)]
-mod fuzz;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;

@@ -15,6 +15,7 @@ use super::spec::{AdapterError, Module};
 use super::{Factors, standalone_layout};
 use crate::atomic_file;
 use crate::model::R;
+use crate::recipe::AdapterKind;
 use std::path::Path;
 
 /// How an adapter was trained.
@@ -65,18 +66,27 @@ pub struct Standalone {
 }
 
 impl Standalone {
-    /// A seeded adapter with the factors of its base; its scale goes into P, so that v stays bit for bit.
+    /// A seeded adapter with the factors of its base; its scale goes into P, so that v stays bit for bit. Of LoRA-XS v is
+    /// R itself, and R leaves as the one P of a v of 1: r² numbers a module, where a basis written out has r⁴.
     pub fn from_seeded(file: &AdapterFile, factors: Factors) -> Self {
         let spec = &file.spec;
         let projections = Projections::new(spec);
-        let p = projections.values().iter().map(|&p| spec.scale * p).collect();
+        let (method, groups, u, v, p) = match spec.kind() {
+            AdapterKind::LoraXs => {
+                (Method::LoraXs, vec![0; spec.num_modules()], 1, vec![1.0], projections.r_matrices(&file.v))
+            }
+            AdapterKind::TinyLora => {
+                let p = projections.values().iter().map(|&p| spec.scale * p).collect();
+                (Method::TinyLora, spec.groups(), spec.u, file.v.clone(), p)
+            }
+        };
         Self {
-            method: Method::TinyLora,
+            method,
             base: file.base.clone(),
             modules: spec.modules().collect(),
-            groups: spec.groups(),
-            u: spec.u,
-            v: file.v.clone(),
+            groups,
+            u,
+            v,
             p,
             factors,
             source: format!("tinylora {}", file.run.version),

@@ -168,7 +168,7 @@ fn read(
 }
 
 /// The rows of a text file's bytes; `file` is its name.
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) fn parse(task: &JsonlTask, file: &str, bytes: &[u8]) -> Result<Vec<Problem>, DataError> {
     let mut problems = Vec::new();
     source::text(file, bytes, &mut |place, row| {

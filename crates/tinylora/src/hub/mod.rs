@@ -8,6 +8,7 @@ mod error;
 mod hash;
 mod http;
 mod layout;
+mod multipart;
 mod options;
 mod pip;
 mod reference;

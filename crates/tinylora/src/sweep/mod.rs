@@ -7,6 +7,8 @@ mod results;
 mod time;
 
 pub use cost::{Cost, estimate};
+#[cfg(any(test, fuzzing))]
+pub(crate) use plan::parse;
 pub use plan::{PlanError, Run, describe, load};
 pub use results::{BestRate, ResultRow, best_rates};
 pub use time::{TimeLeft, finished_runs, most_seconds, time_left, work};
