@@ -30,7 +30,7 @@ from reference import (
 
 FOLDER = Path(__file__).parent / "lora"
 KINDS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-STEPS, LEARNING_RATE = 5, 5e-3
+STEPS, LEARNING_RATE = 5, 2e-3
 # model, kinds of modules, r, alpha, rsLoRA, LoRA-XS
 CASES = {
     "lora": ("llama2", KINDS, 3, 6.0, False, False),
@@ -69,10 +69,10 @@ def build(case: str, seed: int) -> torch.nn.Module:
 
 def add_r(layer: torch.nn.Module, r: torch.nn.Parameter) -> None:
     """B R A x, as LoRA-XS has it: R between PEFT's A and B, which are fixed."""
-    layer.r = r
+    layer.latent = r
     layer.lora_A["default"].weight.requires_grad_(False)
     layer.lora_B["default"].weight.requires_grad_(False)
-    layer.lora_A["default"].register_forward_hook(lambda _module, _inputs, output, layer=layer: output @ layer.r.T)
+    layer.lora_A["default"].register_forward_hook(lambda _module, _inputs, output, layer=layer: output @ layer.latent.T)
 
 
 def layers(peft: torch.nn.Module) -> list:
@@ -83,7 +83,7 @@ def layers(peft: torch.nn.Module) -> list:
 
 def parameters(peft: torch.nn.Module, xs: bool) -> list[torch.Tensor]:
     if xs:
-        return [layer.r for _, layer in layers(peft)]
+        return [layer.latent for _, layer in layers(peft)]
     return [part["default"].weight for _, layer in layers(peft) for part in (layer.lora_A, layer.lora_B)]
 
 
@@ -93,9 +93,8 @@ def flat(tensors: list[torch.Tensor], xs: bool) -> torch.Tensor:
     return torch.cat([t.detach().reshape(-1) for t in turned]).clone()
 
 
-def quantities(peft: torch.nn.Module, case: str) -> dict:
-    name, _, _, _, _, xs = CASES[case]
-    batch, old, base = golden_batch(name)
+def quantities(peft: torch.nn.Module, xs: bool, case: str, data: tuple[Batch, list, list]) -> dict:
+    batch, old, base = data
     numbers = parameters(peft, xs)
     forward = lambda: [peft(input_ids=tokens[None], use_cache=False).logits[0] for tokens in batch.tokens]
     out = {}
@@ -126,16 +125,17 @@ def everything() -> tuple[dict, dict]:
         tensors[f"start.{case}"] = flat(parameters(peft, xs), xs)
         if xs:
             tensors[f"factors.{case}"] = flat(parameters(peft, False), False)
-        found = quantities(peft, case)
+        data = golden_batch(CASES[case][0])
+        found = quantities(peft, xs, case, data)
         with everything_in_f64():
             exact = exact.double()
             for (_, layer) in layers(exact):
                 if xs:
                     layer.lora_A["default"]._forward_hooks.clear()
-                    add_r(layer, layer.r)
+                    add_r(layer, layer.latent)
             rotary = exact.base_model.model.model.rotary_emb
             rotary.__init__(rotary.config)
-            errors |= f32_errors(found, quantities(exact, case))
+            errors |= f32_errors(found, quantities(exact, xs, case, data))
         tensors |= {key: value.float() for key, value in found.items()}
     return tensors, errors
 

@@ -180,13 +180,14 @@ fn adapters_that_cannot_be_converted_say_why() {
 #[test]
 fn help_pages() {
     let folder = tempfile::tempdir().unwrap();
-    let pages: [&[&str]; 22] = [
+    let pages: [&[&str]; 24] = [
         &["--help"],
         &["train", "--help"],
         &["sweep", "--help"],
         &["plot", "--help"],
         &["eval", "--help"],
         &["eval", "compare", "--help"],
+        &["collect", "--help"],
         &["generate", "--help"],
         &["chat", "--help"],
         &["score", "--help"],
@@ -195,6 +196,7 @@ fn help_pages() {
         &["bench", "--help"],
         &["adapter", "--help"],
         &["adapter", "inspect", "--help"],
+        &["adapter", "count", "--help"],
         &["adapter", "export", "--help"],
         &["adapter", "upload", "--help"],
         &["adapter", "import", "--help"],

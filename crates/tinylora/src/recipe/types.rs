@@ -61,7 +61,7 @@ pub struct ModelSection {
     /// Whether products may round activations to bf16 where the processor multiplies bf16.
     #[serde(default)]
     pub numerics: Numerics,
-    /// Memory that weights, KV cache and kept activations may take together, in bytes.
+    /// Memory that weights, trained numbers, KV cache and kept activations may take together, in bytes.
     /// Written as a number or as text such as `"8 GiB"`. 0 means three quarters of the machine's memory.
     #[serde(default, with = "super::forms::bytes")]
     pub memory: u64,

@@ -123,7 +123,7 @@ pub fn accumulate_loss(
         kl_coefficient: if name == "kl" { 1.0 } else { 0.0 },
         ..Default::default()
     };
-    let mut policy = PolicyLoss::new(&section);
+    let mut clipped = PolicyLoss::new(&section);
     let n = count as f64;
     let linear = |view: CompletionView<'_>, weight: f64| CompletionGradient {
         loss: -weight * view.logprobs.iter().map(|&l| f64::from(l)).sum::<f64>(),
@@ -136,7 +136,7 @@ pub fn accumulate_loss(
             "nll" => linear(view, 1.0 / n),
             "grpo" | "grpo_tempered" => linear(view, advantage / n),
             "grpo_sequence" => linear(view, advantage / (4.0 * view.logprobs.len() as f64)),
-            "clipped" | "kl" => policy.completion(view),
+            "clipped" | "kl" => clipped.completion(view),
             other => panic!("{other}"),
         }
     };
