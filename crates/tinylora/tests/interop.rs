@@ -9,8 +9,8 @@ use common::{golden, relative_error, tiny_files};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use tinylora::adapter::{
-    AdapterFile, BaseIdentity, FactorSketches, LoraSpec, Method, Projections, RunMetadata, Standalone, TinyLoraSpec,
-    compute_factors,
+    AdapterFile, BaseIdentity, FactorSketches, LoraSpec, Method, Projections, RunMetadata, Standalone,
+    TinyLoraSpec, compute_factors,
 };
 use tinylora::hub::{ModelFiles, ModelLayout};
 use tinylora::interop::{OutputType, export_gguf_lora, export_lora, export_peft, import_peft, merge};

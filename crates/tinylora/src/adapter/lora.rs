@@ -25,7 +25,7 @@ pub struct LoraSpec {
     /// Precision that the numbers are rounded to after every update.
     pub storage_precision: StoragePrecision,
     /// (outputs, inputs) of each target.
-    shapes: Vec<(usize, usize)>,
+    pub shapes: Vec<(usize, usize)>,
 }
 
 /// An adapter's file counts its bytes in 32 bits.

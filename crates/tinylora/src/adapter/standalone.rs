@@ -15,7 +15,7 @@ use super::spec::{AdapterError, Module};
 use super::{Factors, standalone_layout};
 use crate::atomic_file;
 use crate::model::R;
-use crate::recipe::AdapterKind;
+use crate::recipe::Projection;
 use std::path::Path;
 
 /// How an adapter was trained.
@@ -71,11 +71,11 @@ impl Standalone {
     pub fn from_seeded(file: &AdapterFile, factors: Factors) -> Self {
         let spec = &file.spec;
         let projections = Projections::new(spec);
-        let (method, groups, u, v, p) = match spec.kind() {
-            AdapterKind::LoraXs => {
+        let (method, groups, u, v, p) = match spec.projection {
+            Projection::Basis => {
                 (Method::LoraXs, vec![0; spec.num_modules()], 1, vec![1.0], projections.r_matrices(&file.v))
             }
-            AdapterKind::TinyLora => {
+            Projection::Normal | Projection::Uniform => {
                 let p = projections.values().iter().map(|&p| spec.scale * p).collect();
                 (Method::TinyLora, spec.groups(), spec.u, file.v.clone(), p)
             }

@@ -265,6 +265,7 @@ fn an_update_is_in_the_folder_and_lost_in_bf16() {
         p: vec![1.0],
         factors: crate::adapter::Factors { rank: 1, modules: vec![factors] },
         source: String::new(),
+        run: None,
     };
     let name = format!("{}.weight", module_name(module));
     for (dtype, kept) in [(OutputType::F32, true), (OutputType::Bf16, false)] {
