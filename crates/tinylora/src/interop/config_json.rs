@@ -95,17 +95,18 @@ fn gemma3(config: &ModelConfig, json: &mut Value) -> Result<(), &'static str> {
     json["rope_scaling"] = rope_scaling(global, config.head_dim)?;
     json["rope_local_base_freq"] = json!(rest.first().map_or(10_000.0, |local| local.theta));
     json["hidden_activation"] = json!("gelu_pytorch_tanh");
-    json["query_pre_attn_scalar"] = json!(query_scalar(config.attention_scale));
+    let scalar = query_scalar(config.attention_scale);
+    json["query_pre_attn_scalar"] =
+        json!(scalar.ok_or("the scale of its scores is of no whole number; write a .gguf")?);
     json["attn_logit_softcapping"] = Value::Null;
     json["final_logit_softcapping"] = Value::Null;
     Ok(())
 }
 
-/// s of s^-½: a whole number, where that gives the same scale.
-fn query_scalar(scale: f32) -> f64 {
-    let exact = f64::from(scale).powi(-2);
-    let whole = exact.round();
-    if whole.powf(-0.5) as f32 == scale { whole } else { exact }
+/// s of the scale s^-½. transformers takes whole numbers alone.
+fn query_scalar(scale: f32) -> Option<u64> {
+    let whole = f64::from(scale).powi(-2).round();
+    (whole.powf(-0.5) as f32 == scale).then_some(whole as u64)
 }
 
 fn rope_scaling(rope: &RopeConfig, head_dim: usize) -> Result<Value, &'static str> {
@@ -233,8 +234,9 @@ mod tests {
 
     #[test]
     fn the_divisor_of_scores_is_a_whole_number_where_it_was_one() {
-        for scalar in [20.0f64, 168.0, 256.0, 24.0] {
-            assert_eq!(query_scalar(scalar.powf(-0.5) as f32), scalar);
+        for scalar in [20u64, 168, 256, 24] {
+            assert_eq!(query_scalar((scalar as f64).powf(-0.5) as f32), Some(scalar));
         }
+        assert_eq!(query_scalar(20.5f32.powf(-0.5)), None);
     }
 }
