@@ -39,7 +39,7 @@ pub enum LessonError {
     )]
     NotAPrefix { id: String, turn: usize, prompt: String, remedy: &'static str },
     #[error("{id}: {source}")]
-    Tokenizer { id: String, source: TokenizerError },
+    Tokenizer { id: String, source: Box<TokenizerError> },
     #[error("no example is left to learn from: {left_out}")]
     Nothing { left_out: String },
 }
@@ -169,7 +169,7 @@ impl Reader<'_> {
             let messages: Vec<Message> = prompt.messages.into_iter().chain([answer]).collect();
             return self.conversation(id, &messages, given);
         }
-        let failed = |source| LessonError::Tokenizer { id: id.to_owned(), source };
+        let failed = |source| LessonError::Tokenizer { id: id.to_owned(), source: Box::new(source) };
         let prompt = encode_prompt(self.tokenizer, &prompt, false).map_err(failed)?;
         let mut tokens = self.tokenizer.encode(answer, false).map_err(failed)?;
         tokens.extend(self.tokenizer.end_tokens().first());
@@ -185,7 +185,7 @@ impl Reader<'_> {
         messages: &[Message],
         given: usize,
     ) -> Result<TrainingGroup, LessonError> {
-        let failed = |source| LessonError::Tokenizer { id: id.to_owned(), source };
+        let failed = |source| LessonError::Tokenizer { id: id.to_owned(), source: Box::new(source) };
         let messages: Vec<Message> = messages.iter().cloned().map(without_leading_blank).collect();
         let mut turns: Vec<usize> =
             (given..messages.len()).filter(|&at| messages[at].role == "assistant").collect();
