@@ -164,10 +164,10 @@ fn planted_errors_are_caught() {
         let (_, gradient) = trained.gradient("grpo", start, 10_000);
         assert!(tensors.error(&format!("gradient.nll.{name}"), &gradient) > 1e-2, "{name}: another loss");
         let Kind::Lora(spec) = &trained.kind else { continue };
-        for wrong in [
-            LoraSpec { alpha: spec.alpha * 1.01, ..spec.clone() },
-            LoraSpec { rslora: !spec.rslora, ..spec.clone() },
-        ] {
+        let (mut scaled, mut other_rule) = (spec.clone(), spec.clone());
+        scaled.alpha *= 1.01;
+        other_rule.rslora = !spec.rslora;
+        for wrong in [scaled, other_rule] {
             let other =
                 Trained { name: name.clone(), case: tiny_case_of(&tensors, name), kind: Kind::Lora(wrong) };
             let (_, gradient) = other.gradient("grpo", start, 10_000);
