@@ -1,5 +1,8 @@
 //! The command line as a person writes it. Nothing here acts.
 
+use crate::collect::CollectArgs;
+use crate::count::CountArgs;
+use crate::plot::PlotArgs;
 use crate::precision::{Dtype, NumericsArg};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -62,6 +65,13 @@ A sweep names a recipe and lists of values:
 Its folder holds runs/ (a folder each, as of train), results.jsonl (a line a finished run) and best.json (the best learning
 rate of each size). Ctrl-C once: the current step is finished and saved, exit status 130.")]
     Sweep(SweepArgs),
+    /// Draw figures of sweeps, runs and evaluations
+    #[command(after_help = "\
+Examples:
+  tinylora plot sweeps/a --out a.html
+  tinylora plot sweeps/grpo sweeps/sft --out size.svg --figure size,fraction
+  tinylora plot runs/quickstart --out steps.png --figure steps")]
+    Plot(PlotArgs),
     /// Measure how many problems a model solves, with or without an adapter
     #[command(after_help = "\
 Examples:
@@ -78,6 +88,16 @@ An evaluation on a benchmark keeps each completion as soon as it is judged: afte
 goes on, and ends in the same results.jsonl. report.html in its folder shows what went wrong.
 An option that is left out is taken from the recipe where one is given.")]
     Eval(Box<EvalArgs>),
+    /// Sample answers to a recipe's training problems and keep the right ones, to learn from them
+    #[command(after_help = "\
+Examples:
+  tinylora collect recipes/quickstart.toml --samples 16 --out right.jsonl
+  tinylora train recipes/quickstart.toml --set learner=sft --set sft.data=right.jsonl
+  tinylora collect recipes/math.toml --samples 8 --most 2 --choose shortest --out right.jsonl --resume
+
+Each line has prompt and completion, as supervised finetuning reads them, and problem, gold, sample, reward, right, tokens
+and truncated. The same command gives the same file. Ctrl-C: what is finished is kept beside it, --resume goes on.")]
+    Collect(CollectArgs),
     /// Complete a prompt
     #[command(after_help = "\
 Examples:
@@ -526,6 +546,12 @@ look at it with --dry-run first. HF_TOKEN, or the login of `hf auth login`, must
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
+    /// How many numbers each method would train on a model: full finetuning, LoRA, LoRA-XS, VeRA, TinyLoRA
+    #[command(after_help = "\
+Examples:
+  tinylora adapter count --model qwen2.5-7b
+  tinylora adapter count --model Qwen/Qwen2.5-3B-Instruct --rank 1,8 --u 1,2,4 --n-tie 1,4,16,all --json")]
+    Count(CountArgs),
     /// How the numbers of two adapters of one specification differ
     #[command(
         after_help = "Example:\n  tinylora adapter diff runs/a/adapter.tinylora runs/b/adapter.tinylora"

@@ -33,11 +33,13 @@ pub fn render(summary: &Summary, v: &[f32], out: &Path, style: Style) -> String 
     let count = format::grouped(adapter.trainable_parameters as u64);
     let size = format::bytes(adapter.payload_bytes);
     let full = adapter.kind == AdapterKind::Full.name();
-    match full {
-        true => row("trained", &format!("all {count} numbers of the model ({size})")),
-        false => {
-            let frozen = format::grouped(summary.model.parameters);
-            row("trained", &format!("{count} numbers ({size}) beside {frozen} frozen ones"));
+    if full {
+        row("trained", &format!("all {count} numbers of the model ({size})"));
+    } else {
+        let frozen = format::grouped(summary.model.parameters);
+        row("trained", &format!("{count} numbers ({size}) beside {frozen} frozen ones"));
+        // The numbers of LoRA are its factors.
+        if adapter.kind != AdapterKind::Lora.name() {
             row("v", &numbers(v));
         }
     }
@@ -152,6 +154,8 @@ mod tests {
                 u: 13,
                 n_tie: 0,
                 tying: tinylora::recipe::Tying::Tiled,
+                alpha: None,
+                rslora: None,
                 trainable_parameters: 13,
                 payload_bytes: 26,
                 file_bytes: 612,

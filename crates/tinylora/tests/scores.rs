@@ -50,7 +50,7 @@ fn gradient_of(
     let mut workspace = GradientWorkspace::new(&case.model);
     let settings = (1.0, true);
     let value = accumulate_completions(&case.cpu, policy, groups, settings, loss, &mut workspace, &mut sums);
-    let Gradients::R(dr) = sums else { unreachable!("made above") };
+    let Gradients::R(dr) = sums else { panic!("made above") };
     let dr: Vec<f32> = dr.into_iter().flatten().map(|x| x as f32).collect();
     (value.expect("finite"), case.projections.v_gradient(&dr))
 }

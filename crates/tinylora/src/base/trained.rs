@@ -3,8 +3,9 @@
 
 use super::adapter::Adapter;
 use super::full::FullModel;
+use super::lora::LoraAdapter;
 use super::{Base, BaseError, Loading};
-use crate::adapter::{AdapterError, AnyAdapter, RunMetadata, TinyLoraSpec};
+use crate::adapter::{AdapterError, AnyAdapter, LoraSpec, RunMetadata, TinyLoraSpec};
 use crate::model::config::ModelConfig;
 use crate::model::{Gradients, Policy};
 use crate::recipe::{AdapterKind, AdapterSection};
@@ -18,6 +19,8 @@ pub enum TrainedSpec {
     Projected(TinyLoraSpec),
     /// All weights; how many there are.
     Full(usize),
+    /// LoRA.
+    Lora(LoraSpec),
 }
 
 impl TrainedSpec {
@@ -28,6 +31,7 @@ impl TrainedSpec {
                 Self::Projected(TinyLoraSpec::new(section, config)?)
             }
             AdapterKind::Full => Self::Full(config.parameters as usize),
+            AdapterKind::Lora => Self::Lora(LoraSpec::new(section, config)?),
         })
     }
 
@@ -36,6 +40,7 @@ impl TrainedSpec {
         match self {
             Self::Projected(spec) => spec.kind(),
             Self::Full(_) => AdapterKind::Full,
+            Self::Lora(_) => AdapterKind::Lora,
         }
     }
 
@@ -44,6 +49,7 @@ impl TrainedSpec {
         match self {
             Self::Projected(spec) => spec.trainable_parameters(),
             Self::Full(count) => *count,
+            Self::Lora(spec) => spec.trainable_parameters(),
         }
     }
 
@@ -52,6 +58,7 @@ impl TrainedSpec {
         match self {
             Self::Projected(spec) => spec.payload_bytes() as u64,
             Self::Full(count) => 4 * *count as u64,
+            Self::Lora(spec) => spec.payload_bytes() as u64,
         }
     }
 
@@ -68,6 +75,8 @@ impl TrainedSpec {
             }
             // The master numbers and their gradient; the packed copy is as large as the base.
             Self::Full(count) => 4 * 2 * *count as u64,
+            // Numbers, gradient, and A and B packed twice; while they are packed anew, those of before as well.
+            Self::Lora(spec) => 4 * (1 + 1 + 2 + 2) * spec.trainable_parameters() as u64,
         }
     }
 }
@@ -79,6 +88,8 @@ pub enum Trained {
     Projected(Adapter),
     /// All weights.
     Full(Box<FullModel>),
+    /// LoRA: A and B.
+    Lora(LoraAdapter),
 }
 
 impl Trained {
@@ -96,6 +107,9 @@ impl Trained {
                 Self::Projected(Adapter::from_section(cpu, base, section, seed, cache, report)?)
             }
             AdapterKind::Full => Self::Full(Box::new(FullModel::new(cpu, base)?)),
+            AdapterKind::Lora => {
+                Self::Lora(LoraAdapter::new(cpu, base, LoraSpec::new(section, &base.model.config)?, seed))
+            }
         })
     }
 
@@ -104,6 +118,7 @@ impl Trained {
         match self {
             Self::Projected(adapter) => adapter.v(),
             Self::Full(full) => full.numbers(),
+            Self::Lora(adapter) => adapter.numbers(),
         }
     }
 
@@ -112,6 +127,7 @@ impl Trained {
         match self {
             Self::Projected(adapter) => adapter.version(),
             Self::Full(full) => full.version(),
+            Self::Lora(adapter) => adapter.version(),
         }
     }
 
@@ -123,6 +139,7 @@ impl Trained {
         match self {
             Self::Projected(adapter) => adapter.set(numbers, version),
             Self::Full(full) => full.set(cpu, numbers, version),
+            Self::Lora(adapter) => adapter.set(cpu, numbers, version),
         }
     }
 
@@ -131,6 +148,7 @@ impl Trained {
         match self {
             Self::Projected(adapter) => Policy::new(&base.model, adapter.adapters()),
             Self::Full(full) => Policy::plain(full.model()),
+            Self::Lora(adapter) => Policy::new(&base.model, adapter.adapters()),
         }
     }
 
@@ -139,6 +157,7 @@ impl Trained {
         match self {
             Self::Projected(adapter) => adapter.sums(),
             Self::Full(full) => full.sums(),
+            Self::Lora(adapter) => adapter.sums(),
         }
     }
 
@@ -150,6 +169,8 @@ impl Trained {
         match (self, sums) {
             (Self::Projected(adapter), Gradients::R(dr)) => adapter.gradient(&dr[0]),
             (Self::Full(_), Gradients::Weights(sums)) => sums.numbers,
+            // They are laid out as the numbers are.
+            (Self::Lora(_), Gradients::Factors(gradient)) => gradient,
             _ => panic!("sums of another kind"),
         }
     }
@@ -169,6 +190,7 @@ impl Trained {
         match self {
             Self::Projected(adapter) => adapter.to_file(base, run).into(),
             Self::Full(_) => panic!("all weights are a model and no adapter"),
+            Self::Lora(adapter) => adapter.to_file(base, run).into(),
         }
     }
 }

@@ -39,7 +39,7 @@ pub struct TokenGradient {
     pub slope: f32,
 }
 
-/// What a loss sees of one completion of n tokens.
+/// What a loss sees of one completion of n tokens; where only some are learned, of those alone.
 #[derive(Debug, Clone, Copy)]
 pub struct CompletionView<'a> {
     /// Index of the group, and of the completion in it.
@@ -288,7 +288,7 @@ impl HeadPass {
         while let Some(target) = targets.get(first) {
             let at = (target.group, target.completion);
             let sample = &groups[at.0].completions[at.1];
-            let of_completion = first..first + sample.tokens.len();
+            let of_completion = first..first + sample.learned().count();
             let view = CompletionView {
                 at,
                 sample,
@@ -296,7 +296,7 @@ impl HeadPass {
                 entropies: &self.entropies[of_completion.clone()],
             };
             let gradient = loss(view);
-            assert_eq!(gradient.slopes.len(), sample.tokens.len(), "a slope for each token");
+            assert_eq!(gradient.slopes.len(), of_completion.len(), "a slope for each token");
             assert!(gradient.entropy_slope == 0.0 || !self.entropy_directions.is_empty(), "not asked for");
             total += gradient.loss;
             self.slopes.0.extend(&gradient.slopes);

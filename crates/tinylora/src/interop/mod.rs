@@ -4,6 +4,7 @@
 //!
 //! Legend: r rank, u numbers a group, M modules, G groups; ΔW = B R A with A (r, in), R (r, r), B (out, r).
 
+mod config_json;
 mod delta;
 mod error;
 mod export_gguf;

@@ -121,6 +121,7 @@ pub(super) fn backward(
         &[&layer.o],
         side.map(|side| &side.output),
         &[d_out],
+        &kept.heads,
         &kept.p_output,
         &mut scratch.side,
         sums,
@@ -157,9 +158,11 @@ pub(super) fn backward(
             rms_norm_backward(cpu, raw, norm, config.rms_norm_eps, &outer, d);
         }
     }
-    if let Some(weights) = sums.weights() {
+    if sums.want_inputs() {
         resize(&mut scratch.normed, kept.x.len());
         rms_norm(cpu, &kept.x, &layer.input_norm, config.rms_norm_eps, &mut scratch.normed);
+    }
+    if let Some(weights) = sums.weights() {
         let kinds = [ModuleKind::Q, ModuleKind::K, ModuleKind::V];
         let gradients = [&scratch.d_q[..], &scratch.d_k, &scratch.d_v];
         weights.add_linears(pass, index, &kinds, &gradients, &scratch.normed);
@@ -169,6 +172,7 @@ pub(super) fn backward(
         &[&layer.q, &layer.k, &layer.v],
         side.map(|side| &side.attention),
         &[&scratch.d_q, &scratch.d_k, &scratch.d_v],
+        &scratch.normed,
         &kept.p_attention,
         &mut scratch.side,
         sums,

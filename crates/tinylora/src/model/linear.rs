@@ -1,12 +1,14 @@
 //! Linear layers that share their input, with bias and side path: forward and backward.
 //!
 //! Forward:  p = A x,  z = R p,  y = W x + b + B z.
-//! Backward: t = Bᵀ dy,  dR += t pᵀ,  dp = Rᵀ t,  dx = Σ (Wᵀ dy + Aᵀ dp).
+//! Backward: t = Bᵀ dy,  dp = Rᵀ t,  dx = Σ (Wᵀ dy + Aᵀ dp);  dR += t pᵀ, or where A and B are trained
+//! dA += dp xᵀ,  dB += dy zᵀ.
 
 use super::gradients::Gradients;
 use super::pass::Pass;
 use super::side::{GroupSide, ModuleSide, R};
 use tinylora_compute::PackedMatrix;
+use tinylora_compute::outer::{Columns, add_outer};
 use tinylora_compute::product::{BackwardTerm, Product, Side, product, product_backward};
 
 /// W (out, in) and its bias.
@@ -68,12 +70,14 @@ pub(super) fn linear_forward(
     product(pass.cpu, x, rows, &mut products);
 }
 
-/// The gradient of [`linear_forward`]: adds to `sums` and gives dx (T, in), where that is wanted.
+/// The gradient of [`linear_forward`]: adds to `sums` and gives dx (T, in), where that is wanted. `x` is the input (T, in);
+/// it is looked at only where the sums want inputs, and may be anything otherwise.
 pub(super) fn linear_backward(
     pass: &Pass<'_>,
     linears: &[&Linear],
     side: Option<&GroupSide>,
     gradients: &[&[f32]],
+    x: &[f32],
     p: &[f32],
     scratch: &mut SideScratch,
     sums: &mut Gradients,
@@ -97,14 +101,15 @@ pub(super) fn linear_backward(
             for (row, t) in scratch.member.chunks_exact(rank).enumerate() {
                 scratch.t[row * width + member.offset..][..rank].copy_from_slice(t);
             }
-            match sums {
-                Gradients::R(dr) => add_r_gradient(pass, member, (width, p), &scratch.member, dr),
-                // All weights are trained without a side path.
-                Gradients::Weights(_) => {}
+            if let Gradients::R(dr) = sums {
+                add_r_gradient(pass, member, (width, p), &scratch.member, dr);
             }
         }
         resize(&mut scratch.z, rows * width);
         apply_r::<true>(pass, side, &scratch.t, &mut scratch.z);
+        if let Gradients::Factors(sums) = sums {
+            add_factor_gradients(pass, side, gradients, x, p, scratch, sums);
+        }
     }
     let Some(dx) = dx else { return };
     resize(dx, rows * linears[0].weight.columns());
@@ -123,6 +128,28 @@ pub(super) fn linear_backward(
         })
         .collect();
     product_backward(pass.cpu, &terms, rows, dx);
+}
+
+/// dA += dp xᵀ and dB += dy zᵀ; dp stands in `scratch.z`, and z takes the place of t.
+fn add_factor_gradients(
+    pass: &Pass<'_>,
+    side: &GroupSide,
+    gradients: &[&[f32]],
+    x: &[f32],
+    p: &[f32],
+    scratch: &mut SideScratch,
+    sums: &mut [f32],
+) {
+    let (rows, rank, stride) = (pass.rows(), pass.rank(), side.width());
+    apply_r::<false>(pass, side, p, &mut scratch.t);
+    for (member, dy) in side.members.iter().zip(gradients) {
+        let Some(member) = member else { continue };
+        let (k, n) = (x.len() / rows.max(1), dy.len() / rows.max(1));
+        let (da, db) = sums[member.start..][..rank * (k + n)].split_at_mut(rank * k);
+        let columns = |values| Columns { values, stride, offset: member.offset, columns: rank };
+        add_outer(pass.cpu, columns(&scratch.z), Columns::all(x, k), rows, da);
+        add_outer(pass.cpu, columns(&scratch.t), Columns::all(dy, n), rows, db);
+    }
 }
 
 /// dR += t pᵀ for each row, with the row's own R; t is (T, r), p (T, width).

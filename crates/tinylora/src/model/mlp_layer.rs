@@ -74,6 +74,12 @@ pub(super) fn backward(
 ) {
     let (cpu, epsilon) = (pass.cpu, pass.model.config.rms_norm_eps);
     let side = pass.factors.map(|factors| &factors.layers[index]);
+    if sums.want_inputs() {
+        resize(&mut scratch.normed, kept.middle.len());
+        rms_norm(cpu, &kept.middle, &layer.mlp_norm, epsilon, &mut scratch.normed);
+        resize(&mut scratch.hidden, kept.gate.len());
+        gated(cpu, gate_kind(pass), &kept.gate, &kept.up, &mut scratch.hidden);
+    }
     let d_out: &[f32] = match &layer.mlp_out_norm {
         None => gradient,
         Some(norm) => {
@@ -97,6 +103,7 @@ pub(super) fn backward(
         &[&layer.down],
         side.map(|side| &side.down),
         &[d_out],
+        &scratch.hidden,
         &kept.p_down,
         &mut scratch.side,
         sums,
@@ -114,6 +121,7 @@ pub(super) fn backward(
         &[&layer.gate, &layer.up],
         side.map(|side| &side.mlp),
         &[&kept.gate, &kept.up],
+        &scratch.normed,
         &kept.p_mlp,
         &mut scratch.side,
         sums,

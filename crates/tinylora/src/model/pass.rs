@@ -179,6 +179,9 @@ pub fn backward(
 ) {
     assert_eq!(kept.kept_rows.take(), Some(batch.rows()), "a forward pass that keeps comes first");
     let (pass, model) = (Pass::new(cpu, policy, batch), policy.model);
+    if let Gradients::Factors(_) = sums {
+        assert_eq!(policy.adapters.r.len(), 1, "factors that are trained have one adapter");
+    }
     let width = model.config.hidden_size;
     // The last layer's output is what `forward` left in the scratch.
     let raw = gather(&kept.scratch.out, outputs, width);

@@ -3,6 +3,7 @@
 //! R = scale · Σ v_i P_i. This file knows neither where A and B come from nor what R is made of.
 
 use super::config::ModelConfig;
+use std::borrow::Cow;
 use tinylora_compute::product::SideMatrix;
 use tinylora_compute::{Cpu, PackedMatrix, Precision};
 
@@ -75,6 +76,18 @@ pub struct ModuleFactors {
     pub b: Vec<f32>,
 }
 
+/// A and B of one module as they are packed.
+struct ModuleRows<'a> {
+    layer: usize,
+    kind: ModuleKind,
+    /// A (r, in)
+    a: &'a [f32],
+    /// Bᵀ (r, out)
+    b: Cow<'a, [f32]>,
+    /// Where the module's numbers start among all.
+    start: usize,
+}
+
 /// R of all adapted modules of one adapter.
 #[derive(Debug, Clone, PartialEq)]
 pub enum R {
@@ -136,6 +149,8 @@ pub(super) struct ModuleSide {
     pub index: usize,
     /// First of its r columns in the stacked projection.
     pub offset: usize,
+    /// Where the module's numbers (A, then Bᵀ) start among those of [`SideFactors::from_numbers`].
+    pub start: usize,
     /// Bᵀ for `y += z Bᵀ`.
     pub expand: SideMatrix,
     /// Bᵀ (r, out) for `t = dy B`.
@@ -150,6 +165,53 @@ impl SideFactors {
     /// # Panics
     /// If a factor does not have the module's shape.
     pub fn new(cpu: &Cpu, config: &ModelConfig, rank: usize, modules: &[ModuleFactors]) -> Self {
+        let mut start = 0;
+        let rows: Vec<ModuleRows> = modules
+            .iter()
+            .map(|module| {
+                let (n, k) = module.kind.shape(config);
+                assert!(
+                    module.a.len() == rank * k && module.b.len() == n * rank,
+                    "factors of {:?}",
+                    module.kind
+                );
+                let b = (0..rank).flat_map(|s| (0..n).map(move |row| module.b[row * rank + s])).collect();
+                let (layer, kind, first) = (module.layer, module.kind, start);
+                start += rank * (n + k);
+                ModuleRows { layer, kind, a: &module.a, b, start: first }
+            })
+            .collect();
+        Self::from_rows(cpu, config, rank, &rows)
+    }
+
+    /// The same from one list of numbers, for factors that are trained: of each module (block and kind) A (r, in), then
+    /// Bᵀ (r, out).
+    ///
+    /// # Panics
+    /// If there are not exactly as many numbers as the modules have.
+    pub fn from_numbers(
+        cpu: &Cpu,
+        config: &ModelConfig,
+        rank: usize,
+        modules: &[(usize, ModuleKind)],
+        numbers: &[f32],
+    ) -> Self {
+        let mut start = 0;
+        let rows: Vec<ModuleRows> = modules
+            .iter()
+            .map(|&(layer, kind)| {
+                let (n, k) = kind.shape(config);
+                let (a, b) = numbers[start..start + rank * (n + k)].split_at(rank * k);
+                let rows = ModuleRows { layer, kind, a, b: Cow::Borrowed(b), start };
+                start += rank * (n + k);
+                rows
+            })
+            .collect();
+        assert_eq!(start, numbers.len(), "as many numbers as the modules have");
+        Self::from_rows(cpu, config, rank, &rows)
+    }
+
+    fn from_rows(cpu: &Cpu, config: &ModelConfig, rank: usize, modules: &[ModuleRows]) -> Self {
         let layers = (0..config.num_layers)
             .map(|layer| {
                 let group = |kinds: &[ModuleKind]| GroupSide::new(cpu, config, rank, layer, kinds, modules);
@@ -182,7 +244,7 @@ impl GroupSide {
         rank: usize,
         layer: usize,
         kinds: &[ModuleKind],
-        modules: &[ModuleFactors],
+        modules: &[ModuleRows],
     ) -> Self {
         let mut stacked = Vec::new();
         let mut inputs = 0;
@@ -192,18 +254,16 @@ impl GroupSide {
                 let index = modules.iter().position(|m| m.layer == layer && m.kind == kind)?;
                 let module = &modules[index];
                 let (n, k) = kind.shape(config);
-                assert!(module.a.len() == rank * k && module.b.len() == n * rank, "factors of {kind:?}");
                 inputs = k;
                 let offset = stacked.len() / k;
-                stacked.extend_from_slice(&module.a);
-                let transposed: Vec<f32> =
-                    (0..rank).flat_map(|s| (0..n).map(move |row| module.b[row * rank + s])).collect();
+                stacked.extend_from_slice(module.a);
                 Some(ModuleSide {
                     index,
                     offset,
-                    expand: SideMatrix::new(n, rank, &transposed),
-                    reduce: PackedMatrix::from_slice(cpu, (rank, n), Precision::F32, &transposed),
-                    back: SideMatrix::new(k, rank, &module.a),
+                    start: module.start,
+                    expand: SideMatrix::new(n, rank, &module.b),
+                    reduce: PackedMatrix::from_slice(cpu, (rank, n), Precision::F32, &module.b),
+                    back: SideMatrix::new(k, rank, module.a),
                 })
             })
             .collect();

@@ -33,8 +33,9 @@ pub(super) fn fisher_matrix(
                 .collect(),
         })
         .collect();
-    // A recipe with another kind was refused.
-    let Trained::Projected(adapter) = &session.trained else { unreachable!("kind was refused") };
+    let Trained::Projected(adapter) = &session.trained else {
+        return Err(TrainError::NaturalKind { kind: session.recipe.adapter.kind.name() });
+    };
     let mut fisher = Fisher::new(adapter.v().len());
     let inverse_temperature = 1.0 / session.recipe.rollout.temperature;
     let rows = scores(

@@ -2,6 +2,7 @@
 //! Read it from [`train`] down.
 
 mod fisher;
+mod lessons;
 mod memory;
 mod rollouts;
 mod setup;
@@ -9,6 +10,7 @@ mod sft;
 mod step;
 mod update;
 
+pub use lessons::LessonError;
 pub use memory::{MemoryError, MemoryPlan};
 pub use setup::{TrainError, TrainOptions, plan};
 

@@ -1,6 +1,7 @@
 //! From a recipe to everything that a step needs: folder, base, adapter, data, memory; and back from a
 //! checkpoint.
 
+use super::lessons::{LessonError, Lessons, ReadError, Reader};
 use super::memory::{self, MemoryError, MemoryPlan};
 use super::{Carried, Event, State};
 use crate::adapter::{AdapterFileError, RunMetadata};
@@ -15,7 +16,7 @@ use crate::inference::{Engine, EngineError, Progress, Sampling};
 use crate::interop::{self, InteropError, NewWeights, OutputType};
 use crate::model::weights::Weights;
 use crate::optimizer::{OptimizerError, OptimizerState, check_size};
-use crate::recipe::{AdapterSection, Recipe, TaskSection, WeightDtype};
+use crate::recipe::{AdapterKind, AdapterSection, Learner, Recipe, TaskSection, WeightDtype};
 use crate::reward::{RewardError, Rewarder};
 use crate::rollout::{TextStop, encode_prompt};
 use crate::run_folder::{
@@ -77,25 +78,14 @@ pub enum TrainError {
         /// What the system said.
         source: std::io::Error,
     },
+    #[error(transparent)]
+    Lesson(#[from] LessonError),
     #[error(
-        "{problem} has no solution to learn from (learner = \"sft\"): JSONL rows need one in task.answer_field; \
-         for data without solutions use learner = \"grpo\""
+        "optimizer.kind = \"natural\" measures the policy in R, which adapter.kind = \"{kind}\" does not train: use \"adamw\" or \"sgd\""
     )]
-    NoSolution {
-        /// The problem.
-        problem: String,
-    },
-    #[error(
-        "the solution of {problem} has {tokens} tokens, but rollout.max_tokens is {limit}: raise it to {tokens} or \
-         more, or leave the row out"
-    )]
-    LongSolution {
-        /// The problem.
-        problem: String,
-        /// Tokens of its solution, the end token included.
-        tokens: usize,
-        /// `rollout.max_tokens`.
-        limit: usize,
+    NaturalKind {
+        /// `adapter.kind`
+        kind: &'static str,
     },
     #[error(
         "the loss of step {step} is {loss}; nothing was updated. Lower the learning rate and resume with --resume"
@@ -106,6 +96,15 @@ pub enum TrainError {
         /// What came out.
         loss: f64,
     },
+}
+
+impl From<ReadError> for TrainError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Lesson(error) => Self::Lesson(error),
+            ReadError::Data(error) => Self::Data(error),
+        }
+    }
 }
 
 impl From<EvaluateError> for TrainError {
@@ -197,6 +196,8 @@ pub(super) struct Session<'a> {
     pub engine: Engine<'a>,
     pub workspace: GradientWorkspace,
     pub data: TaskData,
+    /// What supervised finetuning learns from.
+    pub lessons: Lessons,
     pub rewarder: Rewarder,
     pub plan: MemoryPlan,
     /// Steps in all.
@@ -220,6 +221,10 @@ impl<'a> Session<'a> {
         let rewarder = Rewarder::open(&recipe.reward, recipe.task.answer_format())?;
         let held_out = with_prompts(&base.tokenizer, recipe, &data, data.held_out(recipe.eval.problems)?)?;
         let longest = longest_prompt(&base.tokenizer, recipe, &data, &held_out)?;
+        let reader =
+            Reader { recipe, tokenizer: &base.tokenizer, data: &data, positions: base.model.positions() };
+        let lessons = lessons(reader, &held_out, &options.hub, report)?;
+        let longest = longest.max(behind_prompt(&lessons, recipe));
         let spec = TrainedSpec::new(&recipe.adapter, &base.model.config).map_err(BaseError::from)?;
         check_size(recipe.optimizer.kind, spec.trainable_parameters())?;
         let plan = memory::plan(&base.model.config, base.model.bytes() as u64, &spec, recipe, longest)?;
@@ -234,7 +239,7 @@ impl<'a> Session<'a> {
         })?;
         let steps = match recipe.train.steps {
             0 => {
-                let epoch = data.steps_per_epoch(recipe.problems_per_step()).unwrap_or(0);
+                let epoch = steps_per_epoch(&data, &lessons, recipe).unwrap_or(0);
                 (epoch * recipe.train.epochs) as u64
             }
             steps => steps as u64,
@@ -248,12 +253,24 @@ impl<'a> Session<'a> {
             engine: Engine::new(cpu, &base.model, plan.kv_blocks),
             workspace: GradientWorkspace::new(&base.model),
             data,
+            lessons,
             rewarder,
             plan,
             steps,
             held_out,
             interrupt: options.interrupt,
         })
+    }
+
+    /// Steps of one pass over what is learned from; none where it has no end.
+    pub fn steps_per_epoch(&self) -> Option<usize> {
+        steps_per_epoch(&self.data, &self.lessons, self.recipe)
+    }
+
+    /// How examples are read.
+    pub fn reader(&self) -> Reader<'_> {
+        let Self { recipe, base, data, .. } = self;
+        Reader { recipe, tokenizer: &base.tokenizer, data, positions: base.model.positions() }
     }
 
     /// Problems with their prompts' tokens.
@@ -369,12 +386,15 @@ impl<'a> Session<'a> {
 }
 
 fn adapter_summary(spec: &TrainedSpec, section: &AdapterSection, file_bytes: u64) -> AdapterSummary {
+    let lora = spec.kind() == AdapterKind::Lora;
     AdapterSummary {
         kind: spec.kind().name().to_owned(),
         rank: section.rank,
         u: section.u,
         n_tie: section.n_tie,
         tying: section.tying,
+        alpha: lora.then_some(section.alpha),
+        rslora: lora.then_some(section.rslora),
         trainable_parameters: spec.trainable_parameters(),
         payload_bytes: spec.payload_bytes(),
         file_bytes,
@@ -393,6 +413,9 @@ pub fn plan(recipe: &Recipe, options: &HubOptions) -> Result<MemoryPlan, TrainEr
     let held_out = with_prompts(&tokenizer, recipe, &data, data.held_out(recipe.eval.problems)?)?;
     let longest = longest_prompt(&tokenizer, recipe, &data, &held_out)?;
     let config = weights.config();
+    let reader = Reader { recipe, tokenizer: &tokenizer, data: &data, positions: config.max_positions };
+    let lessons = lessons(reader, &held_out, &here, &mut |_| {})?;
+    let longest = longest.max(behind_prompt(&lessons, recipe));
     let spec = TrainedSpec::new(&recipe.adapter, config).map_err(BaseError::from)?;
     check_size(recipe.optimizer.kind, spec.trainable_parameters())?;
     let bytes_each = match recipe.model.dtype {
@@ -400,6 +423,37 @@ pub fn plan(recipe: &Recipe, options: &HubOptions) -> Result<MemoryPlan, TrainEr
         WeightDtype::F32 => 4,
     };
     Ok(memory::plan(config, config.parameters * bytes_each, &spec, recipe, longest)?)
+}
+
+/// What a supervised run learns from; any other, nothing. Tells what was left out.
+fn lessons(
+    reader: Reader<'_>,
+    held_out: &[(Problem, Vec<u32>)],
+    hub: &HubOptions,
+    report: &mut dyn FnMut(Event<'_>),
+) -> Result<Lessons, TrainError> {
+    if reader.recipe.learner != Learner::Sft {
+        return Ok(Lessons::Endless);
+    }
+    let held_out = held_out.iter().map(|(_, prompt)| &prompt[..]).collect();
+    let (lessons, told) = reader.open(&held_out, hub, &mut |progress| {
+        report(Event::Loading(Loading::Hub(progress)));
+    })?;
+    told.into_iter().for_each(|line| report(Event::Message(line)));
+    Ok(lessons)
+}
+
+/// Tokens of the longest example but for those that the plan counts as new ones anyway.
+fn behind_prompt(lessons: &Lessons, recipe: &Recipe) -> usize {
+    lessons.longest().saturating_sub(recipe.rollout.max_tokens)
+}
+
+fn steps_per_epoch(data: &TaskData, lessons: &Lessons, recipe: &Recipe) -> Option<usize> {
+    let per_step = recipe.problems_per_step();
+    match (recipe.learner, lessons.count()) {
+        (Learner::Sft, Some(count)) => Some(count.div_ceil(per_step)),
+        _ => data.steps_per_epoch(per_step),
+    }
 }
 
 /// Tokens that prompts have at most: later ones may be somewhat longer than those looked at.
@@ -436,5 +490,6 @@ fn task_name(recipe: &Recipe) -> String {
         }
         TaskSection::Jsonl(task) => task.train.clone(),
         TaskSection::Benchmark(task) => task.name.name().to_owned(),
+        TaskSection::Nothing => recipe.sft.data.clone(),
     }
 }

@@ -3,12 +3,8 @@
 use super::setup::{Session, TrainError};
 use super::update::apply_update;
 use super::{Event, State};
-use crate::data::Problem;
-use crate::gradient::{
-    TokenGradient, TokenView, TrainingCompletion, TrainingGroup, accumulate, micro_batches, packed_tokens,
-};
+use crate::gradient::{TokenGradient, TokenView, TrainingGroup, accumulate, micro_batches, packed_tokens};
 use crate::optimizer::learning_rate_at;
-use crate::recipe::LossTokens;
 use crate::run_folder::{RunFolder, StepMetrics, rss_bytes};
 use std::time::Instant;
 
@@ -30,8 +26,7 @@ pub(super) fn train_step(
 ) -> Result<(), TrainError> {
     let start = Instant::now();
     let count = session.recipe.sft.examples_per_step;
-    let problems = session.data.train_problems(state.problems, count);
-    let groups = examples(session, problems)?;
+    let groups = examples(session, state.problems, count)?;
     let version = session.trained.version();
     let updated = update(session, state, &groups)?;
     state.problems += count as u64;
@@ -45,31 +40,14 @@ pub(super) fn train_step(
     Ok(())
 }
 
-/// Prompts with their solutions as completions, each closed by the model's end token. Where the loss is over all
-/// tokens, the first stands for the prompt and the others for the completion.
-fn examples(session: &Session<'_>, problems: Vec<Problem>) -> Result<Vec<TrainingGroup>, TrainError> {
-    let (recipe, tokenizer) = (session.recipe, &session.base.tokenizer);
-    let limit = recipe.rollout.max_tokens;
-    let mut groups = Vec::with_capacity(problems.len());
-    for (problem, mut prompt) in session.prompts(problems)? {
-        if problem.solution.trim().is_empty() {
-            return Err(TrainError::NoSolution { problem: problem.id });
-        }
-        // An assistant's turn begins without a blank; what follows "Answer:" in a plain text keeps it.
-        let chat = recipe.model.chat_template && tokenizer.has_chat_template();
-        let text = if chat { problem.solution.trim_start() } else { &problem.solution };
-        let mut tokens = tokenizer.encode(text, false)?;
-        tokens.extend(tokenizer.end_tokens().first());
-        if tokens.len() > limit {
-            return Err(TrainError::LongSolution { problem: problem.id, tokens: tokens.len(), limit });
-        }
-        if recipe.sft.loss_on == LossTokens::All && prompt.len() > 1 {
-            tokens.splice(0..0, prompt.drain(1..));
-        }
-        let completion = TrainingCompletion { tokens, ..Default::default() };
-        groups.push(TrainingGroup { prompt, completions: vec![completion] });
+/// The next examples of the stream.
+fn examples(session: &Session<'_>, first: u64, count: usize) -> Result<Vec<TrainingGroup>, TrainError> {
+    if session.lessons.count().is_some() {
+        return Ok(session.lessons.at(first, count));
     }
-    Ok(groups)
+    let problems = session.data.train_problems(first, count);
+    let reader = session.reader();
+    Ok(problems.iter().map(|problem| reader.lesson(problem)).collect::<Result<_, _>>()?)
 }
 
 /// One update along the gradient of the mean of −ln p over the tokens that count.
@@ -81,7 +59,7 @@ fn update(
     let recipe = session.recipe;
     let learning_rate = learning_rate_at(&recipe.optimizer, state.step, session.steps);
     let completions = || groups.iter().flat_map(|group| &group.completions);
-    let tokens: usize = completions().map(|completion| completion.tokens.len()).sum();
+    let tokens: usize = completions().map(|completion| completion.learned().count()).sum();
     let weight = 1.0 / tokens.max(1) as f64;
     let batches = micro_batches(groups, session.plan.micro_batch_tokens);
     let mut sums = session.trained.sums();
@@ -119,7 +97,7 @@ fn metrics(
     let none = f64::NAN;
     StepMetrics {
         step: state.step,
-        epoch: session.data.steps_per_epoch(per_step).map_or(0.0, |steps| state.step as f64 / steps as f64),
+        epoch: session.steps_per_epoch().map_or(0.0, |steps| state.step as f64 / steps as f64),
         reward_mean: none,
         accuracy: none,
         reward_std: none,
