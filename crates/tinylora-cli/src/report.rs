@@ -5,6 +5,7 @@ use crate::draw::{Style, Tone};
 use crate::format;
 use std::path::Path;
 use std::time::Duration;
+use tinylora::recipe::AdapterKind;
 use tinylora::run_folder::{EvalResult, Summary};
 
 /// More trained numbers than this are summed up.
@@ -39,7 +40,7 @@ pub fn render(summary: &Summary, v: &[f32], out: &Path, style: Style) -> String 
         ),
     );
     // The numbers of LoRA are its factors.
-    if v.len() == adapter.trainable_parameters {
+    if adapter.kind != AdapterKind::Lora.name() {
         row("v", &numbers(v));
     }
     row(
