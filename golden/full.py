@@ -25,6 +25,8 @@ def mean_nll(model: torch.nn.Module, stored: dict) -> torch.Tensor:
 
 def make(name: str) -> dict:
     model = load_base(name).double().requires_grad_(True)
+    # The token that Gemma pads with is in our texts, where it is a token like all others.
+    model.get_input_embeddings().padding_idx = None
     stored = load_file(MODELS / name / "golden.safetensors")
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     tensors, losses, norms = {}, [], []

@@ -42,7 +42,7 @@ impl Axis {
     pub fn place(&self, value: f64) -> f64 {
         match self.scale {
             Scale::Linear | Scale::Names => (value - self.low) / (self.high - self.low),
-            Scale::Log => (value / self.low).ln() / (self.high / self.low).ln(),
+            Scale::Log => (value.ln() - self.low.ln()) / (self.high.ln() - self.low.ln()),
         }
     }
 }
@@ -73,6 +73,9 @@ pub fn whole(label: &str, values: &[f64], most: usize) -> Axis {
     let (low, high) = if max > min { (min.min(1.0), max) } else { (min - 1.0, max + 1.0) };
     let mut axis = with_ticks(label, low, high, most);
     axis.ticks.retain(|tick| tick.at.fract() == 0.0);
+    for tick in axis.ticks.iter_mut().filter(|tick| tick.at.abs() < 1e5) {
+        tick.label = format!("{:.0}", tick.at).replace('-', "−");
+    }
     axis
 }
 
@@ -157,7 +160,7 @@ pub fn names(label: &str, names: &[String]) -> Axis {
 
 /// 1, 13, 1k, 134.5M, 7B
 pub fn count(value: f64) -> String {
-    if value < 1.0 {
+    if !(1.0..1e15).contains(&value) {
         return scientific(value);
     }
     const UNITS: [&str; 5] = ["", "k", "M", "B", "T"];

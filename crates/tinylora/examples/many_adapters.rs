@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let cache = cache_dir(&options).join("factors");
     let adapter = Adapter::from_section(&cpu, &base, &section, 1, &cache, &mut |_| {})?;
     let projections = Projections::new(&adapter.spec);
-    let matrices = |i| R::Matrices(projections.r_matrices(&adapter.spec.init_v(i as u64)));
+    let matrices = |i| R::Matrices(projections.r_matrices(&adapter.spec.init_v(i)));
     let r: Vec<R> = (0..sequences as u64).map(matrices).collect();
     let adapters = Adapters { factors: Some(&adapter.factors), r: &r };
     let blocks = sequences * (PROMPT_TOKENS + NEW_TOKENS).div_ceil(16) + sequences;

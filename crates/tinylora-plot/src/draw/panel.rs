@@ -89,7 +89,7 @@ impl Grid {
     }
 
     fn is_first(&self, index: usize) -> bool {
-        index % self.columns == 0
+        index.is_multiple_of(self.columns)
     }
 }
 

@@ -145,7 +145,8 @@ fn figure(learner: &str, model: &str, lines: &[Line]) -> Option<Figure> {
                     && rewards.iter().zip(&values).all(|(r, a)| (100.0 * r - a).abs() < 1e-6)
             };
             // A KL of 0 was not asked for.
-            !values.is_empty() && !same_as_reward && !(*i == KL && values.iter().all(|value| *value == 0.0))
+            let unused = *i == KL && values.iter().all(|value| *value == 0.0);
+            !(values.is_empty() || same_as_reward || unused)
         })
         .map(|(_, metric)| metric)
         .collect();

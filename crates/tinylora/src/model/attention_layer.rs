@@ -91,7 +91,7 @@ pub(super) fn backward(
     sums: &mut Gradients,
     last: bool,
 ) {
-    let (cpu, config, batch) = (pass.cpu, &pass.model.config, pass.batch);
+    let (cpu, config) = (pass.cpu, &pass.model.config);
     let side = pass.factors.map(|factors| &factors.layers[index]);
     let d_out: &[f32] = match &layer.attention_out_norm {
         None => gradient,
@@ -127,6 +127,47 @@ pub(super) fn backward(
         sums,
         Some(&mut scratch.d_heads),
     );
+    heads_backward(pass, index, layer, store, kept, scratch, sums);
+    if sums.want_inputs() {
+        resize(&mut scratch.normed, kept.x.len());
+        rms_norm(cpu, &kept.x, &layer.input_norm, config.rms_norm_eps, &mut scratch.normed);
+    }
+    if let Some(weights) = sums.weights() {
+        let kinds = [ModuleKind::Q, ModuleKind::K, ModuleKind::V];
+        let gradients = [&scratch.d_q[..], &scratch.d_k, &scratch.d_v];
+        weights.add_linears(pass, index, &kinds, &gradients, &scratch.normed);
+    }
+    linear_backward(
+        pass,
+        &[&layer.q, &layer.k, &layer.v],
+        side.map(|side| &side.attention),
+        &[&scratch.d_q, &scratch.d_k, &scratch.d_v],
+        &scratch.normed,
+        &kept.p_attention,
+        &mut scratch.side,
+        sums,
+        (!last).then_some(&mut scratch.d_normed),
+    );
+    if !last {
+        if let Some(weights) = sums.weights() {
+            let name = in_layer(index, "input_layernorm.weight");
+            weights.add_norm(pass, &name, &kept.x, &scratch.d_normed);
+        }
+        rms_norm_backward(cpu, &kept.x, &layer.input_norm, config.rms_norm_eps, &scratch.d_normed, gradient);
+    }
+}
+
+/// From the gradient of the heads' outputs to those of q, k and v as their linear layers give them, in `scratch`.
+fn heads_backward(
+    pass: &Pass<'_>,
+    index: usize,
+    layer: &Layer,
+    store: &KvLayer,
+    kept: &LayerKept,
+    scratch: &mut Scratch,
+    sums: &mut Gradients,
+) {
+    let (cpu, config, batch) = (pass.cpu, &pass.model.config, pass.batch);
     resize(&mut scratch.d_q, kept.q.len());
     for d in [&mut scratch.d_k, &mut scratch.d_v] {
         resize(d, pass.rows() * config.num_kv_heads * config.head_dim);
@@ -157,32 +198,5 @@ pub(super) fn backward(
             d.fill(0.0);
             rms_norm_backward(cpu, raw, norm, config.rms_norm_eps, &outer, d);
         }
-    }
-    if sums.want_inputs() {
-        resize(&mut scratch.normed, kept.x.len());
-        rms_norm(cpu, &kept.x, &layer.input_norm, config.rms_norm_eps, &mut scratch.normed);
-    }
-    if let Some(weights) = sums.weights() {
-        let kinds = [ModuleKind::Q, ModuleKind::K, ModuleKind::V];
-        let gradients = [&scratch.d_q[..], &scratch.d_k, &scratch.d_v];
-        weights.add_linears(pass, index, &kinds, &gradients, &scratch.normed);
-    }
-    linear_backward(
-        pass,
-        &[&layer.q, &layer.k, &layer.v],
-        side.map(|side| &side.attention),
-        &[&scratch.d_q, &scratch.d_k, &scratch.d_v],
-        &scratch.normed,
-        &kept.p_attention,
-        &mut scratch.side,
-        sums,
-        (!last).then_some(&mut scratch.d_normed),
-    );
-    if !last {
-        if let Some(weights) = sums.weights() {
-            let name = in_layer(index, "input_layernorm.weight");
-            weights.add_norm(pass, &name, &kept.x, &scratch.d_normed);
-        }
-        rms_norm_backward(cpu, &kept.x, &layer.input_norm, config.rms_norm_eps, &scratch.d_normed, gradient);
     }
 }
