@@ -1,12 +1,16 @@
 //! Right answers collected and learned from, with a tiny random model and a reward from an external command; and what is told
 //! without a model: counts, and a sweep's time. Nothing is downloaded.
 
-use std::path::{Path, PathBuf};
+#[allow(dead_code)] // the rest is for tests that train
+mod tiny;
+
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 const RECIPE: &str = r#"
 name = "collect"
+learner = "sft"
 seed = 5
 [model]
 ref = "MODEL"
@@ -42,29 +46,9 @@ for line in sys.stdin:
     print(json.dumps({"reward": sum(text.encode()) % 2}), flush=True)
 "#;
 
-/// A folder with the tiny model, its tokenizer, the grader and the recipe; gives the recipe's path.
-fn prepare(folder: &Path) -> PathBuf {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/models/llama2");
-    let model = folder.join("model");
-    std::fs::create_dir(&model).expect("a new folder");
-    for file in ["config.json", "model.safetensors"] {
-        std::fs::copy(golden.join(file), model.join(file)).expect("the golden model");
-    }
-    std::fs::copy(golden.join("../../tokenizer/bytes.json"), model.join("tokenizer.json"))
-        .expect("the tokenizer");
-    std::fs::write(model.join("tokenizer_config.json"), r#"{"eos_token": "</s>"}"#).expect("writable");
-    let grader = folder.join("grader.py");
-    std::fs::write(&grader, GRADER).expect("writable");
-    let recipe = folder.join("recipe.toml");
-    let path = |path: &Path| path.to_str().expect("UTF-8").to_owned();
-    let text = RECIPE
-        .replace("MODEL", &path(&model))
-        .replace("GRADER", &path(&grader))
-        .replace("FILE", &path(&folder.join("rows.jsonl")));
-    // Collecting needs no rows, but learner = "grpo" needs steps.
-    std::fs::write(&recipe, text.replace("name = \"collect\"", "name = \"collect\"\nlearner = \"sft\""))
-        .expect("writable");
-    recipe
+fn prepare(folder: &Path) {
+    let rows = folder.join("rows.jsonl");
+    tiny::prepare_with(folder, &RECIPE.replace("FILE", rows.to_str().expect("UTF-8")), GRADER);
 }
 
 fn tinylora(folder: &Path, arguments: &[&str]) -> Command {

@@ -43,6 +43,11 @@ for line in sys.stdin:
 
 /// A folder with the tiny model, its tokenizer, the grader and the recipe; gives the recipe's path.
 pub fn prepare(folder: &Path) -> PathBuf {
+    prepare_with(folder, RECIPE, GRADER)
+}
+
+/// The same with another recipe, in which MODEL and GRADER stand for their paths, and another grader.
+pub fn prepare_with(folder: &Path, recipe_text: &str, grader_text: &str) -> PathBuf {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/models/llama2");
     let model = folder.join("model");
     std::fs::create_dir(&model).expect("a new folder");
@@ -53,9 +58,9 @@ pub fn prepare(folder: &Path) -> PathBuf {
         .expect("the tokenizer");
     std::fs::write(model.join("tokenizer_config.json"), r#"{"eos_token": "</s>"}"#).expect("writable");
     let grader = folder.join("grader.py");
-    std::fs::write(&grader, GRADER).expect("writable");
+    std::fs::write(&grader, grader_text).expect("writable");
     let recipe = folder.join("recipe.toml");
-    let text = RECIPE
+    let text = recipe_text
         .replace("MODEL", model.to_str().expect("UTF-8"))
         .replace("GRADER", grader.to_str().expect("UTF-8"));
     std::fs::write(&recipe, text).expect("writable");
