@@ -38,10 +38,12 @@ def host_side(folder):
     environment = {**os.environ, "TINYLORA_CUDA_DRIVER": str(folder / "true/kernels.so"), "PATH": ""}
     command = [sys.executable, Path(__file__).parent / "gpu_check.py", "--out", folder / "gpu-check.json"]
     command += ["--images", folder.parent / "images"]
+    if program := os.environ.get("TINYLORA_PROGRAM"):
+        command += ["--tinylora", program]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"gpu_check.py fails on the emulated driver:\n{done.stdout}{done.stderr}")
-    print("gpu_check.py: runs on the emulated driver", flush=True)
+    print(f"gpu_check.py: runs on the emulated driver{'' if program else ' (without the engine: TINYLORA_PROGRAM names none)'}", flush=True)
 
 
 def main(folder):

@@ -1,6 +1,6 @@
 //! The command line as a person writes it. Nothing here acts.
 
-use crate::precision::{Dtype, NumericsArg};
+use crate::precision::{DeviceArg, Dtype, NumericsArg};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -14,7 +14,8 @@ Where REF stands, any of these names a model:
 
 const ENVIRONMENT: &str = "\
 Environment:
-  TINYLORA_DEVICE=cpu            the device [default: cpu]
+  TINYLORA_DEVICE=cpu|cuda|auto  the device [default: cpu]; TINYLORA_GPU=N which GPU, TINYLORA_GPU_MEMORY=BYTES its budget
+  TINYLORA_NVRTC=FILE            NVIDIA's compiler library for kernels [default: looked for]
   TINYLORA_KERNEL=NAME           scalar, avx2, avx512, avx512-bf16, amx or neon [default: the fastest, see --numerics]
   TINYLORA_THREADS=N             threads [default: one a core]
   TINYLORA_CACHE=DIR             factors and files from wheels [default: ~/.cache/tinylora]
@@ -154,6 +155,9 @@ pub struct TrainArgs {
     /// Change one setting of the recipe, such as rollout.max_tokens=64; may be given several times
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// cpu, cuda (an NVIDIA GPU) or auto (a GPU if there is one) [default: TINYLORA_DEVICE, else cpu]
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "DEVICE")]
+    pub device: Option<DeviceArg>,
     /// Go on from the newest checkpoint in the run's folder
     #[arg(long)]
     pub resume: bool,
@@ -174,6 +178,9 @@ pub struct SweepArgs {
     /// Change one setting in all runs; may be given several times
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// cpu, cuda (an NVIDIA GPU) or auto (a GPU if there is one) [default: TINYLORA_DEVICE, else cpu]
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "DEVICE")]
+    pub device: Option<DeviceArg>,
     /// Go on where the sweep in the folder was stopped; finished runs are kept
     #[arg(long)]
     pub resume: bool,
@@ -197,6 +204,9 @@ pub struct ModelArgs {
     /// exact: the same bits on every processor; fast: its bf16 products, where it has them (activations are rounded)
     #[arg(long, value_enum, hide_possible_values = true, default_value_t = NumericsArg::Exact)]
     pub numerics: NumericsArg,
+    /// cpu, cuda (an NVIDIA GPU) or auto (a GPU if there is one) [default: TINYLORA_DEVICE, else cpu]
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "DEVICE")]
+    pub device: Option<DeviceArg>,
 }
 
 /// `tinylora eval`
@@ -220,6 +230,9 @@ pub struct EvalArgs {
     /// exact: the same bits on every processor; fast: its bf16 products, where it has them (activations are rounded)
     #[arg(long, value_enum, hide_possible_values = true, default_value_t = NumericsArg::Exact)]
     pub numerics: NumericsArg,
+    /// cpu, cuda (an NVIDIA GPU) or auto (a GPU if there is one) [default: TINYLORA_DEVICE, else cpu]
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "DEVICE")]
+    pub device: Option<DeviceArg>,
     /// Benchmarks by name, with commas between: gsm8k, math, math500, minerva, gaokao2023en, olympiadbench,
     /// collegemath, aime24, amc23; paper or paper-math: the sets that the paper averages. Or a built-in task: sum,
     /// difference, product, chain, word-one-step, word-two-step
@@ -428,6 +441,9 @@ pub struct ServeArgs {
     /// exact: the same bits on every processor; fast: its bf16 products, where it has them (activations are rounded)
     #[arg(long, value_enum, hide_possible_values = true, default_value_t = NumericsArg::Exact)]
     pub numerics: NumericsArg,
+    /// cpu, cuda (an NVIDIA GPU) or auto (a GPU if there is one) [default: TINYLORA_DEVICE, else cpu]
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "DEVICE")]
+    pub device: Option<DeviceArg>,
     /// Address to listen at
     #[arg(long, value_name = "HOST", default_value = "127.0.0.1")]
     pub host: String,
@@ -454,9 +470,9 @@ pub struct BenchArgs {
     /// exact: the same bits on every processor; fast: its bf16 products, where it has them (activations are rounded)
     #[arg(long, value_enum, hide_possible_values = true, default_value_t = NumericsArg::Fast)]
     pub numerics: NumericsArg,
-    /// Device
-    #[arg(long, value_name = "DEVICE", value_parser = ["cpu"], default_value = "cpu")]
-    pub device: String,
+    /// cpu, cuda (an NVIDIA GPU) or auto (a GPU if there is one) [default: TINYLORA_DEVICE, else cpu]
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "DEVICE")]
+    pub device: Option<DeviceArg>,
     /// Numbers of sequences to decode at
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,8,32,64,128")]
     pub decode: Vec<usize>,

@@ -45,12 +45,12 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     if args.decode.iter().chain(&args.sequences).chain([&args.repeats]).any(|&n| n == 0 || n > 4096) {
         return Err(Usage("--decode, --sequences and --repeats take numbers from 1 to 4096".into()).into());
     }
-    let cpu = open::device(args.numerics.into())?;
+    let cpu = open::device(args.numerics.into(), args.device)?;
     let (name, model) = model(&cpu, args)?;
     let style = stdout_style();
-    let peak = measure_peak(&cpu);
+    let peak = measure_peak(&cpu, &model)?;
     if !args.json {
-        print!("{}", heading(&cpu, &name, args, peak, style));
+        print!("{}", heading(&cpu, model.kernel_name(&cpu), &name, args, peak, style));
     }
     let found = if args.products {
         products(&cpu, &model.config, peak, &PRODUCT_ROWS, args.repeats)
@@ -125,16 +125,16 @@ fn model(cpu: &Cpu, args: &BenchArgs) -> Result<(String, Model)> {
         title = format!("{layers} of {all} layers of {title}");
     }
     let precision = if dtype == WeightDtype::F32 { Precision::F32 } else { Precision::Bf16 };
-    Ok((title, Model::random(cpu, config, precision, POSITIONS)))
+    Ok((title, Model::random(cpu, config, precision, POSITIONS)?))
 }
 
-fn heading(cpu: &Cpu, name: &str, args: &BenchArgs, peak: Peak, style: Style) -> String {
+fn heading(cpu: &Cpu, kernel: &str, name: &str, args: &BenchArgs, peak: Peak, style: Style) -> String {
     let threads =
         if cpu.threads() == 1 { "1 thread".to_owned() } else { format!("{} threads", cpu.threads()) };
     format!(
-        "{} on {}, {threads}\nlimits: {} in registers, {}/s from memory; medians of {}\n\n",
+        "{} on {}, {threads}\nlimits: {} of products, {}/s of memory; medians of {}\n\n",
         style.paint(Tone::Strong, name),
-        cpu.kernel().name(),
+        kernel,
         flops(peak.matmul_flops),
         format::bytes(peak.memory_bytes_per_second as u64),
         args.repeats,

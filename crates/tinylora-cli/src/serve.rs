@@ -17,7 +17,11 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         port: args.port,
         dtype: args.dtype.into(),
         adapters: adapters?,
-        ..ServeOptions::new(open::device(args.numerics.into())?, HubOptions::from_env(), &args.model)
+        ..ServeOptions::new(
+            open::device(args.numerics.into(), args.device)?,
+            HubOptions::from_env(),
+            &args.model,
+        )
     };
     let screen = Screen::stderr();
     let mut display = LoadingDisplay::new(screen.clone());

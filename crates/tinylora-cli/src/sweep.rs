@@ -35,7 +35,7 @@ pub fn run(args: &SweepArgs) -> Result<u8> {
     }
     let kinds: BTreeSet<bool> = runs.iter().map(|run| run.recipe.model.numerics == Numerics::Fast).collect();
     for fast in kinds {
-        open::device(if fast { Numerics::Fast } else { Numerics::Exact })?; // an error now, not in the middle
+        open::device(if fast { Numerics::Fast } else { Numerics::Exact }, args.device)?; // an error now, not in the middle
     }
     let screen = Screen::stderr();
     let stop = Arc::new(AtomicBool::new(false));
@@ -44,7 +44,7 @@ pub fn run(args: &SweepArgs) -> Result<u8> {
         TrainOptions { out: out.clone(), resume: args.resume, hub: HubOptions::from_env(), interrupt: &stop };
     let mut display: Option<RunDisplay> = None;
     let device = |recipe: &tinylora::recipe::Recipe| {
-        open::device(recipe.model.numerics).expect("tried before the first run")
+        open::device(recipe.model.numerics, args.device).expect("tried before the first run")
     };
     let outcome = sweep(&device, &runs, &options, &mut |event| match event {
         SweepEvent::Run { number, of, run, done } => {

@@ -57,6 +57,8 @@ functions! {
     free as "cuMemFree_v2": fn(Address);
     to_device as "cuMemcpyHtoD_v2": fn(Address, *const c_void, usize);
     to_host as "cuMemcpyDtoH_v2": fn(*mut c_void, Address, usize);
+    on_device as "cuMemcpyDtoD_v2": fn(Address, Address, usize);
+    set_bytes as "cuMemsetD8_v2": fn(Address, u8, usize);
     load_module as "cuModuleLoadData": fn(*mut Handle, *const c_void);
     unload_module as "cuModuleUnload": fn(Handle);
     function as "cuModuleGetFunction": fn(*mut Handle, Handle, *const c_char);

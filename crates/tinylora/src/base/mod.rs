@@ -10,7 +10,7 @@ pub use adapter_set::{AdapterSet, adapter_sets, checked_factors};
 use crate::adapter::{AdapterError, AdapterFileError, BaseIdentity, FactorError};
 use crate::hub::{self, HubError, HubOptions, ModelFiles};
 use crate::model::weights::{Weights, WeightsError};
-use crate::model::{Model, ModelError};
+use crate::model::{DeviceError, Model, ModelError};
 use crate::recipe::WeightDtype;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use tinylora_compute::{Cpu, Precision};
@@ -62,6 +62,9 @@ pub enum BaseError {
     /// The factors can't be computed.
     #[error(transparent)]
     Factors(#[from] FactorError),
+    /// The GPU can't hold it.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// The tokenizer has more ids than the model has rows.
     #[error(
         "the tokenizer of {reference} knows {tokens} tokens, but the model's embedding has {rows} rows; \

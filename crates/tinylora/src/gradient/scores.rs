@@ -81,10 +81,10 @@ fn backward_apart(
     let copies = vec![adapters.r[0]; strands.len()];
     let adapters = Adapters { r: &copies, ..adapters };
     let GradientWorkspace { cache, kept } = workspace;
-    let hidden = forward(cpu, model, adapters, &packed.batch, &outputs, cache, kept, true);
-    let head = HeadPass::new(cpu, model, groups, &packed, &hidden, inverse_temperature, false);
+    let hidden = forward(cpu, model, adapters, &packed.batch, &outputs, cache, kept, true)?;
+    let head = HeadPass::new(cpu, model, groups, &packed, &hidden, inverse_temperature, false)?;
     check_finite(&packed.targets, &head.logprobs)?;
     let mut dr = vec![vec![0f64; copies[0].len()]; strands.len()];
-    backward(cpu, model, adapters, &packed.batch, &outputs, &head.directions, cache, kept, &mut dr);
+    backward(cpu, model, adapters, &packed.batch, &outputs, &head.directions, cache, kept, &mut dr)?;
     Ok(dr)
 }

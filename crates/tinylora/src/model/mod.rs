@@ -7,6 +7,13 @@
 mod attention_layer;
 pub mod batch;
 pub mod config;
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(not(feature = "cuda"))]
+#[path = "no_cuda.rs"]
+mod cuda;
+mod gpu;
+pub mod hidden;
 mod kept;
 mod linear;
 mod load;
@@ -16,7 +23,9 @@ pub mod side;
 pub mod weights;
 
 pub use batch::Batch;
-pub use kept::{KeptActivations, kept_bytes_per_token};
+pub use gpu::{GpuOptions, with_gpu};
+pub use hidden::{DeviceError, Directions, Hidden};
+pub use kept::{KeptActivations, MemorySizes};
 pub use load::{Layer, Model, ModelError};
 pub use pass::{Adapters, KvCache, backward, forward};
 pub use side::{ModuleFactors, ModuleKind, SideFactors};

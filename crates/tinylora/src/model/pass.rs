@@ -2,6 +2,8 @@
 
 use super::batch::Batch;
 use super::config::ModelConfig;
+use super::cuda::{self, GpuCache};
+use super::hidden::{DeviceError, Directions, Hidden};
 use super::kept::{KeptActivations, LayerKept};
 use super::linear::resize;
 use super::load::Model;
@@ -26,29 +28,52 @@ impl Adapters<'_> {
     pub const NONE: Self = Self { factors: None, r: &[] };
 }
 
-/// Keys and values of all layers.
-pub struct KvCache {
-    layers: Vec<KvLayer>,
+/// Keys and values of all layers, where the model computes.
+pub struct KvCache(Place);
+
+enum Place {
+    Host { layers: Vec<KvLayer> },
+    Gpu(GpuCache),
 }
 
 impl KvCache {
-    /// Room for so many blocks of sixteen tokens.
+    /// Room for so many blocks of sixteen tokens. On a GPU it is taken by the first pass, which may find that there is none.
     pub fn new(model: &Model, blocks: usize) -> Self {
         let config = &model.config;
+        if model.gpu.is_some() {
+            return Self(Place::Gpu(GpuCache::new(blocks)));
+        }
         let layers = (0..config.num_layers)
             .map(|_| KvLayer::new(blocks, config.num_kv_heads, config.head_dim))
             .collect();
-        Self { layers }
+        Self(Place::Host { layers })
     }
 
-    /// Bytes of one block in all layers.
+    /// Bytes of one block in all layers, on the host; on a GPU it is half of that.
     pub fn block_bytes(config: &ModelConfig) -> usize {
         config.num_layers * KvLayer::block_bytes(config.num_kv_heads, config.head_dim)
     }
 
     /// Number of blocks.
     pub fn blocks(&self) -> usize {
-        self.layers.first().map_or(0, KvLayer::blocks)
+        match &self.0 {
+            Place::Host { layers } => layers.first().map_or(0, KvLayer::blocks),
+            Place::Gpu(cache) => cache.blocks(),
+        }
+    }
+
+    fn host(&mut self) -> &mut Vec<KvLayer> {
+        match &mut self.0 {
+            Place::Host { layers } => layers,
+            Place::Gpu(_) => panic!("a cache of a model on a GPU"),
+        }
+    }
+
+    fn gpu(&mut self) -> &mut GpuCache {
+        match &mut self.0 {
+            Place::Gpu(cache) => cache,
+            Place::Host { .. } => panic!("a cache of a model on the host"),
+        }
     }
 }
 
@@ -96,6 +121,9 @@ impl<'a> Pass<'a> {
 ///
 /// With `keep`, everything that [`backward`] needs stays in `kept`; without, it is overwritten layer by layer.
 ///
+/// # Errors
+/// On a GPU alone: of its driver or its memory.
+///
 /// # Panics
 /// If the batch does not fit the cache, the model or the adapters.
 pub fn forward(
@@ -107,8 +135,14 @@ pub fn forward(
     cache: &mut KvCache,
     kept: &mut KeptActivations,
     keep: bool,
-) -> Vec<f32> {
+) -> Result<Hidden, DeviceError> {
     let pass = Pass::new(cpu, model, adapters, batch);
+    if let Some(gpu) = &model.gpu {
+        let (cache, kept) = (cache.gpu(), &mut kept.gpu);
+        let hidden = cuda::forward(gpu, &model.config, adapters, batch, outputs, cache, kept, keep)?;
+        return Ok(Hidden::Gpu(hidden));
+    }
+    let cache = cache.host();
     let layers = if keep { model.layers.len() } else { 1 };
     kept.layers.resize_with(layers.max(kept.layers.len()), LayerKept::default);
     kept.kept_rows = keep.then(|| batch.rows());
@@ -117,14 +151,14 @@ pub fn forward(
     for (index, layer) in model.layers.iter().enumerate() {
         let buffers = &mut kept.layers[if keep { index } else { 0 }];
         std::mem::swap(&mut buffers.x, &mut x);
-        attention_layer::forward(&pass, index, layer, &mut cache.layers[index], buffers, &mut kept.scratch);
+        attention_layer::forward(&pass, index, layer, &mut cache[index], buffers, &mut kept.scratch);
         mlp_layer::forward(&pass, index, layer, buffers, &mut kept.scratch, &mut x);
     }
     let raw = gather(&x, outputs, model.config.hidden_size);
     let mut hidden = vec![0.0; raw.len()];
     rms_norm(cpu, &raw, &model.final_norm, model.config.rms_norm_eps, &mut hidden);
     kept.scratch.out = x;
-    hidden
+    Ok(Hidden::Host { width: model.config.hidden_size, values: hidden })
 }
 
 fn embed(cpu: &Cpu, model: &Model, tokens: &[u32], x: &mut Vec<f32>) {
@@ -139,9 +173,12 @@ fn gather(x: &[f32], rows: &[u32], width: usize) -> Vec<f32> {
     rows.iter().flat_map(|&row| &x[row as usize * width..][..width]).copied().collect()
 }
 
-/// Takes ∂L/∂hidden of the rows `outputs` (outputs, D) back through the layers, and adds ∂L/∂R of every
+/// Takes ∂L/∂hidden of the rows `outputs`, as [`Directions::combine`] leaves it, back through the layers, and adds ∂L/∂R of every
 /// adapter to `dr` (one vector an adapter, modules · r · r). Must follow the [`forward`] that kept the
 /// activations of the same batch; the own context of every group member must be exactly its rows.
+///
+/// # Errors
+/// On a GPU alone: of its driver or its memory.
 ///
 /// # Panics
 /// If that forward pass kept nothing, or a length does not fit.
@@ -151,11 +188,20 @@ pub fn backward(
     adapters: Adapters<'_>,
     batch: &Batch,
     outputs: &[u32],
-    gradient: &[f32],
-    cache: &KvCache,
+    gradient: &Directions,
+    cache: &mut KvCache,
     kept: &mut KeptActivations,
     dr: &mut [Vec<f64>],
-) {
+) -> Result<(), DeviceError> {
+    let gradient = match (gradient, &model.gpu) {
+        (Directions::Host { log, .. }, None) => log,
+        (Directions::Gpu(gradient), Some(gpu)) => {
+            let (config, cache, kept) = (&model.config, cache.gpu(), &mut kept.gpu);
+            return cuda::backward(gpu, config, adapters, batch, outputs, gradient, cache, kept, dr);
+        }
+        _ => panic!("a gradient of another device"),
+    };
+    let cache = cache.host();
     assert_eq!(kept.kept_rows.take(), Some(batch.rows()), "a forward pass that keeps comes first");
     let pass = Pass::new(cpu, model, adapters, batch);
     let width = model.config.hidden_size;
@@ -170,8 +216,9 @@ pub fn backward(
     for (index, layer) in model.layers.iter().enumerate().rev() {
         let buffers = &mut kept.layers[index];
         mlp_layer::backward(&pass, index, layer, buffers, &mut kept.scratch, &mut dx, dr);
-        let store = &cache.layers[index];
+        let store = &cache[index];
         let last = index == 0;
         attention_layer::backward(&pass, index, layer, store, buffers, &mut kept.scratch, &mut dx, dr, last);
     }
+    Ok(())
 }

@@ -12,6 +12,7 @@ use crate::evaluate::{EvalSettings, EvaluateError, Evaluation, evaluate};
 use crate::gradient::{GradientError, GradientWorkspace};
 use crate::hub::{self, HubOptions};
 use crate::inference::{Engine, EngineError, Progress, Sampling};
+use crate::model::MemorySizes;
 use crate::model::weights::Weights;
 use crate::optimizer::{OptimizerError, OptimizerState, check_size};
 use crate::recipe::{AdapterKind, Recipe, TaskSection, WeightDtype};
@@ -215,7 +216,8 @@ impl<'a> Session<'a> {
         let rewarder = Rewarder::open(&recipe.reward, recipe.task.answer_format())?;
         let held_out = with_prompts(&base.tokenizer, recipe, &data, data.held_out(recipe.eval.problems)?)?;
         let longest = longest_prompt(&base.tokenizer, recipe, &data, &held_out)?;
-        let plan = memory::plan(&base.model.config, base.model.bytes() as u64, recipe, longest)?;
+        let sizes = MemorySizes::of(cpu, &base.model.config);
+        let plan = memory::plan(sizes, base.model.bytes() as u64, recipe, longest)?;
         report(Event::Memory(plan));
         let cache = hub::cache_dir(&options.hub).join("factors");
         let adapter =
@@ -341,8 +343,8 @@ impl<'a> Session<'a> {
             rollout_tokens_per_second: rate(carried.rollout_tokens, carried.rollout_seconds),
             train_tokens_per_second: rate(carried.train_tokens, carried.train_seconds),
             peak_rss_bytes: crate::run_folder::peak_rss_bytes(),
-            device: "cpu".to_owned(),
-            kernel: self.cpu.kernel().name().to_owned(),
+            device: self.base.model.device_name().to_owned(),
+            kernel: self.base.model.kernel_name(self.cpu).to_owned(),
             threads: self.cpu.threads(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             commit: crate::run_folder::COMMIT.to_owned(),
@@ -368,7 +370,7 @@ pub fn plan(recipe: &Recipe, options: &HubOptions) -> Result<MemoryPlan, TrainEr
         WeightDtype::Bf16 => 2,
         WeightDtype::F32 => 4,
     };
-    Ok(memory::plan(config, config.parameters * bytes_each, recipe, longest)?)
+    Ok(memory::plan(MemorySizes::on_host(config), config.parameters * bytes_each, recipe, longest)?)
 }
 
 /// Tokens that prompts have at most: later ones may be somewhat longer than those looked at.

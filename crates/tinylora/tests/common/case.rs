@@ -62,10 +62,12 @@ pub fn logits_with(
     let rs: Vec<&[f32]> = adapter.iter().map(|(_, r)| *r).collect();
     let adapters = Adapters { factors: adapter.map(|(factors, _)| factors), r: &rs };
     let mut kept = KeptActivations::default();
-    let hidden = forward(&case.cpu, model, adapters, &batch, &outputs, &mut cache, &mut kept, false);
+    let hidden = forward(&case.cpu, model, adapters, &batch, &outputs, &mut cache, &mut kept, false)
+        .expect("on the host");
     let mut logits = vec![0.0; n * model.config.vocab_size];
     let head = model.head();
-    product(&case.cpu, &hidden, n, &mut [Product { weight: head, bias: None, side: None, out: &mut logits }]);
+    let hidden = hidden.host().expect("on the host");
+    product(&case.cpu, hidden, n, &mut [Product { weight: head, bias: None, side: None, out: &mut logits }]);
     logits
 }
 

@@ -6,6 +6,8 @@
 #include <string.h>
 #include <time.h>
 
+#include <mutex>
+
 extern "C" {
 int emulated_launch(const char* name, const int* blocks, int block_threads, int shared_bytes, void** params, int how);
 void* emulated_allocate(size_t bytes);
@@ -61,6 +63,8 @@ int cuMemFree_v2(Address address) {
 
 int cuMemcpyHtoD_v2(Address to, const void* from, size_t bytes) { return memcpy((void*)to, from, bytes), OK; }
 int cuMemcpyDtoH_v2(void* to, Address from, size_t bytes) { return memcpy(to, (void*)from, bytes), OK; }
+int cuMemcpyDtoD_v2(Address to, Address from, size_t bytes) { return memmove((void*)to, (void*)from, bytes), OK; }
+int cuMemsetD8_v2(Address to, unsigned char value, size_t bytes) { return memset((void*)to, value, bytes), OK; }
 int cuModuleLoadData(void** module, const void*) { return *module = (void*)1, OK; }
 int cuModuleUnload(void*) { return OK; }
 
@@ -76,7 +80,10 @@ int cuFuncSetAttribute(void*, int, int) { return OK; }
 int cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned, unsigned,
                    unsigned shared_bytes, void*, void** parameters, void**) {
     int blocks[3] = {(int)x, (int)y, (int)z};
-    if (shared_bytes > 101376 || x == 0 || y == 0 || z == 0) return INVALID;
+    if (shared_bytes > 101376 || x == 0 || y == 0 || z == 0 || y > 65535 || z > 65535) return INVALID;
+    // One launch at a time, whichever thread it comes from.
+    static std::mutex one;
+    std::lock_guard<std::mutex> held(one);
     return emulated_launch((const char*)function, blocks, threads, shared_bytes, parameters, 0) ? LAUNCH_FAILED : OK;
 }
 
