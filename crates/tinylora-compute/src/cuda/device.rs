@@ -41,7 +41,7 @@ struct Loaded {
 }
 
 /// What buffers hold on to.
-struct Inner {
+pub(super) struct Inner {
     driver: Driver,
     device: i32,
     context: Handle,
@@ -69,7 +69,7 @@ unsafe impl Sync for Device {}
 
 impl Inner {
     /// Makes the GPU's context the calling thread's.
-    fn enter(&self) -> Result<&Driver, CudaError> {
+    pub(super) fn enter(&self) -> Result<&Driver, CudaError> {
         // SAFETY: the context was retained in `open` and is released when this is dropped.
         checked("cuCtxSetCurrent", unsafe { (self.driver.set_current)(self.context) })?;
         Ok(&self.driver)
@@ -187,6 +187,10 @@ impl Device {
         checked("cuMemGetInfo", unsafe { (inner.driver.memory_info)(&mut free, &mut total) })?;
         inner.budget = budget.unwrap_or(total / 12 * 11);
         Ok(Self { inner: Arc::new(inner), images, loaded: Mutex::default(), name, architecture })
+    }
+
+    pub(super) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
     }
 
     /// The GPU's name.

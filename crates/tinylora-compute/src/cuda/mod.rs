@@ -13,10 +13,12 @@ mod images;
 mod nvrtc;
 pub mod product;
 pub mod rows;
+mod staging;
 
 pub use device::{Argument, Device, DeviceBuffer, Launch};
 pub use error::CudaError;
 pub use images::{HEAD_SIZES, Images, padded_head};
+pub use staging::Staging;
 
 #[cfg(test)]
 mod tests;

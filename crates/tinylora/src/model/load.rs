@@ -300,3 +300,10 @@ impl Reader<'_> {
         })
     }
 }
+
+#[cfg(feature = "cuda")]
+impl From<tinylora_compute::cuda::CudaError> for ModelError {
+    fn from(error: tinylora_compute::cuda::CudaError) -> Self {
+        Self::Device(error.into())
+    }
+}

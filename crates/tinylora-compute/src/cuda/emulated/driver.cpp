@@ -63,6 +63,9 @@ int cuMemFree_v2(Address address) {
 
 int cuMemcpyHtoD_v2(Address to, const void* from, size_t bytes) { return memcpy((void*)to, from, bytes), OK; }
 int cuMemcpyDtoH_v2(void* to, Address from, size_t bytes) { return memcpy(to, (void*)from, bytes), OK; }
+int cuMemHostAlloc(void** pointer, size_t bytes, unsigned) { return (*pointer = malloc(bytes)) ? OK : OUT_OF_MEMORY; }
+int cuMemFreeHost(void* pointer) { return free(pointer), OK; }
+int cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, void*) { return memcpy((void*)to, from, bytes), OK; }
 int cuMemcpyDtoD_v2(Address to, Address from, size_t bytes) { return memmove((void*)to, (void*)from, bytes), OK; }
 int cuMemsetD8_v2(Address to, unsigned char value, size_t bytes) { return memset((void*)to, value, bytes), OK; }
 int cuModuleLoadData(void** module, const void*) { return *module = (void*)1, OK; }

@@ -7,12 +7,13 @@ use crate::model::load::{Layer, Model, ModelError, ReadRows};
 use crate::model::side::ModuleKind;
 use crate::model::weights::WeightsError;
 use half::bf16;
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Instant;
 use tinylora_compute::attention::Heads;
 use tinylora_compute::cuda::product::{self, Matrix, Out, Rows, padded};
 use tinylora_compute::cuda::rows::{Gate, HeadTurn, Norm};
-use tinylora_compute::cuda::{CudaError, Device, DeviceBuffer, attention};
+use tinylora_compute::cuda::{CudaError, Device, DeviceBuffer, Staging, attention};
 use tinylora_compute::{Cpu, PackedMatrix, Precision};
 
 /// Bytes of weights that are on their way at once.
@@ -69,7 +70,8 @@ impl GpuModel {
             let (queries, keys, size) = (config.num_heads, config.num_kv_heads, config.head_dim);
             return Err(DeviceError::Heads { queries, keys, size }.into());
         }
-        let loader = Loader { device, threads: cpu.threads(), read, config };
+        let staging = RefCell::new(device.staging(PIECE / 2).map_err(DeviceError::from)?);
+        let loader = Loader { device, threads: cpu.threads(), read, config, staging };
         let total = config.num_layers as u64 + 1;
         progress(0, total);
         let table = (config.vocab_size, config.hidden_size);
@@ -200,6 +202,7 @@ struct Loader<'a> {
     threads: usize,
     read: &'a ReadRows<'a>,
     config: &'a ModelConfig,
+    staging: RefCell<Staging>,
 }
 
 impl Loader<'_> {
@@ -267,48 +270,47 @@ impl Loader<'_> {
         for (name, (rows, _)) in tensors {
             for start in (0..*rows).step_by(at_once) {
                 let count = at_once.min(rows - start);
-                let piece = self.piece(name, start, count, columns)?;
                 let to = data.part((first + start) * stride, count * stride);
-                to.write(&piece).map_err(DeviceError::from)?;
+                self.staging
+                    .borrow_mut()
+                    .send(&to, |piece| fill(self.read, self.threads, (name, start, columns), piece))?;
             }
             first += rows;
         }
         Ok(Matrix { data, rows, columns })
     }
+}
 
-    /// Some rows of a tensor as bf16, each filled up with zeros, read on all threads.
-    fn piece(
-        &self,
-        name: &str,
-        start: usize,
-        count: usize,
-        columns: usize,
-    ) -> Result<Vec<u16>, WeightsError> {
-        let stride = padded(columns);
-        let mut piece = vec![0u16; count * stride];
-        let share = count.div_ceil(self.threads.max(1)).max(1);
-        std::thread::scope(|scope| {
-            let parts = piece.chunks_mut(share * stride).enumerate().map(|(index, part)| {
-                let first = start + index * share;
-                scope.spawn(move || {
-                    // A few rows at a time, so that they stay in the cache.
-                    let some = (1 << 16) / columns.max(1) + 1;
-                    let mut values = vec![0f32; some * columns];
-                    for (index, part) in part.chunks_mut(some * stride).enumerate() {
-                        let values = &mut values[..part.len() / stride * columns];
-                        (self.read)(name, first + index * some, values)?;
-                        for (to, from) in part.chunks_mut(stride).zip(values.chunks(columns)) {
-                            to.iter_mut().zip(from).for_each(|(to, &x)| *to = bf16::from_f32(x).to_bits());
-                        }
-                    }
-                    Ok::<(), WeightsError>(())
-                })
-            });
-            let parts: Vec<_> = parts.collect();
-            parts
-                .into_iter()
-                .try_for_each(|part| part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-        })?;
-        Ok(piece)
-    }
+/// Some rows of a tensor from `start` on as bf16, each in `padded(columns)` numbers, read on all threads.
+fn fill(
+    read: &ReadRows<'_>,
+    threads: usize,
+    (name, start, columns): (&str, usize, usize),
+    piece: &mut [u16],
+) -> Result<(), ModelError> {
+    let stride = padded(columns);
+    let share = (piece.len() / stride).div_ceil(threads.max(1)).max(1);
+    let read_part = |first: usize, part: &mut [u16]| -> Result<(), WeightsError> {
+        // A few rows at a time, so that they stay in the cache.
+        let some = (1 << 16) / columns.max(1) + 1;
+        let mut values = vec![0f32; some * columns];
+        for (index, part) in part.chunks_mut(some * stride).enumerate() {
+            let values = &mut values[..part.len() / stride * columns];
+            read(name, first + index * some, values)?;
+            for (to, from) in part.chunks_mut(stride).zip(values.chunks(columns)) {
+                to.iter_mut().zip(from).for_each(|(to, &x)| *to = bf16::from_f32(x).to_bits());
+            }
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let read_part = &read_part;
+        let parts = piece.chunks_mut(share * stride).enumerate();
+        let parts: Vec<_> =
+            parts.map(|(index, part)| scope.spawn(move || read_part(start + index * share, part))).collect();
+        parts
+            .into_iter()
+            .try_for_each(|part| part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })?;
+    Ok(())
 }
