@@ -16,6 +16,9 @@ void emulated_free(void* pointer, size_t bytes);
 typedef uint64_t Address;
 enum { OK = 0, INVALID = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500, LAUNCH_FAILED = 719 };
 
+// One launch at a time, whichever thread it comes from.
+static std::mutex one_launch;
+
 int cuInit(unsigned) { return OK; }
 int cuDriverGetVersion(int* version) { return *version = 13000, OK; }
 int cuDeviceGetCount(int* count) { return *count = 1, OK; }
@@ -73,6 +76,7 @@ int cuModuleUnload(void*) { return OK; }
 
 int cuModuleGetFunction(void** function, void*, const char* name) {
     int none[3] = {0, 0, 0};
+    std::lock_guard<std::mutex> held(one_launch);
     if (emulated_launch(name, none, 32, 0, 0, 0) == 1) return NOT_FOUND;
     *function = strdup(name);
     return OK;
@@ -84,9 +88,7 @@ int cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsigned 
                    unsigned shared_bytes, void*, void** parameters, void**) {
     int blocks[3] = {(int)x, (int)y, (int)z};
     if (shared_bytes > 101376 || x == 0 || y == 0 || z == 0 || y > 65535 || z > 65535) return INVALID;
-    // One launch at a time, whichever thread it comes from.
-    static std::mutex one;
-    std::lock_guard<std::mutex> held(one);
+    std::lock_guard<std::mutex> held(one_launch);
     return emulated_launch((const char*)function, blocks, threads, shared_bytes, parameters, 0) ? LAUNCH_FAILED : OK;
 }
 
