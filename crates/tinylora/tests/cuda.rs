@@ -156,7 +156,8 @@ fn trained(requests: &[Request], completions: &[Vec<Completion>]) -> Vec<Trainin
                 tokens: sample.tokens.iter().map(|token| token.token).collect(),
                 old_logprobs: sample.tokens.iter().map(|token| token.logprob).collect(),
                 supports: sample.tokens.iter().filter_map(|token| token.support.clone()).collect(),
-                advantage: index as f32 - 1.0,
+                // All of one sign: where samples are the same, the rest would be rounding alone.
+                advantage: 0.5 * (index as f32 + 1.0),
                 ..Default::default()
             })
             .collect(),
@@ -182,7 +183,9 @@ fn log_probs_and_gradients_agree_with_the_cpu() {
         println!(
             "{name}: log-probs off by {largest:.1e}, loss {loss:.4} and {found_loss:.4}, dL/dR off by {off:.1e}"
         );
-        assert!(largest < 0.1, "{name}: log-probs are off by {largest}");
+        // Logits of these random models are large: bf16's rounding of the last hidden state alone moves them by parts of themselves.
+        let range = a.iter().fold(0f32, |most, a| most.max(a.abs()));
+        assert!(largest < 0.01 * range, "{name}: log-probs of up to {range} are off by {largest}");
         assert!((loss - found_loss).abs() < 0.02 * loss.abs().max(1.0), "{name}: {loss} {found_loss}");
         assert!(off < 0.05, "{name}: dL/dR is off by {off}");
         // Cut into micro-batches it is the same gradient but for the order of sums.
@@ -228,6 +231,7 @@ fn what_is_sampled_is_what_is_trained_on_whatever_shares_the_batch() {
                 gradient(both.gpu(), &both.r, &groups, false, 10_000),
             );
             let off = relative_error(&wanted, &found);
+            println!("{name}, top_k {}: dL/dR of samples is off by {off:.1e}", sampling.top_k);
             assert!(off < 0.05, "{name}, top_k {}: dL/dR of samples is off by {off}", sampling.top_k);
         }
     }
