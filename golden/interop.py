@@ -6,6 +6,7 @@ Out: `interop/NAME/`, adapters of the tiny models as PEFT saves them (LoRA-XS: a
     python golden/interop.py                    writes
     python golden/interop.py --check            recomputes and compares with what is stored
     python golden/interop.py --check EXPORTS    loads what the engine's tests exported (target/tmp/interop) and compares
+    python golden/interop.py --folders FOLDER   loads the folders that the engine's test of GGUF files kept there (it says how)
     python golden/interop.py --older NAME       adds an adapter that another PEFT makes, which must be the one installed
 """
 
@@ -22,7 +23,7 @@ import torch
 import transformers
 from peft import LoraConfig, PeftModel, TinyLoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from make_models import MODELS
 from reference import compare_golden, relative_error, versions
@@ -169,7 +170,7 @@ def check_exports(exports: Path) -> list[str]:
         expected = json.loads((folder / "expected.json").read_text())
         tokens = torch.tensor(expected["tokens"])
         wanted = torch.tensor(expected["logits"]).reshape(len(tokens), -1)
-        base = lambda: load_base(MODELS / folder.name)
+        base = lambda: load_base(MODELS / expected.get("model", folder.name.split(".")[0]))
         models = {
             "peft": lambda: PeftModel.from_pretrained(base(), folder / "peft"),
             "lora": lambda: PeftModel.from_pretrained(base(), folder / "lora"),
@@ -178,7 +179,8 @@ def check_exports(exports: Path) -> list[str]:
             "merged": lambda: load_base(folder / "merged"),
             "merged-bf16": lambda: load_base(folder / "merged-bf16"),
         }
-        for form, load in models.items():
+        for form in expected.get("forms", models):
+            load = models[form]
             with torch.no_grad():
                 error = relative_error(load().eval()(input_ids=tokens[None], use_cache=False).logits[0], wanted)
             worst[form] = max(worst.get(form, 0.0), error)
@@ -187,6 +189,25 @@ def check_exports(exports: Path) -> list[str]:
                 complaints.append(f"{folder.name}/{form}: logits differ by {error:.1e}")
     print(f"largest differences: {', '.join(f'{form} {error:.1e}' for form, error in worst.items())}")
     return complaints if worst else [f"{exports}: nothing was exported there"]
+
+
+def check_folders(folders: Path) -> list[str]:
+    """Models that were GGUF files in between: the logits of the models that they were made from, and the engine's ids."""
+    complaints, errors = [], []
+    for folder in sorted(path for path in folders.iterdir() if path.is_dir()):
+        tokens = first_tokens(folder.name)[None]
+        load = lambda path: load_base(path)(input_ids=tokens, use_cache=False).logits[0]
+        with torch.no_grad():
+            errors.append(relative_error(load(folder), load(MODELS / folder.name)))
+        if errors[-1] > TOLERANCE:
+            complaints.append(f"{folder.name}: logits differ by {errors[-1]:.1e}")
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        for text, ids in json.loads((folder / "expected_ids.json").read_text()):
+            theirs = tokenizer(text)["input_ids"]
+            if theirs != ids:
+                complaints.append(f"{folder.name}: {text!r} is {theirs}, the engine says {ids}")
+    print(f"{len(errors)} folders, largest difference {max(errors, default=1.0):.1e}")
+    return complaints if errors else [f"{folders}: nothing was kept there"]
 
 
 def with_gguf_lora(model: torch.nn.Module, file: Path) -> torch.nn.Module:
@@ -233,6 +254,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="compare, write nothing")
     parser.add_argument("--older", choices=OLDER, help="make one adapter of an older PEFT")
     parser.add_argument("exports", nargs="?", type=Path, help="with --check: the folder of exports")
+    parser.add_argument("--folders", type=Path, help="check these folders alone")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     transformers.utils.logging.disable_progress_bar()
@@ -240,6 +262,10 @@ def main() -> None:
     if arguments.older:
         add_older(arguments.older)
         return
+    if arguments.folders:
+        complaints = check_folders(arguments.folders)
+        print("\n".join(complaints) or "all folders give the same logits and ids")
+        sys.exit(bool(complaints))
     if arguments.exports:
         complaints = check_exports(arguments.exports)
         print("\n".join(complaints) or "all exports give the same logits")

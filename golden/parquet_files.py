@@ -2,7 +2,8 @@
 
 Out: `data/plain.COMPRESSION.parquet` and `data/plain.jsonl`, as the `datasets` library writes them (snappy) and as
 pyarrow does; `data/types.parquet`
-with a column of every type, and in `data/types.jsonl` the columns that can be read as text or numbers.
+with a column of every type, and in `data/types.jsonl` the columns that can be read as text or numbers;
+`data/chats.parquet` and `data/chats.jsonl` with conversations.
 
     python golden/parquet_files.py             writes
     python golden/parquet_files.py --check     compares the stored parquet files' rows with those that would be written
@@ -72,6 +73,18 @@ def types() -> pyarrow.Table:
     return pyarrow.table(columns, schema=pyarrow.schema(fields))
 
 
+def chats() -> list:
+    """Conversations of no, one and several turns, in more than one group of rows."""
+    rows = []
+    for i in range(40):
+        turns = [{"role": "system", "content": "Be brief. 🙂"}] if i % 5 == 0 else []
+        for j in range(i % 4):
+            turns.append({"role": "user", "content": f"What is {i} + {j}?"})
+            turns.append({"role": "assistant", "content": f"{i + j}"})
+        rows.append({"messages": turns, "source": f"s{i}"})
+    return rows
+
+
 def readable(table: pyarrow.Table) -> list:
     rows = table.drop_columns(list(OTHERS)).to_pylist()
     for row in rows:
@@ -99,6 +112,8 @@ def write() -> None:
     table = types()
     pyarrow.parquet.write_table(table, FOLDER / "types.parquet", compression="zstd")
     (FOLDER / "types.jsonl").write_text(lines(readable(table)))
+    Dataset.from_list(chats()).to_parquet(FOLDER / "chats.parquet", batch_size=16)
+    (FOLDER / "chats.jsonl").write_text(lines(chats()))
 
 
 def check() -> None:
@@ -111,6 +126,8 @@ def check() -> None:
     table = types()
     assert pyarrow.parquet.read_table(FOLDER / "types.parquet").equals(table), "types.parquet: other rows"
     assert (FOLDER / "types.jsonl").read_text() == lines(readable(table))
+    assert pyarrow.parquet.read_table(FOLDER / "chats.parquet").to_pylist() == chats(), "chats.parquet: other rows"
+    assert (FOLDER / "chats.jsonl").read_text() == lines(chats())
     print("data sets: as stored")
 
 

@@ -19,7 +19,7 @@ PLANTED = [
     (check_product, "tile.cuh", "copy_wait<S::STAGES - 2>", "copy_wait<S::STAGES - 1>"),
     (check_product, "tile.cuh", "(right, b + piece_at<S::B_PIECES>(row, step * 2 + lane / 8 % 2))",
      "(right, b + piece_at<S::B_PIECES>(row, step * 2 + lane / 16))"),
-    (check_product, "side.cu", "turned ? own[j * m.rank + i]", "turned ? own[i * m.rank + j]"),
+    (check_product, "side.cu", "how ? own[j * m.rank + i]", "how ? own[i * m.rank + j]"),
     (check_attention, "attention.cu", "at < query.limit", "at <= query.limit"),
     (check_attention, "attention.cu", "        block_barrier();\n    });\n    copy_wait<0>();\n#pragma unroll\n    for (int half = 0; half < 2; half++) {\n        Query",
      "    });\n    copy_wait<0>();\n#pragma unroll\n    for (int half = 0; half < 2; half++) {\n        Query"),

@@ -18,7 +18,9 @@ usage: cargo xtask TASK
   tidy                    check the rules of STYLE.md that a program can check
   test [ARGS]             fetch the test models if possible, then cargo test --release --workspace [ARGS]
   test-models [FOLDER]    fetch the test models; prints the line that makes tests use them
-  fuzz PARSER N [FROM]    damage good files in N ways and parse them; ways FROM, FROM + 1 … [0]
+  fuzz TARGET N [FROM]    damage good files in N ways and parse them; ways FROM, FROM + 1 … [0]
+  fuzz-coverage TARGET N  the same led by coverage, with libFuzzer and a stable compiler; needs a C++ compiler. What it finds
+                          adds to the corpus in target/fuzz/TARGET; more arguments are libFuzzer's
   golden --check|--make   recompute the golden files with PyTorch, and compare or replace them
   speed [--make]          compare speed, as a fraction of this machine's limits, with what is kept in xtask/speed.json for
                           each kernel; less than half of it fails. --make keeps what is measured
@@ -35,8 +37,9 @@ fn main() -> ExitCode {
         ["test", rest @ ..] => models::test(&root(), rest),
         ["test-models"] => models::print_export(&root(), None),
         ["test-models", folder] => models::print_export(&root(), Some(Path::new(folder))),
-        ["fuzz", parser, count] => fuzz::run(&root(), parser, count, "0"),
-        ["fuzz", parser, count, from] => fuzz::run(&root(), parser, count, from),
+        ["fuzz", target, count] => fuzz::run(&root(), target, count, "0"),
+        ["fuzz", target, count, from] => fuzz::run(&root(), target, count, from),
+        ["fuzz-coverage", target, count, more @ ..] => fuzz::coverage(&root(), target, count, more),
         ["golden", "--check"] => golden::run(&root(), golden::Mode::Check),
         ["golden", "--make"] => golden::run(&root(), golden::Mode::Make),
         ["kernels"] => kernels::run(&root(), kernels::Ceilings::Stored),

@@ -1,6 +1,11 @@
 //! The command line as a person writes it. Nothing here acts.
 
+use crate::bench::BenchArgs;
+use crate::collect::CollectArgs;
+use crate::count::CountArgs;
+use crate::plot::PlotArgs;
 use crate::precision::{DeviceArg, Dtype, NumericsArg};
+use crate::serve::ServeArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -63,6 +68,13 @@ A sweep names a recipe and lists of values:
 Its folder holds runs/ (a folder each, as of train), results.jsonl (a line a finished run) and best.json (the best learning
 rate of each size). Ctrl-C once: the current step is finished and saved, exit status 130.")]
     Sweep(SweepArgs),
+    /// Draw figures of sweeps, runs and evaluations
+    #[command(after_help = "\
+Examples:
+  tinylora plot sweeps/a --out a.html
+  tinylora plot sweeps/grpo sweeps/sft --out size.svg --figure size,fraction
+  tinylora plot runs/quickstart --out steps.png --figure steps")]
+    Plot(PlotArgs),
     /// Measure how many problems a model solves, with or without an adapter
     #[command(after_help = "\
 Examples:
@@ -79,6 +91,16 @@ An evaluation on a benchmark keeps each completion as soon as it is judged: afte
 goes on, and ends in the same results.jsonl. report.html in its folder shows what went wrong.
 An option that is left out is taken from the recipe where one is given.")]
     Eval(Box<EvalArgs>),
+    /// Sample answers to a recipe's training problems and keep the right ones, to learn from them
+    #[command(after_help = "\
+Examples:
+  tinylora collect recipes/quickstart.toml --samples 16 --out right.jsonl
+  tinylora train recipes/quickstart.toml --set learner=sft --set sft.data=right.jsonl
+  tinylora collect recipes/math.toml --samples 8 --most 2 --choose shortest --out right.jsonl --resume
+
+Each line has prompt and completion, as supervised finetuning reads them, and problem, gold, sample, reward, right, tokens
+and truncated. The same command gives the same file. Ctrl-C: what is finished is kept beside it, --resume goes on.")]
+    Collect(CollectArgs),
     /// Complete a prompt
     #[command(after_help = "\
 Examples:
@@ -426,76 +448,6 @@ pub struct VerifyArgs {
     pub batch: Option<PathBuf>,
 }
 
-/// `tinylora serve`
-#[derive(Debug, Args)]
-pub struct ServeArgs {
-    /// The model: a short name, org/name, a folder or a .gguf file (see tinylora --help)
-    #[arg(long, value_name = "REF")]
-    pub model: String,
-    /// An adapter on it, asked for by its name; may be given several times
-    #[arg(long, value_name = "NAME=FILE")]
-    pub adapter: Vec<String>,
-    /// Precision of the weights in memory
-    #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
-    pub dtype: Dtype,
-    /// exact: the same bits on every processor; fast: its bf16 products, where it has them (activations are rounded)
-    #[arg(long, value_enum, hide_possible_values = true, default_value_t = NumericsArg::Exact)]
-    pub numerics: NumericsArg,
-    /// cpu, cuda (an NVIDIA GPU) or auto (a GPU if there is one) [default: TINYLORA_DEVICE, else cpu]
-    #[arg(long, value_enum, hide_possible_values = true, value_name = "DEVICE")]
-    pub device: Option<DeviceArg>,
-    /// Address to listen at
-    #[arg(long, value_name = "HOST", default_value = "127.0.0.1")]
-    pub host: String,
-    /// Port to listen at; 0: any free one
-    #[arg(long, value_name = "PORT", default_value_t = 8080)]
-    pub port: u16,
-}
-
-/// `tinylora bench`
-#[derive(Debug, Args)]
-pub struct BenchArgs {
-    /// The model: a short name, org/name, a folder or a .gguf file (see tinylora --help)
-    #[arg(long, value_name = "REF", default_value = "smollm2-135m")]
-    pub model: String,
-    /// Random weights in the shape of smollm2-135m, qwen2.5-0.5b, qwen2.5-3b or qwen2.5-7b instead of a model
-    #[arg(long, value_name = "SHAPE", conflicts_with = "model")]
-    pub random: Option<String>,
-    /// With --random: so many of the shape's layers alone, where all of them would not fit
-    #[arg(long, value_name = "N", requires = "random")]
-    pub layers: Option<usize>,
-    /// Precision of the weights in memory
-    #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
-    pub dtype: Dtype,
-    /// exact: the same bits on every processor; fast: its bf16 products, where it has them (activations are rounded)
-    #[arg(long, value_enum, hide_possible_values = true, default_value_t = NumericsArg::Fast)]
-    pub numerics: NumericsArg,
-    /// cpu, cuda (an NVIDIA GPU) or auto (a GPU if there is one) [default: TINYLORA_DEVICE, else cpu]
-    #[arg(long, value_enum, hide_possible_values = true, value_name = "DEVICE")]
-    pub device: Option<DeviceArg>,
-    /// Numbers of sequences to decode at
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,8,32,64,128")]
-    pub decode: Vec<usize>,
-    /// Numbers of sequences of 160 tokens to prefill and to train on
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "8,32")]
-    pub sequences: Vec<usize>,
-    /// Leave out the GRPO step
-    #[arg(long)]
-    pub no_step: bool,
-    /// Measure the products of its linear layers by themselves too
-    #[arg(long)]
-    pub products: bool,
-    /// Measure setting up an adapter too: the factors of all matrices, computed anew
-    #[arg(long)]
-    pub setup: bool,
-    /// Runs of each measurement, of which the median counts
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    pub repeats: usize,
-    /// Print one object instead of tables
-    #[arg(long)]
-    pub json: bool,
-}
-
 /// `tinylora adapter`
 #[derive(Debug, Subcommand)]
 pub enum AdapterCommand {
@@ -542,6 +494,12 @@ look at it with --dry-run first. HF_TOKEN, or the login of `hf auth login`, must
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
+    /// How many numbers each method would train on a model: full finetuning, LoRA, LoRA-XS, VeRA, TinyLoRA
+    #[command(after_help = "\
+Examples:
+  tinylora adapter count --model qwen2.5-7b
+  tinylora adapter count --model Qwen/Qwen2.5-3B-Instruct --rank 1,8 --u 1,2,4 --n-tie 1,4,16,all --json")]
+    Count(CountArgs),
     /// How the numbers of two adapters of one specification differ
     #[command(
         after_help = "Example:\n  tinylora adapter diff runs/a/adapter.tinylora runs/b/adapter.tinylora"

@@ -21,7 +21,7 @@ use tinylora::evaluate::{
 };
 use tinylora::hub::HubOptions;
 use tinylora::inference::{Engine, Sampling};
-use tinylora::model::Adapters;
+use tinylora::model::Policy;
 use tinylora::recipe::{
     AVERAGES, Benchmark, PROMPT_FORMATS, PromptFormat, Split, WeightDtype, prompt_format,
 };
@@ -350,18 +350,18 @@ fn measure(
     };
     let mut display = Progress::new(about.name, screen.clone());
     let mut engine = Engine::new(cpu, &opened.base.model, blocks);
-    let mut generate = |run: &BenchmarkRun<'_>, adapters: Adapters<'_>| {
-        run_benchmark(&mut engine, &opened.base.tokenizer, adapters, run, &mut folder, &mut |news| {
+    let mut generate = |run: &BenchmarkRun<'_>, policy: Policy<'_>| {
+        run_benchmark(&mut engine, &opened.base.tokenizer, policy, run, &mut folder, &mut |news| {
             display.take(news)
         })
     };
     let set =
         opened.sets().iter().find_map(|set| Some((set, set.members.iter().position(|m| *m == adapter)?)));
     let end = match set {
-        None => generate(&run, Adapters::NONE),
+        None => generate(&run, Policy::plain(&opened.base.model)),
         Some((set, place)) => {
             run.adapter = place as u32;
-            set.with(|adapters| generate(&run, adapters))
+            generate(&run, Policy::new(&opened.base.model, set.adapters()))
         }
     };
     screen.clear();

@@ -154,12 +154,11 @@ impl Chat<'_> {
             print_part(&part);
             said.push_str(&part);
         };
-        let result = self.opened.with_adapters(|adapters| {
-            self.engine.generate(adapters, &[request], &options, &mut |progress| {
-                if let Progress::Token { token, .. } = progress {
-                    say(text.push(token.token));
-                }
-            })
+        let policy = self.opened.policy();
+        let result = self.engine.generate(policy, &[request], &options, &mut |progress| {
+            if let Progress::Token { token, .. } = progress {
+                say(text.push(token.token));
+            }
         });
         answering.store(false, Ordering::Relaxed);
         say(text.finish());

@@ -18,7 +18,7 @@ use tinylora::data::{DataError, Problem, TaskData};
 use tinylora::evaluate::{EvalSettings, Evaluation, evaluate_each};
 use tinylora::hub::HubOptions;
 use tinylora::inference::{Engine, Progress, Sampling};
-use tinylora::model::{Adapters, KvCache, Model};
+use tinylora::model::{Adapters, KvCache, Model, Policy};
 use tinylora::recipe::{
     AVERAGES, AnswerFormat, Benchmark, JsonlTask, PROMPT_FORMATS, Recipe, Scorer, TaskSection, nearest,
     prompt_format,
@@ -328,14 +328,15 @@ fn measure(
     };
     let mut engine = Engine::new(cpu, model, blocks);
     let mut run = |adapters: Adapters<'_>, count: usize| {
-        evaluate_each(&mut engine, tokenizer, adapters, count, prompts, settings, &mut rewarder, &mut observe)
+        let policy = Policy::new(model, adapters);
+        evaluate_each(&mut engine, tokenizer, policy, count, prompts, settings, &mut rewarder, &mut observe)
     };
     let mut results: Vec<(usize, Evaluation)> = Vec::new();
     if opened.sets().is_empty() {
         results.extend(run(Adapters::NONE, 1)?.into_iter().enumerate());
     }
     for set in opened.sets() {
-        let evaluations = set.with(|adapters| run(adapters, set.members.len()))?;
+        let evaluations = run(set.adapters(), set.members.len())?;
         results.extend(set.members.iter().copied().zip(evaluations));
     }
     display.finish();

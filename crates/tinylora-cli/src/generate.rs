@@ -142,8 +142,7 @@ fn complete(
         }
     };
     let mut engine = Engine::new(cpu, &base.model, blocks(prompts, args.max_tokens, at_once));
-    let completions =
-        opened.with_adapters(|adapters| engine.generate(adapters, &requests, &options, &mut observe))?;
+    let completions = engine.generate(opened.policy(), &requests, &options, &mut observe)?;
     if stream {
         print_part(&format!("{}\n", text.finish()));
     }

@@ -8,7 +8,9 @@ use crate::loading::LoadingDisplay;
 use crate::screen::{Screen, stdout_style};
 use anyhow::Result;
 use std::path::{Path, PathBuf};
-use tinylora::adapter::{AdapterFile, AnyAdapter, BaseIdentity, Method, Standalone, Target, load};
+use tinylora::adapter::{
+    AdapterFile, AnyAdapter, BaseIdentity, Method, RunMetadata, Standalone, Target, load,
+};
 use tinylora::base::Loading;
 use tinylora::gguf::TensorType;
 use tinylora::hub::{self, HubOptions, ModelFiles, ModelLayout};
@@ -56,6 +58,10 @@ fn describe_adapter(adapter: &AdapterFile, size: usize, style: Style) -> String 
                 format!("TinyLoRA, rank {}, u {}, scale {}", spec.rank, spec.u, spec.scale)
             }
             AdapterKind::LoraXs => format!("LoRA-XS, rank {}, scale {}", spec.rank, spec.scale),
+            // Other kinds have no file of this form.
+            AdapterKind::Lora | AdapterKind::Full => {
+                unreachable!("a specification is TinyLoRA's or LoRA-XS's")
+            }
         },
     );
     page.row("sharing", sharing(spec.tying, spec.n_tie, spec.num_modules(), spec.num_groups()));
@@ -69,13 +75,7 @@ fn describe_adapter(adapter: &AdapterFile, size: usize, style: Style) -> String 
             Projection::Basis => "none: the numbers are R".to_owned(),
         },
     );
-    if !run.name.is_empty() {
-        let seed = run.seed;
-        page.row(
-            "run",
-            format!("{}: {}, {} steps, seed {seed}, tinylora {}", run.name, run.task, run.steps, run.version),
-        );
-    }
+    describe_run(&mut page, run);
     describe_base(&mut page, base);
     page.row("trained in", dtype_name(base.dtype).into());
     page.heading("numbers");
@@ -87,7 +87,12 @@ fn describe_standalone(adapter: &Standalone, size: usize, style: Style) -> Strin
     let mut page = Page::new(style);
     page.heading("adapter");
     page.row("file", format!("{}, with its own factors", bytes(size as u64)));
-    page.row("kind", format!("{}, rank {}", adapter.method.name(), adapter.rank()));
+    page.row("trained numbers", grouped(adapter.trained_numbers() as u64));
+    let scale = match adapter.scale() {
+        Some(scale) if adapter.method == Method::Lora => format!(", scale {scale}"),
+        _ => String::new(),
+    };
+    page.row("kind", format!("{}, rank {}{scale}", adapter.method.name(), adapter.rank()));
     page.row("source", adapter.source.clone());
     let kinds: Vec<&str> = Target::ALL
         .into_iter()
@@ -98,12 +103,22 @@ fn describe_standalone(adapter: &Standalone, size: usize, style: Style) -> Strin
     if adapter.method == Method::TinyLora {
         page.row("sharing", format!("{} groups of {} numbers", adapter.num_groups(), adapter.u));
     }
+    if let Some(run) = &adapter.run {
+        describe_run(&mut page, run);
+    }
     describe_base(&mut page, &adapter.base);
     if adapter.method == Method::TinyLora {
         page.heading("numbers");
         page.text.push_str(&numbers(&adapter.v, style));
     }
     page.text
+}
+
+fn describe_run(page: &mut Page, run: &RunMetadata) {
+    if !run.name.is_empty() {
+        let RunMetadata { name, task, steps, seed, version } = run;
+        page.row("run", format!("{name}: {task}, {steps} steps, seed {seed}, tinylora {version}"));
+    }
 }
 
 fn describe_base(page: &mut Page, base: &BaseIdentity) {

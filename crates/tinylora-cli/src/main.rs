@@ -5,9 +5,11 @@ mod args;
 mod bench;
 mod benchmark;
 mod chat;
+mod collect;
 mod combine;
 mod compare;
 mod convert;
+mod count;
 mod display;
 mod draw;
 mod eval;
@@ -21,6 +23,7 @@ mod loading;
 mod messages;
 mod meter;
 mod open;
+mod plot;
 mod precision;
 mod report;
 mod score;
@@ -51,6 +54,8 @@ fn run(command: &Command) -> anyhow::Result<u8> {
         Command::Train(args) => return train::run(args),
         Command::Sweep(args) => return sweep::run(args),
         Command::Eval(args) => return eval::run(args),
+        Command::Collect(args) => return collect::run(args),
+        Command::Plot(args) => plot::run(args)?,
         Command::Generate(args) => generate::run(args)?,
         Command::Chat(args) => chat::run(args)?,
         Command::Score(args) => score::run(args)?,
@@ -68,6 +73,7 @@ fn adapter(command: &AdapterCommand) -> anyhow::Result<()> {
     match command {
         AdapterCommand::Inspect { file } => inspect::adapter(file),
         AdapterCommand::Export(args) => convert::export(args),
+        AdapterCommand::Count(args) => count::run(args),
         AdapterCommand::Upload(args) => upload::run(args),
         AdapterCommand::Import { folder, model, out } => convert::import(folder, model, out),
         AdapterCommand::Diff { first, second } => combine::diff(first, second),

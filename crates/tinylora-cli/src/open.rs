@@ -10,7 +10,7 @@ use tinylora::adapter::{self, AnyAdapter};
 use tinylora::base::{AdapterSet, Base, adapter_sets};
 use tinylora::hub::{HubOptions, cache_dir};
 use tinylora::inference::Sampling;
-use tinylora::model::{Adapters, GpuOptions, with_gpu};
+use tinylora::model::{Adapters, GpuOptions, Policy, with_gpu};
 use tinylora::recipe::Numerics;
 use tinylora_compute::Cpu;
 
@@ -98,12 +98,10 @@ impl Opened {
         self.adapters.iter().map(|set| set.members.len()).sum()
     }
 
-    /// Calls `use_them` with the one adapter, or none, as a forward pass takes it; every sequence has number 0.
-    pub fn with_adapters<T>(&self, use_them: impl FnOnce(Adapters<'_>) -> T) -> T {
-        match self.adapters.first() {
-            None => use_them(Adapters::NONE),
-            Some(set) => set.with(use_them),
-        }
+    /// The base with the one adapter, or none, as a forward pass takes it; every sequence has number 0.
+    pub fn policy(&self) -> Policy<'_> {
+        let adapters = self.adapters.first().map_or(Adapters::NONE, AdapterSet::adapters);
+        Policy::new(&self.base.model, adapters)
     }
 }
 

@@ -5,7 +5,8 @@ use crate::draw::{Style, Tone};
 use crate::format;
 use std::path::Path;
 use std::time::Duration;
-use tinylora::run_folder::{EvalResult, Summary};
+use tinylora::recipe::AdapterKind;
+use tinylora::run_folder::{ADAPTER_FILE, EvalResult, MODEL_FOLDER, Summary};
 
 /// More trained numbers than this are summed up.
 const MOST_NUMBERS: usize = 16;
@@ -29,16 +30,19 @@ pub fn render(summary: &Summary, v: &[f32], out: &Path, style: Style) -> String 
         row("measured on", &measured_on(before, after));
     }
     let adapter = &summary.adapter;
-    row(
-        "trained",
-        &format!(
-            "{} numbers ({}) beside {} frozen ones",
-            format::grouped(adapter.trainable_parameters as u64),
-            format::bytes(adapter.payload_bytes),
-            format::grouped(summary.model.parameters)
-        ),
-    );
-    row("v", &numbers(v));
+    let count = format::grouped(adapter.trainable_parameters as u64);
+    let size = format::bytes(adapter.payload_bytes);
+    let full = adapter.kind == AdapterKind::Full.name();
+    if full {
+        row("trained", &format!("all {count} numbers of the model ({size})"));
+    } else {
+        let frozen = format::grouped(summary.model.parameters);
+        row("trained", &format!("{count} numbers ({size}) beside {frozen} frozen ones"));
+        // The numbers of LoRA are its factors.
+        if adapter.kind != AdapterKind::Lora.name() {
+            row("v", &numbers(v));
+        }
+    }
     row(
         "speed",
         &format!(
@@ -49,9 +53,11 @@ pub fn render(summary: &Summary, v: &[f32], out: &Path, style: Style) -> String 
     if summary.peak_rss_bytes > 0 {
         row("peak memory", &format::bytes(summary.peak_rss_bytes));
     }
-    let file = out.join("adapter.tinylora").display().to_string();
-    row("adapter", &style.paint(Tone::Strong, &format!("{file} ({})", format::bytes(adapter.file_bytes))));
-    text.push_str(&commands(&summary.model.reference, &file, out, style));
+    let (what, name) = if full { ("model", MODEL_FOLDER) } else { ("adapter", ADAPTER_FILE) };
+    let file = out.join(name).display().to_string();
+    row(what, &style.paint(Tone::Strong, &format!("{file} ({})", format::bytes(adapter.file_bytes))));
+    let model = if full { &file } else { &summary.model.reference };
+    text.push_str(&commands(model, (!full).then_some(&file), out, style));
     text
 }
 
@@ -85,18 +91,19 @@ fn numbers(v: &[f32]) -> String {
     v.chunks(8).map(row).collect::<Vec<_>>().join(&format!("\n{:18}", ""))
 }
 
-fn commands(model: &str, adapter: &str, out: &Path, style: Style) -> String {
-    let (model, adapter) = (shell_word(model), shell_word(adapter));
+fn commands(model: &str, adapter: Option<&String>, out: &Path, style: Style) -> String {
+    let model = shell_word(model);
+    let with = adapter.map_or(String::new(), |adapter| format!(" --adapter {}", shell_word(adapter)));
     let recipe = shell_word(&out.join("recipe.toml").display().to_string());
     let board = shell_word(&out.join("tensorboard").display().to_string());
     let lines = [
-        format!("tinylora chat --model {model} --adapter {adapter}"),
-        format!("tinylora eval --model {model} --adapter {adapter} --recipe {recipe}"),
-        format!("tinylora adapter inspect {adapter}"),
-        format!("tensorboard --logdir {board}"),
+        Some(format!("tinylora chat --model {model}{with}")),
+        Some(format!("tinylora eval --model {model}{with} --recipe {recipe}")),
+        adapter.map(|adapter| format!("tinylora adapter inspect {}", shell_word(adapter))),
+        Some(format!("tensorboard --logdir {board}")),
     ];
-    let lines: Vec<String> =
-        lines.iter().map(|line| format!("  {}\n", style.paint(Tone::Accent, line))).collect();
+    let lines = lines.iter().flatten();
+    let lines: Vec<String> = lines.map(|line| format!("  {}\n", style.paint(Tone::Accent, line))).collect();
     format!("\nTry it:\n{}", lines.concat())
 }
 
@@ -147,6 +154,8 @@ mod tests {
                 u: 13,
                 n_tie: 0,
                 tying: tinylora::recipe::Tying::Tiled,
+                alpha: None,
+                rslora: None,
                 trainable_parameters: 13,
                 payload_bytes: 26,
                 file_bytes: 612,

@@ -8,7 +8,6 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::io::Write;
 use tinylora::gradient::{GradientWorkspace, TrainingCompletion, TrainingGroup, completion_logprobs};
-use tinylora::model::Adapters;
 use tinylora_compute::Cpu;
 
 /// Tokens that one pass takes at most, unless a single text is longer.
@@ -47,8 +46,7 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
     let mut workspace = GradientWorkspace::new(&opened.base.model);
     let mut totals = (0.0, 0);
     for batch in batches(&texts) {
-        let scored =
-            opened.with_adapters(|adapters| score(&cpu, &opened, adapters, batch, &mut workspace))?;
+        let scored = score(&cpu, &opened, batch, &mut workspace)?;
         for (tokens, logprobs) in batch.iter().zip(scored) {
             let output = output(tokens, &logprobs);
             totals = (totals.0 + output.total, totals.1 + logprobs.len());
@@ -99,7 +97,6 @@ fn batches(texts: &[Vec<u32>]) -> impl Iterator<Item = &[Vec<u32>]> {
 fn score(
     cpu: &Cpu,
     opened: &Opened,
-    adapters: Adapters<'_>,
     texts: &[Vec<u32>],
     workspace: &mut GradientWorkspace,
 ) -> Result<Vec<Vec<f32>>> {
@@ -109,7 +106,7 @@ fn score(
     };
     // A text of one token has nothing to predict and takes no part in the pass.
     let groups: Vec<TrainingGroup> = texts.iter().filter(|tokens| tokens.len() > 1).map(group).collect();
-    let scored = completion_logprobs(cpu, &opened.base.model, adapters, &groups, 1.0, workspace)?;
+    let scored = completion_logprobs(cpu, opened.policy(), &groups, 1.0, workspace)?;
     let mut scored = scored.into_iter().flatten();
     let next =
         |tokens: &Vec<u32>| if tokens.len() > 1 { scored.next().unwrap_or_default() } else { Vec::new() };

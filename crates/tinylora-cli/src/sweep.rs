@@ -3,6 +3,7 @@
 use crate::args::SweepArgs;
 use crate::display::RunDisplay;
 use crate::failure::{DONE, INTERRUPTED, Usage};
+use crate::precision::DeviceArg;
 use crate::screen::Screen;
 use crate::{format, interrupt, open, report};
 use anyhow::Result;
@@ -10,22 +11,25 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 use tinylora::hub::HubOptions;
 use tinylora::recipe::Numerics;
 use tinylora::sweep::{
-    BestRate, Cost, ResultRow, Run, SweepEvent, SweepOutcome, best_rates, describe, estimate, load, sweep,
+    BestRate, Cost, ResultRow, Run, SweepEvent, SweepOutcome, TimeLeft, best_rates, describe, estimate,
+    finished_runs, load, most_seconds, sweep, time_left,
 };
 use tinylora::train::TrainOptions;
+use tinylora_compute::peak::multiply_add_rate;
 
 /// Runs the command; gives the exit status.
 pub fn run(args: &SweepArgs) -> Result<u8> {
     let runs = load(&args.sweep, &args.set).map_err(|error| Usage(error.to_string()))?;
-    if args.dry_run {
-        print!("{}", planned(&runs)?);
-        return Ok(DONE);
-    }
     let stem = args.sweep.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let out = args.out.clone().unwrap_or_else(|| Path::new("sweeps").join(stem));
+    if args.dry_run {
+        print!("{}{}", planned(&runs)?, duration(&runs, &out, args.device)?);
+        return Ok(DONE);
+    }
     if !args.resume && out.join("runs").exists() {
         let out = out.display();
         return Err(Usage(format!(
@@ -51,8 +55,12 @@ pub fn run(args: &SweepArgs) -> Result<u8> {
             if let Some(finished) = display.take() {
                 finished.finish();
             }
+            let left = if done { None } else { time_left(&runs, &finished_runs(&out)) };
             let done = if done { ": done earlier" } else { "" };
             screen.print(&format!("run {number} of {of}: {}{done}", describe(&run.settings)));
+            if let Some(left) = left {
+                screen.print(&still(&left));
+            }
         }
         SweepEvent::Train(event) => {
             display.get_or_insert_with(|| RunDisplay::new(screen.clone())).take(&event);
@@ -110,6 +118,38 @@ fn planned(runs: &[Run]) -> Result<String> {
     };
     text.push_str(&format!("{} runs{sampled}\n", runs.len()));
     Ok(text)
+}
+
+/// How long it takes, and how rough that is; on a GPU, only what finished runs tell.
+fn duration(runs: &[Run], out: &Path, device: Option<DeviceArg>) -> Result<String> {
+    if let Some(left) = time_left(runs, &finished_runs(out)) {
+        return Ok(format!("{}\n", still(&left)));
+    }
+    let fast = runs.iter().any(|run| run.recipe.model.numerics == Numerics::Fast);
+    let numerics = if fast { Numerics::Fast } else { Numerics::Exact };
+    let most = match DeviceArg::or_environment(device)? {
+        DeviceArg::Cpu => most_seconds(runs, multiply_add_rate(&open::host(numerics)?)),
+        DeviceArg::Cuda | DeviceArg::Auto => None,
+    };
+    Ok(match most {
+        Some(seconds) => format!(
+            "time: at most about {} here. Very rough: half of the machine's measured multiply-adds, completions as long as \
+             they may be (most are shorter), prompts left out. After the first run it is told from runs\n",
+            format::duration(Duration::from_secs_f64(seconds.min(1e9)))
+        ),
+        None => "time: not known before a run is done; it is told after the first one\n".to_owned(),
+    })
+}
+
+/// Told from finished runs.
+fn still(left: &TimeLeft) -> String {
+    let time = format::duration(Duration::from_secs_f64(left.seconds.min(1e9)));
+    let runs = |count: usize| if count == 1 { "1 run".to_owned() } else { format!("{count} runs") };
+    format!(
+        "time: about {time} for {}, told from {} done (rough: lengths of completions differ from run to run)",
+        runs(left.runs),
+        runs(left.from)
+    )
 }
 
 fn stopped(rows: &[ResultRow], runs: &[Run], args: &SweepArgs, out: &Path) -> String {

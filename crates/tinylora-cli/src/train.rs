@@ -9,12 +9,12 @@ use anyhow::Result;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use tinylora::adapter::AdapterFile;
+use tinylora::adapter::load;
 use tinylora::base::BaseError;
 use tinylora::checkpoint;
 use tinylora::data::{DataError, benchmark::BenchmarkError};
 use tinylora::hub::{HubError, HubOptions};
-use tinylora::recipe::Recipe;
+use tinylora::recipe::{AdapterKind, Recipe};
 use tinylora::train::{Outcome, TrainError, TrainOptions, plan, train};
 
 /// Runs the command; gives the exit status.
@@ -42,9 +42,13 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
     display.finish();
     match outcome? {
         Outcome::Done(summary) => {
+            if summary.adapter.kind == AdapterKind::Full.name() {
+                print!("{}", report::render(&summary, &[], &out, stdout_style()));
+                return Ok(DONE);
+            }
             let adapter = out.join("adapter.tinylora");
-            let v = AdapterFile::read(&adapter)?.v;
-            print!("{}", report::render(&summary, &v, &out, stdout_style()));
+            let adapter = load(&adapter.to_string_lossy())?;
+            print!("{}", report::render(&summary, adapter.v(), &out, stdout_style()));
             Ok(DONE)
         }
         Outcome::Interrupted { step, checkpoint } => {

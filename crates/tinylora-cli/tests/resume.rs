@@ -1,98 +1,13 @@
 //! Kill -9 at random moments, resume, and end byte for byte where an undisturbed run ends. A tiny random model
 //! and a reward from an external command, so that v moves in every step.
 
+mod tiny;
+
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-
-const RECIPE: &str = r#"
-name = "resume"
-seed = 5
-[model]
-ref = "MODEL"
-chat_template = false
-[adapter]
-u = 13
-n_tie = "all"
-[task]
-kind = "arithmetic"
-problems = "sum"
-max = 50
-[reward]
-scorer = "command"
-command = ["python3", "GRADER"]
-[rollout]
-prompts_per_step = 4
-samples_per_prompt = 4
-max_tokens = 12
-[optimizer]
-learning_rate = 0.01
-schedule = "linear"
-[train]
-steps = 12
-checkpoint_every = 1
-keep_checkpoints = 2
-[eval]
-problems = 16
-"#;
-
-const GRADER: &str = r#"
-import json, sys
-for line in sys.stdin:
-    text = json.loads(line)["completion"]
-    print(json.dumps({"reward": sum(text.encode()) % 5}), flush=True)
-"#;
-
-/// A folder with the tiny model, its tokenizer, the grader and the recipe; gives the recipe's path.
-fn prepare(folder: &Path) -> PathBuf {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/models/llama2");
-    let model = folder.join("model");
-    std::fs::create_dir(&model).expect("a new folder");
-    for file in ["config.json", "model.safetensors"] {
-        std::fs::copy(golden.join(file), model.join(file)).expect("the golden model");
-    }
-    std::fs::copy(golden.join("../../tokenizer/bytes.json"), model.join("tokenizer.json"))
-        .expect("the tokenizer");
-    std::fs::write(model.join("tokenizer_config.json"), r#"{"eos_token": "</s>"}"#).expect("writable");
-    let grader = folder.join("grader.py");
-    std::fs::write(&grader, GRADER).expect("writable");
-    let recipe = folder.join("recipe.toml");
-    let text = RECIPE
-        .replace("MODEL", model.to_str().expect("UTF-8"))
-        .replace("GRADER", grader.to_str().expect("UTF-8"));
-    std::fs::write(&recipe, text).expect("writable");
-    recipe
-}
-
-fn train(recipe: &Path, out: &Path, cache: &Path, extra: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tinylora"));
-    command.arg("train").arg(recipe).arg("--out").arg(out).args(extra);
-    command.env("TINYLORA_CACHE", cache).stdout(Stdio::null()).stderr(Stdio::piped());
-    command
-}
-
-fn finish(mut command: Command) {
-    let output = command.output().expect("the program starts");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// What must be the same to the byte: adapter and samples, and metrics but for the clock and memory.
-fn results(out: &Path) -> (Vec<u8>, Vec<u8>, Vec<serde_json::Value>) {
-    let read = |name: &str| std::fs::read(out.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
-    let metrics = String::from_utf8(read("metrics.jsonl")).expect("UTF-8");
-    let metrics = metrics
-        .lines()
-        .map(|line| {
-            let mut line: serde_json::Value = serde_json::from_str(line).expect("a whole line");
-            for key in ["rollout_seconds", "train_seconds", "rss_bytes"] {
-                line.as_object_mut().expect("an object").remove(key).expect("in the contract");
-            }
-            line
-        })
-        .collect();
-    (read("adapter.tinylora"), read("samples.jsonl"), metrics)
-}
+use tiny::{finish, prepare, results, train};
 
 /// Runs the recipe whole, then kills it `kills` times at random moments, each time in a folder of its own, and resumes; gives the
 /// metrics.
@@ -144,6 +59,7 @@ fn killed_runs_of_every_kind_end_like_whole_ones() {
         &["optimizer.kind=sgd", "optimizer.nesterov=true"][..],
         &["optimizer.kind=natural", "optimizer.learning_rate=1", "optimizer.damping=0.1"],
         &["optimizer.kind=natural", "optimizer.fisher=token", "optimizer.fisher_samples=1", "train.steps=4"],
+        &["adapter.kind=lora", "adapter.rank=3", "optimizer.learning_rate=0.003", "rollout.staleness=1"],
     ] {
         let metrics = kill_and_compare(settings, kills);
         assert!(of(&metrics, "v_norm").last().is_some_and(|norm| *norm > 1e-4), "{settings:?}");
@@ -187,11 +103,13 @@ fn killed_runs_of_every_kind_end_like_whole_ones() {
 /// Supervised: the loss is a number that falls, and what only sampling measures is none.
 #[test]
 fn killed_supervised_runs_end_like_whole_ones() {
-    for (tokens, kind) in [("completion", "lora-xs"), ("all", "tinylora")] {
+    for (tokens, kind) in [("completion", "lora-xs"), ("all", "tinylora"), ("completion", "lora")] {
         let (tokens, kind) = (format!("sft.loss_on={tokens}"), format!("adapter.kind={kind}"));
         let u = if kind.ends_with("xs") { "adapter.u=4" } else { "adapter.u=13" };
-        let settings =
-            ["learner=sft", "sft.examples_per_step=8", &tokens, &kind, u, "optimizer.learning_rate=0.2"];
+        // Each of LoRA's many numbers moves by the rate.
+        let rate = if kind.ends_with("=lora") { "0.01" } else { "0.2" };
+        let rate = format!("optimizer.learning_rate={rate}");
+        let settings = ["learner=sft", "sft.examples_per_step=8", &tokens, &kind, u, &rate];
         let metrics = kill_and_compare(&settings, 1);
         let loss = |step: usize| metrics[step]["loss"].as_f64().expect("a number");
         assert!(loss(11) < loss(0), "{tokens}: {} to {}", loss(0), loss(11));
@@ -207,6 +125,75 @@ fn lora_xs_trains() {
     assert!(metrics[11]["v_norm"].as_f64().expect("a number") > 0.01, "v moved");
 }
 
+/// All weights: the same programme of kills, by reinforcement and by examples; and sampler = trainer as ever.
+#[test]
+fn all_weights_train() {
+    let full = ["adapter.kind=full", "optimizer.learning_rate=1e-3", "grpo.kl_coefficient=0.01"];
+    let metrics = kill_and_compare(&full, kills());
+    assert!(metrics.iter().all(|m| m["logprob_gap_max"] == 0.0));
+    let of = |step: usize, key: &str| metrics[step][key].as_f64().expect("a number");
+    assert!(of(11, "v_norm") != of(0, "v_norm"), "the weights moved");
+    assert!(of(11, "kl") > 0.0, "away from the base's own");
+    let settings =
+        ["adapter.kind=full", "learner=sft", "sft.examples_per_step=8", "optimizer.learning_rate=1e-3"];
+    let metrics = kill_and_compare(&settings, 1);
+    let loss = |step: usize| metrics[step]["loss"].as_f64().expect("a number");
+    assert!(loss(11) < loss(0), "{} to {}", loss(0), loss(11));
+}
+
+/// The folder that such a run writes is the model that it ended with: it answers the same questions in the same words.
+#[test]
+fn the_model_that_was_trained_is_what_was_evaluated() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let recipe = prepare(folder.path());
+    let cache = folder.path().join("cache");
+    let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+    let full =
+        ["--set", "adapter.kind=full", "--set", "optimizer.learning_rate=1e-2", "--set", "train.steps=2"];
+    finish(train(&recipe, &first, &cache, &full));
+    let model = format!("model.ref={}", first.join("model").display());
+    finish(train(&recipe, &second, &cache, &["--set", &model, "--set", "train.steps=1"]));
+    let read = |path: PathBuf| std::fs::read_to_string(path).expect("an evaluation");
+    let after = read(first.join("evaluations/after.jsonl"));
+    assert!(after == read(second.join("evaluations/before.jsonl")));
+    assert!(after != read(first.join("evaluations/before.jsonl")), "training changed it");
+    assert!(!first.join("adapter.tinylora").exists());
+    let summary: serde_json::Value =
+        serde_json::from_str(&read(first.join("summary.json"))).expect("a summary");
+    assert_eq!(summary["adapter"]["kind"], "full");
+    assert_eq!(summary["adapter"]["trainable_parameters"], summary["model"]["parameters"]);
+}
+
+#[test]
+fn what_does_not_go_with_all_weights_is_refused() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let recipe = prepare(folder.path());
+    let cache = folder.path().join("cache");
+    let refused = |setting: &str| {
+        let out = folder.path().join("refused");
+        let settings = ["--set", "adapter.kind=full", "--set", setting];
+        let output = train(&recipe, &out, &cache, &settings).output().expect("the program starts");
+        assert!(!output.status.success(), "{setting}");
+        let _ = std::fs::remove_dir_all(&out);
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let message = refused("model.memory=\"1MiB\"");
+    for part in ["training all weights needs at least", "f32 master weights", "gradient", "optimizer", "GiB"]
+    {
+        assert!(message.contains(part), "{message}");
+    }
+    for (setting, part) in [
+        ("adapter.storage_precision=bf16", "fp32"),
+        ("adapter.targets=[\"q_proj\"]", "leave targets out"),
+        ("adapter.scale=2.0", "leave scale out"),
+        ("adapter.init_bound=0.1", "leave init_bound out"),
+        ("optimizer.kind=natural", "adamw"),
+    ] {
+        let message = refused(setting);
+        assert!(message.contains(part), "{setting}: {message}");
+    }
+}
+
 #[test]
 fn threads_do_not_matter() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -214,14 +201,15 @@ fn threads_do_not_matter() {
     let cache = folder.path().join("cache");
     let run = |threads: &str, kind: &str| {
         let out = folder.path().join(format!("{kind}-{threads}"));
-        let kind = format!("optimizer.kind={kind}");
+        let kind =
+            if kind == "full" { "adapter.kind=full".to_owned() } else { format!("optimizer.kind={kind}") };
         let settings = ["--set", "train.steps=4", "--set", &kind, "--set", "grpo.entropy_coefficient=0.01"];
         let mut command = train(&recipe, &out, &cache, &settings);
         command.env("TINYLORA_THREADS", threads);
         finish(command);
         results(&out)
     };
-    for kind in ["adamw", "natural"] {
+    for kind in ["adamw", "natural", "full"] {
         assert!(run("1", kind) == run("2", kind), "{kind}");
     }
 }

@@ -21,6 +21,7 @@ pub mod buffer;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod head;
+pub mod head_weights;
 mod huge;
 pub mod kernel;
 pub mod lanes;
@@ -37,6 +38,7 @@ pub mod rows;
 mod testing;
 mod tile;
 mod tiles;
+pub mod vectors;
 
 pub use buffer::Buffer;
 pub use kernel::{Cpu, Kernel, KernelError};

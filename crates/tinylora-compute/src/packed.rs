@@ -25,7 +25,7 @@ pub(crate) enum Data {
     F32(Buffer<f32>),
 }
 
-/// A frozen matrix W (n, k).
+/// A matrix W (n, k). Its numbers change only as a whole.
 pub struct PackedMatrix {
     n: usize,
     k: usize,
@@ -51,12 +51,24 @@ impl PackedMatrix {
                 Precision::F32 => Data::F32(Buffer::zeroed_in_huge_pages(panels * units)),
             },
         };
+        matrix.fill(cpu, read)?;
+        Ok(matrix)
+    }
+
+    /// Overwrites all numbers.
+    fn fill<E: Send>(
+        &mut self,
+        cpu: &Cpu,
+        read: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,
+    ) -> Result<(), E> {
+        let (n, k, precision) = (self.n, self.k, self.precision());
+        let units = if precision == Precision::Bf16 { k.div_ceil(2) } else { k } * LANES;
         let failure = Mutex::new(None);
-        let base = match &mut matrix.data {
+        let base = match &mut self.data {
             Data::Bf16(buffer) => SendPointer(buffer.as_mut_ptr().cast::<u8>()),
             Data::F32(buffer) => SendPointer(buffer.as_mut_ptr().cast::<u8>()),
         };
-        cpu.parallel(panels, |panel| {
+        cpu.parallel(n.div_ceil(LANES), |panel| {
             let first = panel * LANES;
             let count = LANES.min(n - first);
             let mut rows = vec![0f32; count * k];
@@ -87,7 +99,7 @@ impl PackedMatrix {
         });
         match failure.into_inner().expect("no panic while held") {
             Some(error) => Err(error),
-            None => Ok(matrix),
+            None => Ok(()),
         }
     }
 
@@ -110,6 +122,22 @@ impl PackedMatrix {
     /// The sizes of a matrix whose numbers lie elsewhere, as on a GPU: nothing can be computed with it.
     pub fn without_data((n, k): (usize, usize)) -> Self {
         Self { n, k, data: Data::Bf16(Buffer::zeroed(0)) }
+    }
+
+    /// Replaces all numbers by those of a matrix of the same size that lies in memory row by row, in place.
+    ///
+    /// # Panics
+    /// If `values` is not n · k long.
+    pub fn repack(&mut self, cpu: &Cpu, values: &[f32]) {
+        let (n, k) = (self.n, self.k);
+        assert_eq!(values.len(), n * k, "a {n} × {k} matrix");
+        let filled: Result<(), std::convert::Infallible> = self.fill(cpu, |row, out| {
+            out.copy_from_slice(&values[row * k..][..out.len()]);
+            Ok(())
+        });
+        match filled {
+            Ok(()) => {}
+        }
     }
 
     /// n: rows, outputs.

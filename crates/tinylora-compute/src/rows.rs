@@ -28,3 +28,26 @@ pub fn for_chunks(cpu: &Cpu, out: &mut [f32], chunk: usize, work: impl Fn(usize,
         work(start, part);
     });
 }
+
+/// The same for slices of one length, which are cut at the same places.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn for_chunks_of<const N: usize>(
+    cpu: &Cpu,
+    slices: [&mut [f32]; N],
+    chunk: usize,
+    work: impl Fn(usize, [&mut [f32]; N]) + Sync,
+) {
+    let len = slices.first().map_or(0, |slice| slice.len());
+    assert!(slices.iter().all(|slice| slice.len() == len), "slices of one length");
+    let slices = slices.map(|slice| SendPointer(slice.as_mut_ptr()));
+    cpu.parallel(len.div_ceil(chunk.max(1)), |task| {
+        let start = task * chunk;
+        // SAFETY: chunks are disjoint parts of each slice, and the slices are borrowed for as long as this runs.
+        let part = |slice: SendPointer<f32>| unsafe {
+            std::slice::from_raw_parts_mut(slice.get().add(start), chunk.min(len - start))
+        };
+        work(start, slices.map(part));
+    });
+}

@@ -6,7 +6,7 @@ use crate::wire::TokenLogprob;
 use std::sync::atomic::AtomicBool;
 use tinylora::base::Base;
 use tinylora::inference::{Engine, Finish, GenerateOptions, Progress, Request, Stop};
-use tinylora::model::{Adapters, SideFactors};
+use tinylora::model::{Adapters, Policy, R, SideFactors};
 use tinylora::rollout::{TextStop, TextStream};
 use tinylora_compute::Cpu;
 use tinylora_compute::attention::BLOCK_TOKENS;
@@ -23,7 +23,7 @@ pub struct Loaded {
     /// Names, as requests have them: the base first, then the adapters; the index is the engine's adapter.
     pub names: Vec<String>,
     /// R of each name; zeros for the base.
-    pub matrices: Vec<Vec<f32>>,
+    pub matrices: Vec<R>,
     /// KV blocks.
     pub blocks: usize,
     /// Sequences that run at once at most.
@@ -83,11 +83,11 @@ const MOST_JOBS: usize = 256;
 /// Runs jobs until nobody can send any more.
 pub fn run(loaded: &Loaded, mut jobs: Receiver<Job>, interrupt: &AtomicBool) {
     let mut engine = Engine::new(&loaded.cpu, &loaded.base.model, loaded.blocks);
-    let matrices: Vec<&[f32]> = loaded.matrices.iter().map(Vec::as_slice).collect();
     let adapters = match &loaded.factors {
         None => Adapters::NONE,
-        Some(factors) => Adapters { factors: Some(factors), r: &matrices },
+        Some(factors) => Adapters { factors: Some(factors), r: &loaded.matrices },
     };
+    let policy = Policy::new(&loaded.base.model, adapters);
     while let Some(first) = jobs.blocking_recv() {
         let mut batch = vec![first];
         while batch.len() < MOST_JOBS
@@ -96,7 +96,7 @@ pub fn run(loaded: &Loaded, mut jobs: Receiver<Job>, interrupt: &AtomicBool) {
             batch.push(job);
         }
         batch.retain(|job| !job.events.is_closed());
-        run_batch(loaded, &mut engine, adapters, &batch, interrupt);
+        run_batch(loaded, &mut engine, policy, &batch, interrupt);
     }
 }
 
@@ -127,7 +127,7 @@ impl Stop for BatchStop<'_> {
 fn run_batch(
     loaded: &Loaded,
     engine: &mut Engine<'_>,
-    adapters: Adapters<'_>,
+    policy: Policy<'_>,
     batch: &[Job],
     interrupt: &AtomicBool,
 ) {
@@ -174,7 +174,7 @@ fn run_batch(
             let _ = job.events.send(Event::Finished { choice, text, finish, tokens: tokens.len() });
         }
     };
-    if let Err(error) = engine.generate(adapters, &requests, &options, &mut observe) {
+    if let Err(error) = engine.generate(policy, &requests, &options, &mut observe) {
         for job in batch {
             let _ = job.events.send(Event::Failed(error.to_string()));
         }

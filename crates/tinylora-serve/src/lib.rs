@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tinylora::adapter::{self, AdapterFileError, AnyAdapter, Target};
 use tinylora::base::{AdapterSet, Base, BaseError, Loading, adapter_sets};
 use tinylora::hub::{HubOptions, cache_dir};
-use tinylora::model::KvCache;
+use tinylora::model::{KvCache, R};
 use tinylora::recipe::WeightDtype;
 use tinylora_compute::Cpu;
 use tinylora_compute::attention::BLOCK_TOKENS;
@@ -254,7 +254,7 @@ fn load(options: ServeOptions, report: &mut dyn FnMut(Loading)) -> Result<Loaded
         None => (None, Vec::new()),
         Some(set) => {
             // The base itself: R = 0.
-            let mut matrices = vec![vec![0.0; set.matrices[0].len()]];
+            let mut matrices = vec![R::Multiples(vec![0.0; set.modules.len()])];
             matrices.extend(set.matrices);
             (Some(set.factors), matrices)
         }

@@ -9,7 +9,7 @@ use tinylora::adapter::Projections;
 use tinylora::base::{Adapter, Base};
 use tinylora::hub::{HubOptions, cache_dir};
 use tinylora::inference::{Engine, GenerateOptions, Progress, Request, Sampling, Stop};
-use tinylora::model::Adapters;
+use tinylora::model::{Adapters, Policy, R};
 use tinylora::recipe::{AdapterSection, WeightDtype};
 use tinylora_compute::Cpu;
 
@@ -36,9 +36,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let cache = cache_dir(&options).join("factors");
     let adapter = Adapter::from_section(&cpu, &base, &section, 1, &cache, &mut |_| {})?;
     let projections = Projections::new(&adapter.spec);
-    let matrices: Vec<Vec<f32>> =
-        (0..sequences).map(|i| projections.r_matrices(&adapter.spec.init_v(i as u64))).collect();
-    let r: Vec<&[f32]> = matrices.iter().map(Vec::as_slice).collect();
+    let matrices = |i| R::Matrices(projections.r_matrices(&adapter.spec.init_v(i)));
+    let r: Vec<R> = (0..sequences as u64).map(matrices).collect();
     let adapters = Adapters { factors: Some(&adapter.factors), r: &r };
     let blocks = sequences * (PROMPT_TOKENS + NEW_TOKENS).div_ceil(16) + sequences;
     let mut engine = Engine::new(&cpu, &base.model, blocks);
@@ -60,7 +59,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let mut begun = vec![false; sequences];
         let (mut waiting, mut tokens, mut all_begun) = (sequences, 0usize, None);
         let start = Instant::now();
-        engine.generate(adapters, &requests, &options, &mut |progress| {
+        engine.generate(Policy::new(&base.model, adapters), &requests, &options, &mut |progress| {
             let Progress::Token { request, .. } = progress else { return };
             if !std::mem::replace(&mut begun[request], true) {
                 waiting -= 1;

@@ -39,10 +39,18 @@ pub const PARTIAL_SUFFIX: &str = ".partial";
 /// Writes `bytes` to `path`: a hidden file in the same folder, fsync, rename over `path`, fsync of the
 /// folder. The folder must exist.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), AtomicFileError> {
-    let fail = |action: &'static str| move |source: io::Error| describe(path, bytes.len(), action, source);
+    write_with(path, bytes.len(), |file| file.write_all(bytes))
+}
+
+/// The same for content of `length` bytes that `content` writes piece by piece.
+pub fn write_with(
+    path: &Path,
+    length: usize,
+    content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<(), AtomicFileError> {
+    let fail = |action: &'static str| move |source: io::Error| describe(path, length, action, source);
     let (mut file, partial) = create_partial(path).map_err(fail("creating a temporary file beside it"))?;
-    let written = file
-        .write_all(bytes)
+    let written = content(&mut file)
         .map_err(fail("writing the temporary file"))
         .and_then(|()| file.sync_all().map_err(fail("flushing the temporary file to disk")))
         .and_then(|()| fs::rename(&partial, path).map_err(fail("renaming the temporary file")));

@@ -47,11 +47,13 @@ pub mod publish;
 
 pub mod evaluate;
 
+pub mod collect;
+
 pub mod train;
 
 pub mod bench;
 
 pub mod sweep;
 
-#[cfg(test)]
-mod fuzz;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;

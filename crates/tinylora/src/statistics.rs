@@ -34,6 +34,49 @@ pub fn mean_95(values: &[f64], most: usize) -> [f64; 2] {
     wilson(p, effective)
 }
 
+/// Wilson's 95 % interval of a mean fraction over `n` problems, where the fraction is an average over samples or runs: no
+/// narrower than problems that are each answered once allow. [0, 1] if n = 0.
+pub fn wilson_of_fraction_95(fraction: f64, n: usize) -> [f64; 2] {
+    if n == 0 { [0.0, 1.0] } else { wilson(fraction, n as f64) }
+}
+
+/// The 95 % interval of the mean of independent, about normal measurements, by Student's t; none of fewer than two.
+pub fn student_95(values: &[f64]) -> Option<[f64; 2]> {
+    if values.len() < 2 {
+        return None;
+    }
+    let (mean, n) = (mean(values), values.len());
+    let half = student_975(n - 1) * standard_deviation(values) / (n as f64).sqrt();
+    Some([mean - half, mean + half])
+}
+
+/// The 97.5 % quantile of Student's t with `freedom` ≥ 1 degrees of freedom: the finite series of its distribution in
+/// θ = atan(t / √freedom) (Abramowitz and Stegun 26.7.3 and 26.7.4), solved by bisection.
+fn student_975(freedom: usize) -> f64 {
+    if freedom > 10_000 {
+        return Z_975; // less than 3e-4 above it
+    }
+    let odd = freedom % 2 == 1;
+    let within = |angle: f64| {
+        let cos2 = angle.cos().powi(2);
+        let (mut term, mut sum) = (if odd { angle.cos() } else { 1.0 }, 0.0);
+        let mut i = if odd { 2.0 } else { 1.0 };
+        for _ in 0..freedom / 2 {
+            sum += term;
+            term *= cos2 * i / (i + 1.0);
+            i += 2.0;
+        }
+        let series = sum * angle.sin();
+        if odd { (angle + series) * std::f64::consts::FRAC_2_PI } else { series }
+    };
+    let (mut low, mut high) = (0.0, std::f64::consts::FRAC_PI_2);
+    for _ in 0..100 {
+        let middle = 0.5 * (low + high);
+        if within(middle) < 0.95 { low = middle } else { high = middle }
+    }
+    low.tan() * (freedom as f64).sqrt()
+}
+
 /// Wilson's interval of a fraction that n outcomes gave; n need not be whole.
 fn wilson(p: f64, n: f64) -> [f64; 2] {
     let z2 = Z_975 * Z_975;
@@ -250,6 +293,31 @@ mod tests {
         assert_eq!(wilson_95(0, 20)[0], 0.0);
         assert_eq!(wilson_95(512, 512)[1], 1.0);
         assert_eq!(wilson_95(0, 0), [0.0, 1.0]);
+    }
+
+    /// Quantiles as tables print them.
+    #[test]
+    fn student_known_values() {
+        for (freedom, expected) in [
+            (1, 12.706_204_736_2),
+            (2, 4.302_652_729_7),
+            (3, 3.182_446_305_3),
+            (4, 2.776_445_105_2),
+            (9, 2.262_157_162_7),
+            (10, 2.228_138_852_0),
+            (30, 2.042_272_456_3),
+        ] {
+            let found = student_975(freedom);
+            assert!((found - expected).abs() < 1e-9, "{freedom}: {found}");
+        }
+        let [low, high] = student_95(&[0.5, 0.6, 0.7]).unwrap();
+        assert!(
+            close(high - 0.6, 4.302_652_729_7 * 0.1 / 3f64.sqrt(), 1e-9)
+                && close(0.6 - low, high - 0.6, 1e-9)
+        );
+        assert_eq!(student_95(&[0.5]), None);
+        assert_eq!(wilson_of_fraction_95(0.8, 10), wilson_95(8, 10));
+        assert_eq!(wilson_of_fraction_95(0.3, 0), [0.0, 1.0]);
     }
 
     #[test]

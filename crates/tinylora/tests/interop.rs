@@ -9,13 +9,14 @@ use common::{golden, relative_error, tiny_files};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use tinylora::adapter::{
-    AdapterFile, BaseIdentity, FactorSketches, Method, RunMetadata, Standalone, TinyLoraSpec, compute_factors,
+    AdapterFile, BaseIdentity, FactorSketches, LoraSpec, Method, Projections, RunMetadata, Standalone,
+    TinyLoraSpec, compute_factors,
 };
 use tinylora::hub::{ModelFiles, ModelLayout};
 use tinylora::interop::{OutputType, export_gguf_lora, export_lora, export_peft, import_peft, merge};
 use tinylora::model::weights::Weights;
-use tinylora::model::{Model, ModuleFactors, SideFactors};
-use tinylora::recipe::{AdapterSection, Tying, WeightDtype};
+use tinylora::model::{Model, ModuleFactors, R, SideFactors};
+use tinylora::recipe::{AdapterKind, AdapterSection, Projection, Tying, WeightDtype};
 use tinylora_compute::Precision;
 
 const NAMES: [&str; 8] =
@@ -45,7 +46,8 @@ fn adapted(case: &Case, adapter: &Standalone, tokens: &[u32]) -> Vec<f32> {
         })
         .collect();
     let factors = SideFactors::new(&case.cpu, &case.model.config, adapter.rank(), &modules);
-    logits_with(case, &case.model, tokens, Some((&factors, &adapter.r_matrices().expect("sizes fit"))))
+    let r = R::Matrices(adapter.r_matrices().expect("sizes fit"));
+    logits_with(case, &case.model, tokens, Some((&factors, &r)))
 }
 
 /// Where the exports of a model stay.
@@ -58,15 +60,24 @@ fn exports(name: &str) -> PathBuf {
 
 /// An adapter as training here makes them, with v at random, tied in runs of four.
 fn own_adapter(name: &str, case: &Case) -> Standalone {
-    let section = AdapterSection {
-        u: 3,
-        n_tie: 4,
-        tying: Tying::Tiled,
-        init_bound: 0.3,
-        scale: 1.25,
-        ..AdapterSection::default()
-    };
-    let spec = TinyLoraSpec::new(&section, &case.model.config).expect("fits");
+    seeded(
+        name,
+        case,
+        &AdapterSection {
+            u: 3,
+            n_tie: 4,
+            tying: Tying::Tiled,
+            init_bound: 0.3,
+            scale: 1.25,
+            ..AdapterSection::default()
+        },
+    )
+    .0
+}
+
+/// An adapter of these settings, and the R that it has in training.
+fn seeded(name: &str, case: &Case, section: &AdapterSection) -> (Standalone, Vec<f32>) {
+    let spec = TinyLoraSpec::new(section, &case.model.config).expect("fits");
     let weights: Vec<_> =
         spec.modules().map(|module| case.model.layers[module.layer].weight(module.target)).collect();
     let factors = compute_factors(&case.cpu, &spec, &weights, &|_| {}).expect("converges");
@@ -77,7 +88,18 @@ fn own_adapter(name: &str, case: &Case) -> Standalone {
         run: RunMetadata::default(),
         spec,
     };
-    Standalone::from_seeded(&file, factors)
+    let r = Projections::new(&file.spec).r_matrices(&file.v);
+    (Standalone::from_seeded(&file, factors), r)
+}
+
+/// A LoRA adapter as training here makes them, with A and B at random.
+fn own_lora(name: &str, case: &Case) -> Standalone {
+    let section =
+        AdapterSection { kind: AdapterKind::Lora, rank: 2, alpha: 3.0, ..AdapterSection::default() };
+    let spec = LoraSpec::new(&section, &case.model.config).expect("fits");
+    let numbers: Vec<f32> =
+        spec.init(5).iter().enumerate().map(|(i, a)| a + 0.1 * (i as f32).sin()).collect();
+    Standalone::from_lora(&spec, &numbers, identity(name, case), RunMetadata::default())
 }
 
 #[test]
@@ -148,12 +170,12 @@ fn other_adapters_of_peft_give_its_logits() {
 
 #[test]
 fn what_leaves_comes_back_the_same() {
-    for name in NAMES {
+    for (name, lora) in NAMES.into_iter().flat_map(|name| [(name, false), (name, true)]) {
         let case = tiny_case(name);
-        let adapter = own_adapter(name, &case);
+        let adapter = if lora { own_lora(name, &case) } else { own_adapter(name, &case) };
         let tokens = case.golden.ids("tokens.3");
         let ours = adapted(&case, &adapter, &tokens);
-        let folder = exports(name);
+        let folder = exports(&if lora { format!("{name}.trained-lora") } else { name.to_owned() });
         export_peft(&adapter, &folder.join("peft")).expect("exports");
         export_lora(&adapter, None, &folder.join("lora")).expect("exports");
         export_lora(&adapter, Some(8), &folder.join("lora8")).expect("exports");
@@ -177,6 +199,48 @@ fn what_leaves_comes_back_the_same() {
         );
         check_merged(name, &case, &adapter, &tokens, &ours, &folder);
         write_expected(&folder, &tokens, &ours);
+    }
+}
+
+/// LoRA-XS leaves with R as the one P of a v of 1: r² numbers a module, and R bit for bit.
+#[test]
+fn lora_xs_leaves_as_its_r() {
+    for name in ["llama3", "qwen2", "gemma3"] {
+        let case = tiny_case(name);
+        let section = AdapterSection {
+            kind: AdapterKind::LoraXs,
+            projection: Projection::Basis,
+            rank: 3,
+            u: 9,
+            n_tie: 1,
+            init_bound: 0.3,
+            scale: 0.75,
+            ..AdapterSection::default()
+        };
+        let (adapter, r) = seeded(name, &case, &section);
+        assert_eq!((adapter.method, adapter.u, adapter.v.as_slice()), (Method::LoraXs, 1, &[1.0][..]));
+        assert_eq!(adapter.r_matrices().expect("sizes fit"), r, "{name}: R is that of training");
+        let folder = exports(&format!("{name}-lora-xs"));
+        export_peft(&adapter, &folder.join("peft")).expect("exports");
+        export_lora(&adapter, None, &folder.join("lora")).expect("exports");
+        let bytes = std::fs::read(folder.join("peft/adapter_model.safetensors")).expect("there");
+        let file = safetensors::SafeTensors::deserialize(&bytes).expect("whole");
+        let shapes: Vec<_> = file
+            .iter()
+            .filter(|(tensor, _)| tensor.ends_with("tinylora_P"))
+            .map(|(_, view)| view.shape().to_vec())
+            .collect();
+        assert_eq!(shapes, vec![vec![1, 3, 3]; adapter.modules.len()]);
+        let back = import_peft(&folder.join("peft"), &adapter.base).expect("imports");
+        assert_eq!(back.r_matrices().expect("sizes fit"), r, "{name}: and R comes back");
+        let tokens = case.golden.ids("tokens.1");
+        let ours = adapted(&case, &adapter, &tokens);
+        assert_eq!(adapted(&case, &back, &tokens), ours);
+        let lora = import_peft(&folder.join("lora"), &adapter.base).expect("imports");
+        assert!(relative_error(&ours, &adapted(&case, &lora, &tokens)) <= OTHER_ORDER);
+        let json = serde_json::json!({
+            "model": name, "forms": ["peft", "lora"], "tokens": tokens, "logits": ours});
+        std::fs::write(folder.join("expected.json"), json.to_string()).expect("written");
     }
 }
 

@@ -5,7 +5,7 @@ mod common;
 use common::case::{Case, tiny_case};
 use std::sync::atomic::AtomicBool;
 use tinylora::inference::{Completion, Engine, GenerateOptions, Request, Sampling, Stop};
-use tinylora::model::Adapters;
+use tinylora::model::{Adapters, Policy, R};
 
 const MANY: usize = 256;
 const NEW_TOKENS: usize = 12;
@@ -36,12 +36,12 @@ fn request(case: &Case, index: usize, adapter: u32) -> Request {
     }
 }
 
-fn generate(case: &Case, r: &[&[f32]], requests: &[Request], at_once: usize) -> Vec<Vec<Completion>> {
+fn generate(case: &Case, r: &[R], requests: &[Request], at_once: usize) -> Vec<Vec<Completion>> {
     let mut engine = Engine::new(&case.cpu, &case.model, 6 * at_once.max(2));
     let interrupt = AtomicBool::new(false);
     let options = GenerateOptions { seed: 3, max_batch: at_once, stop: &Never, interrupt: &interrupt };
     let adapters = Adapters { factors: Some(&case.factors), r };
-    engine.generate(adapters, requests, &options, &mut |_| {}).expect("generates")
+    engine.generate(Policy::new(&case.model, adapters), requests, &options, &mut |_| {}).expect("generates")
 }
 
 fn bits(completions: &[Completion]) -> Vec<(u32, u32)> {
@@ -52,20 +52,19 @@ fn bits(completions: &[Completion]) -> Vec<(u32, u32)> {
 fn each_row_is_what_it_is_alone() {
     for name in ["qwen3", "gemma3"] {
         let case = tiny_case(name);
-        let matrices: Vec<Vec<f32>> = (0..MANY)
+        let r: Vec<R> = (0..MANY)
             .map(|i| {
                 let v: Vec<f32> = case.v.iter().map(|v| v * (0.1 + 0.02 * i as f32)).collect();
-                case.projections.r_matrices(&v)
+                R::Matrices(case.projections.r_matrices(&v))
             })
             .collect();
-        let r: Vec<&[f32]> = matrices.iter().map(Vec::as_slice).collect();
         let requests: Vec<Request> = (0..MANY).map(|i| request(&case, i, i as u32)).collect();
         let together = generate(&case, &r, &requests, 2 * MANY);
         let mut same_as_neighbour = 0;
         for (index, found) in together.iter().enumerate() {
-            let alone = generate(&case, &[r[index]], &[request(&case, index, 0)], 2);
+            let alone = generate(&case, &r[index..=index], &[request(&case, index, 0)], 2);
             assert_eq!(bits(found), bits(&alone[0]), "{name}: sequence {index}");
-            let other = generate(&case, &[r[(index + 1) % MANY]], &[request(&case, index, 0)], 2);
+            let other = generate(&case, &[r[(index + 1) % MANY].clone()], &[request(&case, index, 0)], 2);
             same_as_neighbour += usize::from(bits(&other[0]) == bits(found));
         }
         // Another adapter is seen, or the comparison would show nothing.

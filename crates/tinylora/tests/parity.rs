@@ -6,7 +6,7 @@ mod common;
 use common::case::{curve, gradient, groups, logits, tiny_case};
 use common::relative_error;
 use tinylora::gradient::{GradientWorkspace, completion_logprobs};
-use tinylora::model::Adapters;
+use tinylora::model::{Adapters, Policy, R};
 
 const NAMES: [&str; 8] =
     ["llama2", "llama2-bf16", "llama2-tied", "llama3", "mistral", "qwen2", "qwen3", "gemma3"];
@@ -31,13 +31,12 @@ fn logits_and_logprobs() {
         }
         for (tempered, inverse_temperature) in [("", 1.0), ("_tempered", 1.0 / 0.7)] {
             let groups = groups(&case.golden);
-            let rs = [&r[..]];
+            let rs = [R::Matrices(r.clone())];
             let adapters = Adapters { factors: Some(&case.factors), r: &rs };
             let mut workspace = GradientWorkspace::new(&case.model);
             let logprobs = completion_logprobs(
                 &case.cpu,
-                &case.model,
-                adapters,
+                Policy::new(&case.model, adapters),
                 &groups,
                 inverse_temperature,
                 &mut workspace,

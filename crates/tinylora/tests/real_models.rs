@@ -7,7 +7,7 @@ use common::case::{Case, curve, gradient, groups};
 use common::{Tensors, golden, load, real_model, relative_error};
 use tinylora::adapter::{Projections, TinyLoraSpec, compute_factors};
 use tinylora::gradient::{GradientWorkspace, TrainingCompletion, TrainingGroup, completion_logprobs};
-use tinylora::model::{Adapters, ModuleFactors, SideFactors};
+use tinylora::model::{Adapters, ModuleFactors, Policy, R, SideFactors};
 use tinylora::recipe::{AdapterSection, Tying};
 use tinylora_compute::{Cpu, Kernel, PackedMatrix, Precision};
 
@@ -71,13 +71,14 @@ const ROUNDING_TOLERANCE: f64 = 5e-2;
 
 fn check_smollm2(case: &Case, tolerance: f64) {
     let r = case.projections.r_matrices(&case.v);
-    let rs = [&r[..]];
+    let rs = [R::Matrices(r)];
     let mut workspace = GradientWorkspace::new(&case.model);
     for (what, adapters) in
         [("base", Adapters::NONE), ("adapter", Adapters { factors: Some(&case.factors), r: &rs })]
     {
         let groups = groups(&case.golden);
-        let logprobs = completion_logprobs(&case.cpu, &case.model, adapters, &groups, 1.0, &mut workspace);
+        let logprobs =
+            completion_logprobs(&case.cpu, Policy::new(&case.model, adapters), &groups, 1.0, &mut workspace);
         for (s, found) in logprobs.expect("finite").iter().flatten().enumerate() {
             let prompt = case.golden.ids("prompt_lengths")[s] as usize;
             let stored = &case.golden.get(&format!("logprobs.{what}.{s}"))[prompt - 1..];
@@ -141,7 +142,7 @@ fn gemma3_base_model() {
         let group = TrainingGroup { prompt: tokens[..1].to_vec(), completions: vec![completion] };
         let mut workspace = GradientWorkspace::new(&model);
         let logprobs =
-            completion_logprobs(&cpu, &model, Adapters::NONE, &[group], 1.0, &mut workspace).expect("finite");
+            completion_logprobs(&cpu, Policy::plain(&model), &[group], 1.0, &mut workspace).expect("finite");
         golden.check("Gemma 3", &format!("logprobs.base.{s}"), &logprobs[0][0], 1e-4);
     }
 }

@@ -9,7 +9,7 @@ use tinylora::gradient::{
     CompletionGradient, CompletionView, GradientWorkspace, TrainingCompletion, TrainingGroup,
     accumulate_completions, scores,
 };
-use tinylora::model::Adapters;
+use tinylora::model::{Adapters, Gradients, Policy, R};
 use tinylora::recipe::FisherScores;
 
 /// ∂ ln p / ∂v of each completion or token, and how many tokens each is of; about `most` rows at once.
@@ -23,8 +23,8 @@ fn scores_of(
     kind: FisherScores,
     most: usize,
 ) -> Vec<(usize, Vec<f32>)> {
-    let r = case.projections.r_matrices(&case.v);
-    let adapters = Adapters { factors: Some(&case.factors), r: &[&r[..]] };
+    let r = [R::Matrices(case.projections.r_matrices(&case.v))];
+    let policy = Policy::new(&case.model, Adapters { factors: Some(&case.factors), r: &r });
     let mut workspace = GradientWorkspace::new(&case.model);
     let mut all = Vec::new();
     let mut each = |tokens: usize, dr: &[f64]| {
@@ -32,7 +32,7 @@ fn scores_of(
         all.push((tokens, case.projections.v_gradient(&dr)));
     };
     let settings = (kind, 1.0, most);
-    scores(&case.cpu, &case.model, adapters, groups, settings, &mut workspace, &mut each).expect("finite");
+    scores(&case.cpu, policy, groups, settings, &mut workspace, &mut each).expect("finite");
     all
 }
 
@@ -44,13 +44,14 @@ fn gradient_of(
     loss: &mut dyn FnMut(CompletionView<'_>) -> CompletionGradient,
 ) -> (f64, Vec<f32>) {
     let r = case.projections.r_matrices(v);
-    let adapters = Adapters { factors: Some(&case.factors), r: &[&r[..]] };
+    let mut sums = Gradients::R(vec![vec![0f64; r.len()]]);
+    let r = [R::Matrices(r)];
+    let policy = Policy::new(&case.model, Adapters { factors: Some(&case.factors), r: &r });
     let mut workspace = GradientWorkspace::new(&case.model);
-    let mut dr = vec![0f64; r.len()];
     let settings = (1.0, true);
-    let (cpu, model) = (&case.cpu, &case.model);
-    let value = accumulate_completions(cpu, model, adapters, groups, settings, loss, &mut workspace, &mut dr);
-    let dr: Vec<f32> = dr.into_iter().map(|x| x as f32).collect();
+    let value = accumulate_completions(&case.cpu, policy, groups, settings, loss, &mut workspace, &mut sums);
+    let Gradients::R(dr) = sums else { panic!("made above") };
+    let dr: Vec<f32> = dr.into_iter().flatten().map(|x| x as f32).collect();
     (value.expect("finite"), case.projections.v_gradient(&dr))
 }
 

@@ -1,9 +1,9 @@
-//! Crates depend one way: verify and compute ← tinylora ← serve ← cli; xtask depends on none of them.
+//! Crates depend one way: verify and compute ← tinylora ← plot, serve ← cli; xtask depends on none of them.
 
 use super::metadata::Package;
 
-const ORDER: [&str; 5] =
-    ["tinylora-verify", "tinylora-compute", "tinylora", "tinylora-serve", "tinylora-cli"];
+const ORDER: [&str; 6] =
+    ["tinylora-verify", "tinylora-compute", "tinylora", "tinylora-plot", "tinylora-serve", "tinylora-cli"];
 
 /// Dependencies against the order, and crates that have no place in it.
 pub fn check(packages: &[Package]) -> Vec<String> {

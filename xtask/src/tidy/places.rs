@@ -18,7 +18,7 @@ const PLACES: [(&str, &[&str]); 8] = [
 /// Places that stand where they may not.
 pub fn check(tree: &Tree) -> Vec<String> {
     let mut problems = Vec::new();
-    for file in tree.files.iter().filter(|file| file.path != "Cargo.lock") {
+    for file in tree.files.iter().filter(|file| !file.path.ends_with("Cargo.lock")) {
         for (number, line) in file.text.lines().enumerate() {
             for (place, may) in PLACES {
                 if line.contains(place) && !may.iter().any(|start| file.path.starts_with(start)) {

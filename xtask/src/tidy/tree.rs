@@ -5,8 +5,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 /// Top-level folders that belong to the source tree.
-const FOLDERS: [&str; 9] =
-    [".cargo", ".ci", "benchmarks", "crates", "docs", "golden", "python", "recipes", "xtask"];
+const FOLDERS: [&str; 10] =
+    [".cargo", ".ci", "benchmarks", "crates", "docs", "fuzz", "golden", "python", "recipes", "xtask"];
 /// Folders of any level that hold what was made, not written.
 const MADE: [&str; 4] = [".venv", "__pycache__", "book", "target"];
 

@@ -56,8 +56,9 @@ pub fn plain(event: &Event<'_>, view: &View, news: &News) -> Option<String> {
 /// What a run will take of the machine's memory.
 pub fn memory(plan: &MemoryPlan) -> String {
     format!(
-        "memory: weights {}, KV cache {}, activations {}; the limit is {}",
+        "memory: weights {}, trained {}, KV cache {}, activations {}; the limit is {}",
         format::bytes(plan.weights),
+        format::bytes(plan.trained),
         format::bytes(plan.kv_cache),
         format::bytes(plan.activations),
         format::bytes(plan.limit)

@@ -250,14 +250,25 @@ pub fn project(
     unsafe { device.launch_some("side_project", Launch { blocks, threads: 128, shared: 0 }, &arguments) }
 }
 
-/// z = R p for each of `rows` rows and member, with the row's own R of `r` (adapters · `length`), or Rᵀ p.
+/// How R is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Apply {
+    /// R p
+    Plain = 0,
+    /// Rᵀ p
+    Turned = 1,
+    /// R is one number a module: a multiple of the identity.
+    Multiples = 2,
+}
+
+/// z = R p for each of `rows` rows and member, with the row's own R of `r` (adapters · `length`), or as `how` says.
 ///
 /// # Panics
 /// If sizes don't fit.
 pub fn apply_r(
     device: &Device,
     members: &Members,
-    turned: bool,
+    how: Apply,
     p: &DeviceBuffer<f32>,
     adapters: &DeviceBuffer<u32>,
     (r, length): (&DeviceBuffer<f32>, usize),
@@ -268,7 +279,7 @@ pub fn apply_r(
     let words = members.words();
     let arguments = [
         Argument::Struct(&words),
-        int(usize::from(turned)),
+        int(how as usize),
         p.argument(),
         int(rows),
         adapters.argument(),

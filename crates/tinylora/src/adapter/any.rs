@@ -3,7 +3,9 @@
 
 use std::path::Path;
 
-use super::file::{AdapterFile, AdapterFileError, BaseIdentity, TEXT_PREFIX, read_bytes, text_bytes};
+use super::file::{
+    AdapterFile, AdapterFileError, BaseIdentity, RunMetadata, TEXT_PREFIX, read_bytes, text_bytes,
+};
 use super::layout;
 use super::standalone::Standalone;
 
@@ -60,7 +62,23 @@ impl AnyAdapter {
         }
     }
 
-    /// The trained numbers.
+    /// How many numbers were trained; those of LoRA are its factors, and v is 1.
+    pub fn trained_numbers(&self) -> usize {
+        match self {
+            Self::Seeded(file) => file.v.len(),
+            Self::Standalone(adapter) => adapter.trained_numbers(),
+        }
+    }
+
+    /// What is known of the run that trained it here.
+    pub fn run(&self) -> Option<&RunMetadata> {
+        match self {
+            Self::Seeded(file) => Some(&file.run),
+            Self::Standalone(adapter) => adapter.run.as_ref(),
+        }
+    }
+
+    /// v: what R is made of.
     pub fn v(&self) -> &[f32] {
         match self {
             Self::Seeded(file) => &file.v,

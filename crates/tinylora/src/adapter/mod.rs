@@ -6,11 +6,13 @@
 
 mod any;
 mod combine;
+mod count;
 mod factor_cache;
 mod factors;
 mod file;
 mod fingerprint;
 mod layout;
+mod lora;
 mod projections;
 mod spec;
 mod standalone;
@@ -19,6 +21,7 @@ mod svd;
 
 pub use any::{AnyAdapter, load};
 pub use combine::{CombineError, Difference, difference, mix};
+pub use count::{Count, CountSizes, CountTable, Method as CountMethod, count};
 pub use factor_cache::FactorKey;
 pub use factors::{
     FactorError, FactorEvent, Factors, ModuleFactors, compute_factors, load_or_compute_factors,
@@ -27,6 +30,7 @@ pub use file::{
     AdapterFile, AdapterFileError, BaseIdentity, FORMAT_VERSION, MAGIC, RunMetadata, TEXT_PREFIX,
 };
 pub use fingerprint::{FactorSketch, FactorSketches, SketchMismatch, sketch_factors};
+pub use lora::LoraSpec;
 pub use projections::Projections;
 pub use spec::{AdapterError, Module, Target, TinyLoraSpec, round_to};
 pub use standalone::{Method, Standalone};

@@ -51,6 +51,20 @@ pub enum AdapterError {
         /// What is allowed.
         wanted: &'static str,
     },
+    /// More than an adapter's file can hold.
+    #[error(
+        "adapter.rank = {rank} trains {numbers} numbers, a file of {bytes} bytes; an adapter's file holds at most {limit}: lower the rank or name fewer targets"
+    )]
+    FileTooLarge {
+        /// The rank as given.
+        rank: usize,
+        /// Trained numbers.
+        numbers: usize,
+        /// Bytes of the file.
+        bytes: usize,
+        /// Bytes that are possible.
+        limit: usize,
+    },
     /// `tying = "none"` together with `n_tie = "all"`.
     #[error(
         "adapter.tying = \"none\" gives each module its own v, but adapter.n_tie = \"all\" ties every module: drop one of the two"
@@ -260,7 +274,7 @@ pub fn round_to(precision: StoragePrecision, values: &mut [f32]) {
 }
 
 /// Names → kinds in a block's order; a name given twice counts once.
-fn parse_targets(names: &[String]) -> Result<Vec<Target>, AdapterError> {
+pub(super) fn parse_targets(names: &[String]) -> Result<Vec<Target>, AdapterError> {
     for name in names {
         if !Target::ALL.iter().any(|target| target.name() == name) {
             return Err(AdapterError::UnknownTarget { name: name.clone() });

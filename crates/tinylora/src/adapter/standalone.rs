@@ -8,11 +8,14 @@
 //! - LoRA-XS: v = 1, P = scaling · R.
 
 use super::any::AnyAdapter;
-use super::file::{AdapterFile, AdapterFileError, BaseIdentity};
+use super::file::{AdapterFile, AdapterFileError, BaseIdentity, RunMetadata};
+use super::lora::LoraSpec;
 use super::projections::Projections;
 use super::spec::{AdapterError, Module};
 use super::{Factors, standalone_layout};
 use crate::atomic_file;
+use crate::model::R;
+use crate::recipe::Projection;
 use std::path::Path;
 
 /// How an adapter was trained.
@@ -58,24 +61,63 @@ pub struct Standalone {
     pub factors: Factors,
     /// Where it comes from, for people.
     pub source: String,
+    /// The run that trained it here; None: it comes from elsewhere.
+    pub run: Option<RunMetadata>,
 }
 
 impl Standalone {
-    /// A seeded adapter with the factors of its base; its scale goes into P, so that v stays bit for bit.
+    /// A seeded adapter with the factors of its base; its scale goes into P, so that v stays bit for bit. Of LoRA-XS v is
+    /// R itself, and R leaves as the one P of a v of 1: r² numbers a module, where a basis written out has r⁴.
     pub fn from_seeded(file: &AdapterFile, factors: Factors) -> Self {
         let spec = &file.spec;
         let projections = Projections::new(spec);
-        let p = projections.values().iter().map(|&p| spec.scale * p).collect();
+        let (method, groups, u, v, p) = match spec.projection {
+            Projection::Basis => {
+                (Method::LoraXs, vec![0; spec.num_modules()], 1, vec![1.0], projections.r_matrices(&file.v))
+            }
+            Projection::Normal | Projection::Uniform => {
+                let p = projections.values().iter().map(|&p| spec.scale * p).collect();
+                (Method::TinyLora, spec.groups(), spec.u, file.v.clone(), p)
+            }
+        };
         Self {
-            method: Method::TinyLora,
+            method,
             base: file.base.clone(),
             modules: spec.modules().collect(),
-            groups: spec.groups(),
-            u: spec.u,
-            v: file.v.clone(),
+            groups,
+            u,
+            v,
             p,
             factors,
             source: format!("tinylora {}", file.run.version),
+            run: Some(file.run.clone()),
+        }
+    }
+
+    /// A LoRA adapter that was trained here.
+    pub fn from_lora(spec: &LoraSpec, numbers: &[f32], base: BaseIdentity, run: RunMetadata) -> Self {
+        let (rank, modules) = (spec.rank, spec.modules().collect::<Vec<_>>());
+        let identity = (0..rank * rank).map(|at| if at % (rank + 1) == 0 { spec.scale() } else { 0.0 });
+        Self {
+            method: Method::Lora,
+            base,
+            groups: vec![0; modules.len()],
+            u: 1,
+            v: vec![1.0],
+            p: identity.collect::<Vec<f32>>().repeat(modules.len()),
+            factors: spec.factors(numbers),
+            source: format!("tinylora {}", run.version),
+            run: Some(run),
+            modules,
+        }
+    }
+
+    /// How many numbers its method trains.
+    pub fn trained_numbers(&self) -> usize {
+        match self.method {
+            Method::TinyLora => self.v.len(),
+            Method::Lora => self.factors.modules.iter().map(|module| module.a.len() + module.b.len()).sum(),
+            Method::LoraXs => self.modules.len() * self.rank() * self.rank(),
         }
     }
 
@@ -92,6 +134,17 @@ impl Standalone {
     /// P and the groups, ready to make R of v.
     pub fn projections(&self) -> Result<Projections, AdapterError> {
         Projections::from_parts(self.rank(), self.u, 1.0, self.groups.clone(), self.p.clone())
+    }
+
+    /// The number that every R is the identity times, if there is one.
+    pub fn scale(&self) -> Option<f32> {
+        let R::Multiples(scales) =
+            R::Matrices(self.r_matrices().ok()?).simplified(self.modules.len(), self.rank())
+        else {
+            return None;
+        };
+        let first = *scales.first()?;
+        scales.iter().all(|scale| *scale == first).then_some(first)
     }
 
     /// R of every module (M, r, r).

@@ -24,11 +24,14 @@ pub(super) fn encode(adapter: &Standalone) -> Result<Vec<u8>, AdapterFileError> 
     let floats = adapter.v.len()
         + adapter.p.len()
         + adapter.factors.modules.iter().map(|module| module.a.len() + module.b.len()).sum::<usize>();
+    let run =
+        adapter.run.as_ref().map_or(String::new(), |run| serde_json::to_string(run).expect("plain data"));
     let length = HEADER_BYTES
         + adapter.modules.len() * MODULE_BYTES
         + 4 * floats
         + base.reference.len()
         + adapter.source.len()
+        + run.len()
         + HASH_BYTES;
 
     let mut out = Vec::with_capacity(length);
@@ -47,6 +50,7 @@ pub(super) fn encode(adapter: &Standalone) -> Result<Vec<u8>, AdapterFileError> 
     out.extend(base.sha256);
     out.extend(narrow_u16("base reference", base.reference.len())?.to_le_bytes());
     out.extend(narrow_u16("source", adapter.source.len())?.to_le_bytes());
+    out.extend(narrow_u16("run description", run.len())?.to_le_bytes());
     out.resize(HEADER_BYTES, 0);
 
     for (module, &group) in adapter.modules.iter().zip(&adapter.groups) {
@@ -63,6 +67,7 @@ pub(super) fn encode(adapter: &Standalone) -> Result<Vec<u8>, AdapterFileError> 
     }
     out.extend(base.reference.as_bytes());
     out.extend(adapter.source.as_bytes());
+    out.extend(run.as_bytes());
     let hash = Sha256::digest(&out);
     out.extend(hash.as_slice());
     debug_assert_eq!(out.len(), length);
@@ -77,6 +82,7 @@ struct Counts {
     groups: usize,
     reference: usize,
     source: usize,
+    run: usize,
 }
 
 /// The adapter in the bytes; `name` is what messages call them.
@@ -98,7 +104,14 @@ pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<Standalone, AdapterFile
     }
     base.reference = reader.text("base reference", counts.reference)?;
     let source = reader.text("source", counts.source)?;
-    Ok(Standalone { method, base, modules, groups, u: counts.u, v, p, factors, source })
+    let run = match reader.text("run description", counts.run)? {
+        text if text.is_empty() => None,
+        text => Some(
+            serde_json::from_str(&text)
+                .map_err(|e| reader.bad("run description", text.clone(), format!("it must be JSON: {e}")))?,
+        ),
+    };
+    Ok(Standalone { method, base, modules, groups, u: counts.u, v, p, factors, source, run })
 }
 
 /// Bytes 10 to 128.
@@ -113,7 +126,8 @@ fn read_header(reader: &mut Reader) -> Result<(Method, BaseIdentity, Counts), Ad
     zeros(reader, 19)?;
     let sha256 = reader.take(32)?.try_into().expect("32 bytes");
     let (reference, source) = (usize::from(reader.u16()?), usize::from(reader.u16()?));
-    zeros(reader, 4)?;
+    let run = usize::from(reader.u16()?);
+    zeros(reader, 2)?;
     for (field, value) in
         [("rank", rank), ("u", u), ("number of modules", modules), ("number of groups", groups)]
     {
@@ -138,7 +152,7 @@ fn read_header(reader: &mut Reader) -> Result<(Method, BaseIdentity, Counts), Ad
         vocab_size,
     };
     let [rank, u, modules, groups] = [rank, u, modules, groups].map(|count| count as usize);
-    Ok((method, base, Counts { rank, u, modules, groups, reference, source }))
+    Ok((method, base, Counts { rank, u, modules, groups, reference, source, run }))
 }
 
 fn zeros(reader: &mut Reader, count: usize) -> Result<(), AdapterFileError> {
@@ -210,7 +224,7 @@ fn check_length(
             let (n, k) = base.shape(module.target);
             floats = floats.checked_add(product(&[counts.rank, n.checked_add(k)?])?)?;
         }
-        floats.checked_mul(4)?.checked_add(counts.reference + counts.source)
+        floats.checked_mul(4)?.checked_add(counts.reference + counts.source + counts.run)
     };
     let there = reader.bytes.len();
     match needed() {

@@ -1,6 +1,7 @@
 //! Tests of the second kind of adapter file: written and read again, and refused where a field is wrong.
 
 use super::super::any::{AnyAdapter, load};
+use super::super::file::RunMetadata;
 use super::super::fingerprint::tests::factors;
 use super::super::spec::tests::config;
 use super::*;
@@ -23,7 +24,18 @@ pub(in crate::adapter) fn adapter() -> Standalone {
     let p = (0..modules.len() * u * rank * rank).map(|i| 0.1 * i as f32 - 1.0).collect();
     let v = vec![0.5, -0.25, 0.125, 1.5];
     let source = "PEFT 0.21.2".to_owned();
-    Standalone { method: Method::TinyLora, base, modules, groups: vec![1, 0, 1], u, v, p, factors, source }
+    Standalone {
+        method: Method::TinyLora,
+        base,
+        modules,
+        groups: vec![1, 0, 1],
+        u,
+        v,
+        p,
+        factors,
+        source,
+        run: Some(RunMetadata { name: "a".into(), steps: 3, ..Default::default() }),
+    }
 }
 
 fn rehash(bytes: &mut [u8]) {

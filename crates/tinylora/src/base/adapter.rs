@@ -1,4 +1,4 @@
-//! A TinyLoRA adapter in training on a loaded base: its factors, projections and numbers, ready for the forward pass.
+//! A TinyLoRA or LoRA-XS adapter in training on a loaded base: its factors, projections and numbers, ready for the forward pass.
 
 use super::adapter_set::side_factors;
 use super::{Base, BaseError, Loading};
@@ -6,7 +6,7 @@ use crate::adapter::{
     AdapterFile, FactorEvent, FactorKey, FactorSketches, Factors, Module, Projections, RunMetadata,
     TinyLoraSpec, load_or_compute_factors,
 };
-use crate::model::{Adapters, SideFactors};
+use crate::model::{Adapters, Gradients, R, SideFactors};
 use crate::recipe::AdapterSection;
 use std::path::Path;
 use std::sync::mpsc;
@@ -21,7 +21,7 @@ pub struct Adapter {
     projections: Projections,
     sketches: FactorSketches,
     v: Vec<f32>,
-    r: Vec<f32>,
+    r: [R; 1],
     version: u64,
 }
 
@@ -53,7 +53,7 @@ impl Adapter {
         Ok(Self {
             factors: side_factors(cpu, base, &modules, factors)?,
             sketches: FactorSketches::new(&factors.sketches()),
-            r: projections.r_matrices(&v),
+            r: [R::Matrices(projections.r_matrices(&v))],
             projections,
             spec,
             v,
@@ -78,13 +78,8 @@ impl Adapter {
     pub fn set(&mut self, v: &[f32], version: u64) {
         assert_eq!(v.len(), self.v.len(), "as many numbers as the specification has");
         self.v.copy_from_slice(v);
-        self.r = self.projections.r_matrices(v);
+        self.r = [R::Matrices(self.projections.r_matrices(v))];
         self.version = version;
-    }
-
-    /// R of all modules (modules · r · r).
-    pub fn matrices(&self) -> &[f32] {
-        &self.r
     }
 
     /// dL/dv from dL/dR (modules · r · r).
@@ -93,9 +88,15 @@ impl Adapter {
         self.projections.v_gradient(&dr)
     }
 
-    /// As the argument of a forward pass in which `matrices` holds one R a adapter.
-    pub fn adapters<'a>(&'a self, matrices: &'a [&'a [f32]]) -> Adapters<'a> {
-        Adapters { factors: Some(&self.factors), r: matrices }
+    /// Sums of 0 for a backward pass.
+    pub(super) fn sums(&self) -> Gradients {
+        let rank = self.spec.rank;
+        Gradients::R(vec![vec![0.0; self.spec.num_modules() * rank * rank]])
+    }
+
+    /// As the argument of a forward pass, in which it has number 0.
+    pub fn adapters(&self) -> Adapters<'_> {
+        Adapters { factors: Some(&self.factors), r: &self.r }
     }
 
     /// What goes into a file.

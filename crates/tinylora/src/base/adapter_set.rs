@@ -4,7 +4,7 @@
 use super::adapter::factors_of;
 use super::{Base, BaseError, Loading};
 use crate::adapter::{AdapterFile, AnyAdapter, FactorSketch, Factors, Module, Projections, Standalone};
-use crate::model::{Adapters, ModuleFactors, SideFactors};
+use crate::model::{Adapters, ModuleFactors, R, SideFactors};
 use std::path::Path;
 use tinylora_compute::Cpu;
 
@@ -16,15 +16,14 @@ pub struct AdapterSet {
     pub modules: Vec<Module>,
     /// Which of the given adapters are in the set; their places here are their numbers in a batch.
     pub members: Vec<usize>,
-    /// R of each member (modules · r · r).
-    pub matrices: Vec<Vec<f32>>,
+    /// R of each member.
+    pub matrices: Vec<R>,
 }
 
 impl AdapterSet {
-    /// Calls `use_them` with the set as a forward pass takes it.
-    pub fn with<T>(&self, use_them: impl FnOnce(Adapters<'_>) -> T) -> T {
-        let matrices: Vec<&[f32]> = self.matrices.iter().map(Vec::as_slice).collect();
-        use_them(Adapters { factors: Some(&self.factors), r: &matrices })
+    /// The set as a forward pass takes it.
+    pub fn adapters(&self) -> Adapters<'_> {
+        Adapters { factors: Some(&self.factors), r: &self.matrices }
     }
 }
 
@@ -35,7 +34,7 @@ struct Collected {
     /// Fingerprints, where the factors are those of the base itself; None: of a file.
     sketches: Option<Vec<FactorSketch>>,
     members: Vec<usize>,
-    matrices: Vec<Vec<f32>>,
+    matrices: Vec<R>,
 }
 
 /// Sorts adapters, each with the name that messages call it, into as few sets as their factors allow. Each is
@@ -84,8 +83,8 @@ fn seeded(
     cache: &Path,
     sets: &mut Vec<Collected>,
     report: &mut dyn FnMut(Loading),
-) -> Result<(usize, Vec<f32>), BaseError> {
-    let r = Projections::new(&file.spec).r_matrices(&file.v);
+) -> Result<(usize, R), BaseError> {
+    let r = R::Matrices(Projections::new(&file.spec).r_matrices(&file.v));
     let modules: Vec<Module> = file.spec.modules().collect();
     for (number, set) in sets.iter().enumerate() {
         if let Some(sketches) = &set.sketches
@@ -102,8 +101,9 @@ fn seeded(
     Ok((sets.len() - 1, r))
 }
 
-fn standalone(adapter: &Standalone, sets: &mut Vec<Collected>) -> Result<(usize, Vec<f32>), BaseError> {
-    let r = adapter.r_matrices()?;
+fn standalone(adapter: &Standalone, sets: &mut Vec<Collected>) -> Result<(usize, R), BaseError> {
+    // LoRA's R is a multiple of the identity.
+    let r = R::Matrices(adapter.r_matrices()?).simplified(adapter.modules.len(), adapter.rank());
     let fits = |set: &Collected| set.modules == adapter.modules && set.factors == adapter.factors;
     if let Some(set) = sets.iter().position(fits) {
         return Ok((set, r));

@@ -3,9 +3,15 @@
 
 mod adapter;
 mod adapter_set;
+mod full;
+mod lora;
+mod trained;
 
 pub use adapter::Adapter;
 pub use adapter_set::{AdapterSet, adapter_sets, checked_factors};
+pub use full::FullModel;
+pub use lora::LoraAdapter;
+pub use trained::{Trained, TrainedSpec};
 
 use crate::adapter::{AdapterError, AdapterFileError, BaseIdentity, FactorError};
 use crate::hub::{self, HubError, HubOptions, ModelFiles};

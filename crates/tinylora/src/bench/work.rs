@@ -5,7 +5,7 @@ use crate::gradient::{
     GradientWorkspace, TokenGradient, TrainingCompletion, TrainingGroup, accumulate, micro_batches,
 };
 use crate::inference::{Engine, GenerateOptions, Request, Sampling, Stop};
-use crate::model::{Adapters, Model, ModuleFactors, ModuleKind, SideFactors};
+use crate::model::{Adapters, Gradients, Model, ModuleFactors, ModuleKind, Policy, R, SideFactors};
 use crate::random::{Purpose, Stream};
 use std::sync::atomic::AtomicBool;
 use tinylora_compute::Cpu;
@@ -81,7 +81,7 @@ pub(super) struct Bench<'a> {
     cpu: &'a Cpu,
     model: &'a Model,
     factors: SideFactors,
-    r: Vec<f32>,
+    r: [R; 1],
     workspace: GradientWorkspace,
     /// The engine, and its number of KV blocks.
     engine: Option<(Engine<'a>, usize)>,
@@ -115,7 +115,7 @@ impl<'a> Bench<'a> {
             cpu,
             model,
             factors: SideFactors::beside(cpu, model, RANK, &modules)?,
-            r: small(modules.len() * RANK * RANK, 1e-2),
+            r: [R::Matrices(small(modules.len() * RANK * RANK, 1e-2))],
             workspace: GradientWorkspace::new(model),
             engine: None,
             calls: 0,
@@ -156,9 +156,9 @@ impl<'a> Bench<'a> {
         let interrupt = AtomicBool::new(false);
         let options =
             GenerateOptions { seed: 1, max_batch: prompts * samples, stop: &Never, interrupt: &interrupt };
-        let r = [&self.r[..]];
-        let adapters = Adapters { factors: Some(&self.factors), r: &r };
-        Ok(timed(|| engine.generate(adapters, &requests, &options, &mut |_| {}))?)
+        let adapters = Adapters { factors: Some(&self.factors), r: &self.r };
+        let policy = Policy::new(self.model, adapters);
+        Ok(timed(|| engine.generate(policy, &requests, &options, &mut |_| {}))?)
     }
 
     /// Seconds for the gradient of a loss over the completions.
@@ -177,25 +177,17 @@ impl<'a> Bench<'a> {
                     .collect(),
             })
             .collect();
-        let r = [&self.r[..]];
-        let adapters = Adapters { factors: Some(&self.factors), r: &r };
-        let mut dr = vec![0.0; self.r.len()];
+        let adapters = Adapters { factors: Some(&self.factors), r: &self.r };
+        let policy = Policy::new(self.model, adapters);
+        let numbers = self.factors.modules() * self.factors.rank() * self.factors.rank();
+        let mut sums = Gradients::R(vec![vec![0.0; numbers]]);
         let mut loss = |token: crate::gradient::TokenView| TokenGradient {
             loss: f64::from(-token.logprob),
             slope: -1.0,
         };
         Ok(timed(|| {
             for batch in micro_batches(&groups, TRAIN_ROWS) {
-                accumulate(
-                    self.cpu,
-                    self.model,
-                    adapters,
-                    &batch,
-                    1.0,
-                    &mut loss,
-                    &mut self.workspace,
-                    &mut dr,
-                )?;
+                accumulate(self.cpu, policy, &batch, 1.0, &mut loss, &mut self.workspace, &mut sums)?;
             }
             Ok::<(), crate::gradient::GradientError>(())
         })?)

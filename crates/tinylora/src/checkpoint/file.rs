@@ -5,7 +5,9 @@
 //! none), then an older v for each of the header's `history`, each of the header's `numbers` elements; 32 bytes sha256
 //! of everything before. Floats of the state are raw, so that they come back bit for bit.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -23,7 +25,7 @@ const HASH_BYTES: usize = 32;
 /// Everything that a run needs to go on as if it had never stopped. Randomness needs no state of its own: every
 /// draw is a function of the recipe's seed and one of the counters.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Checkpoint {
+pub struct Checkpoint<'a> {
     /// Steps done: the next step has this number (0 is the first).
     pub step: u64,
     /// Version of the adapter: updates of v since the start.
@@ -33,9 +35,9 @@ pub struct Checkpoint {
     /// sha256 of the base's weights.
     pub base_sha256: [u8; 32],
     /// (G · u)
-    pub v: Vec<f32>,
+    pub v: Cow<'a, [f32]>,
     /// The optimizer's state, of as many numbers as v.
-    pub optimizer: OptimizerState,
+    pub optimizer: Cow<'a, OptimizerState>,
     /// Positions in the data and in the random streams.
     pub counters: Counters,
     /// Version and v at the beginning of earlier steps, oldest first, where they are still needed for sampling.
@@ -78,49 +80,85 @@ struct Header {
 /// The bytes of the file.
 ///
 /// Panics if v, the optimizer's state and an older v have different lengths.
-pub fn to_bytes(checkpoint: &Checkpoint) -> Vec<u8> {
-    assert_eq!(checkpoint.v.len(), checkpoint.optimizer.len(), "one state a parameter");
-    let (optimizer, mut arrays) = match &checkpoint.optimizer {
-        OptimizerState::Adamw { mean, square, .. } => (OptimizerKind::Adamw, vec![mean, square]),
-        OptimizerState::Sgd { momentum, .. } => (OptimizerKind::Sgd, vec![momentum]),
-        OptimizerState::Natural { .. } => (OptimizerKind::Natural, vec![]),
-    };
-    arrays.extend(checkpoint.history.iter().map(|(_, v)| v));
-    assert!(arrays.iter().all(|array| array.len() == checkpoint.v.len()), "arrays of one length");
-    let header = serde_json::to_vec(&Header {
-        step: checkpoint.step,
-        adapter_version: checkpoint.adapter_version,
-        numbers: checkpoint.v.len(),
-        optimizer,
-        updates: checkpoint.optimizer.updates(),
-        counters: checkpoint.counters,
-        history: checkpoint.history.iter().map(|(version, _)| *version).collect(),
-        logs: checkpoint.logs.clone(),
-        base_sha256: checkpoint.base_sha256,
-        carried: checkpoint.carried.clone(),
-        recipe: checkpoint.recipe.clone(),
-    })
-    .expect("plain data is JSON");
-    let floats = checkpoint.v.len() * (1 + arrays.len());
-    let length = FRAME_BYTES + header.len() + 4 * floats + HASH_BYTES;
-
-    let mut out = Vec::with_capacity(length);
-    out.extend(MAGIC);
-    out.extend(VERSION.to_le_bytes());
-    out.extend(u32::try_from(header.len()).expect("a header is far below 4 GiB").to_le_bytes());
-    out.extend((length as u64).to_le_bytes());
-    out.extend(header);
-    for array in std::iter::once(&checkpoint.v).chain(arrays) {
-        array.iter().for_each(|value| out.extend(value.to_le_bytes()));
-    }
-    let hash = Sha256::digest(&out);
-    out.extend(hash.as_slice());
-    debug_assert_eq!(out.len(), length);
+pub fn to_bytes(checkpoint: &Checkpoint<'_>) -> Vec<u8> {
+    let mut out = Vec::new();
+    Output::new(checkpoint).write(&mut out).expect("memory takes all that is written");
     out
 }
 
+/// A checkpoint on its way into a file: nothing of it is copied.
+pub(super) struct Output<'a> {
+    header: Vec<u8>,
+    arrays: Vec<&'a [f32]>,
+    /// Bytes of the file.
+    pub length: usize,
+}
+
+/// Numbers that are turned into bytes at once.
+const PIECE: usize = 1 << 16;
+
+impl<'a> Output<'a> {
+    /// Panics if v, the optimizer's state and an older v have different lengths.
+    pub fn new(checkpoint: &'a Checkpoint<'_>) -> Self {
+        assert_eq!(checkpoint.v.len(), checkpoint.optimizer.len(), "one state a parameter");
+        let mut arrays: Vec<&[f32]> = vec![&checkpoint.v];
+        let optimizer = match &*checkpoint.optimizer {
+            OptimizerState::Adamw { mean, square, .. } => {
+                arrays.extend([&mean[..], square]);
+                OptimizerKind::Adamw
+            }
+            OptimizerState::Sgd { momentum, .. } => {
+                arrays.push(momentum);
+                OptimizerKind::Sgd
+            }
+            OptimizerState::Natural { .. } => OptimizerKind::Natural,
+        };
+        arrays.extend(checkpoint.history.iter().map(|(_, v)| &v[..]));
+        assert!(arrays.iter().all(|array| array.len() == checkpoint.v.len()), "arrays of one length");
+        let header = serde_json::to_vec(&Header {
+            step: checkpoint.step,
+            adapter_version: checkpoint.adapter_version,
+            numbers: checkpoint.v.len(),
+            optimizer,
+            updates: checkpoint.optimizer.updates(),
+            counters: checkpoint.counters,
+            history: checkpoint.history.iter().map(|(version, _)| *version).collect(),
+            logs: checkpoint.logs.clone(),
+            base_sha256: checkpoint.base_sha256,
+            carried: checkpoint.carried.clone(),
+            recipe: checkpoint.recipe.clone(),
+        })
+        .expect("plain data is JSON");
+        let floats = checkpoint.v.len() * arrays.len();
+        let length = FRAME_BYTES + header.len() + 4 * floats + HASH_BYTES;
+        Self { header, arrays, length }
+    }
+
+    /// Writes everything, piece by piece.
+    pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut hash = Sha256::new();
+        let mut put = |bytes: &[u8]| {
+            hash.update(bytes);
+            out.write_all(bytes)
+        };
+        put(&MAGIC)?;
+        put(&VERSION.to_le_bytes())?;
+        put(&u32::try_from(self.header.len()).expect("a header is far below 4 GiB").to_le_bytes())?;
+        put(&(self.length as u64).to_le_bytes())?;
+        put(&self.header)?;
+        let mut bytes = Vec::with_capacity(4 * PIECE);
+        for piece in self.arrays.iter().flat_map(|array| array.chunks(PIECE)) {
+            bytes.clear();
+            piece.iter().for_each(|value| bytes.extend(value.to_le_bytes()));
+            put(&bytes)?;
+        }
+        let hash = hash.finalize();
+        out.write_all(hash.as_slice())
+    }
+}
+
 /// Reads a checkpoint file.
-pub fn load(path: &Path) -> Result<Checkpoint, CheckpointError> {
+pub fn load(path: &Path) -> Result<Checkpoint<'static>, CheckpointError> {
     let bytes = std::fs::read(path).map_err(|source| CheckpointError::Io {
         path: path.into(),
         action: "read",
@@ -130,7 +168,7 @@ pub fn load(path: &Path) -> Result<Checkpoint, CheckpointError> {
 }
 
 /// The checkpoint in the bytes of a file; `path` is for messages.
-pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Checkpoint, CheckpointError> {
+pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Checkpoint<'static>, CheckpointError> {
     let header_length = check_frame(path, bytes)?;
     let bad = |message: String| CheckpointError::BadContent { path: path.into(), message };
     let content = &bytes[FRAME_BYTES..bytes.len() - HASH_BYTES];
@@ -167,8 +205,8 @@ pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Checkpoint, CheckpointErr
         adapter_version: header.adapter_version,
         recipe: header.recipe,
         base_sha256: header.base_sha256,
-        v,
-        optimizer,
+        v: v.into(),
+        optimizer: Cow::Owned(optimizer),
         counters: header.counters,
         history,
         logs: header.logs,
@@ -212,7 +250,7 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     /// A checkpoint after some updates of n numbers.
-    pub fn checkpoint(step: u64, kind: OptimizerKind, n: usize) -> Checkpoint {
+    pub fn checkpoint(step: u64, kind: OptimizerKind, n: usize) -> Checkpoint<'static> {
         let settings = OptimizerSection { kind, ..Default::default() };
         let mut state = OptimizerState::new(kind, n);
         let mut v: Vec<f32> = (0..n).map(|i| (i as f32 * 0.37).sin()).collect();
@@ -233,8 +271,8 @@ pub(super) mod tests {
             adapter_version: 3,
             recipe: "name = \"test\"\nseed = 7\n[train]\nsteps = 40\n".into(),
             base_sha256: std::array::from_fn(|i| i as u8),
-            v,
-            optimizer: state,
+            v: v.into(),
+            optimizer: Cow::Owned(state),
             counters: Counters { problems: 12 * step, completions: 96 * step },
             history: vec![],
             logs: BTreeMap::from([("metrics.jsonl".into(), 1234), ("tensorboard/events".into(), 88)]),
@@ -248,7 +286,7 @@ pub(super) mod tests {
             for n in [0, 1, 13, 300] {
                 let mut checkpoint = checkpoint(10, kind, n);
                 assert_eq!(from_bytes(Path::new("x"), &to_bytes(&checkpoint)).unwrap(), checkpoint);
-                checkpoint.history = vec![(7, vec![-0.0; n]), (8, checkpoint.v.clone())];
+                checkpoint.history = vec![(7, vec![-0.0; n]), (8, checkpoint.v.to_vec())];
                 assert_eq!(from_bytes(Path::new("x"), &to_bytes(&checkpoint)).unwrap(), checkpoint);
             }
         }
@@ -257,7 +295,7 @@ pub(super) mod tests {
     #[test]
     fn odd_floats_keep_their_bits() {
         let mut checkpoint = checkpoint(1, OptimizerKind::Sgd, 3);
-        checkpoint.v = vec![-0.0, f32::MIN_POSITIVE / 8.0, f32::MAX];
+        checkpoint.v = vec![-0.0, f32::MIN_POSITIVE / 8.0, f32::MAX].into();
         let loaded = from_bytes(Path::new("x"), &to_bytes(&checkpoint)).unwrap();
         let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
         assert_eq!(bits(&loaded.v), bits(&checkpoint.v));

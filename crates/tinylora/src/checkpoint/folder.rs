@@ -14,10 +14,11 @@ pub fn file_name(step: u64) -> String {
 }
 
 /// Writes a checkpoint into the folder, which is made if needed; returns the file's path.
-pub fn save(folder: &Path, checkpoint: &Checkpoint) -> Result<PathBuf, CheckpointError> {
+pub fn save(folder: &Path, checkpoint: &Checkpoint<'_>) -> Result<PathBuf, CheckpointError> {
     fs::create_dir_all(folder).map_err(failed(folder, "make the folder"))?;
     let path = folder.join(file_name(checkpoint.step));
-    atomic_file::write(&path, &file::to_bytes(checkpoint))?;
+    let output = file::Output::new(checkpoint);
+    atomic_file::write_with(&path, output.length, |out| output.write(out))?;
     Ok(path)
 }
 
@@ -41,7 +42,7 @@ pub fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
 
 /// The newest checkpoint, or None if there is none. If the newest cannot be used, that is an error, which names
 /// the newest older one that can: going on from it without a word would lose work unseen.
-pub fn latest(folder: &Path) -> Result<Option<(PathBuf, Checkpoint)>, CheckpointError> {
+pub fn latest(folder: &Path) -> Result<Option<(PathBuf, Checkpoint<'static>)>, CheckpointError> {
     let mut all = list(folder)?;
     let Some((step, path)) = all.pop() else { return Ok(None) };
     let reason = match load_named(step, &path) {
@@ -76,7 +77,7 @@ pub fn keep_last(folder: &Path, keep: usize) -> Result<usize, CheckpointError> {
     Ok(remove)
 }
 
-fn load_named(step: u64, path: &Path) -> Result<Checkpoint, CheckpointError> {
+fn load_named(step: u64, path: &Path) -> Result<Checkpoint<'static>, CheckpointError> {
     let checkpoint = load(path)?;
     if checkpoint.step == step {
         return Ok(checkpoint);

@@ -26,7 +26,7 @@ impl Rows {
         held_out: usize,
         fetch: Fetch<'_>,
     ) -> Result<Self, DataError> {
-        let mut train = read(task, &task.train, "train", DataRole::Train, fetch)?;
+        let mut train = read(task, &task.train, "task.train", DataRole::Train, fetch)?;
         let held_out = if task.test.is_empty() {
             if held_out > train.len() {
                 return Err(too_few(
@@ -40,7 +40,7 @@ impl Rows {
         } else {
             let mut test = match held_out {
                 0 => Vec::new(),
-                _ => read(task, &task.test, "test", DataRole::HeldOut, fetch)?,
+                _ => read(task, &task.test, "task.test", DataRole::HeldOut, fetch)?,
             };
             if held_out > test.len() {
                 return Err(too_few(held_out, test.len(), &task.test, "lower eval.problems"));
@@ -82,7 +82,7 @@ impl Rows {
 
     /// Takes every row of `task.train` as held out: for evaluations, which train on nothing.
     pub(super) fn open_all_held_out(task: &JsonlTask, fetch: Fetch<'_>) -> Result<Self, DataError> {
-        let held_out = read(task, &task.train, "train", DataRole::HeldOut, fetch)?;
+        let held_out = read(task, &task.train, "task.train", DataRole::HeldOut, fetch)?;
         Ok(Self { template: task.template.clone(), seed: 0, train: Vec::new(), held_out })
     }
 
@@ -107,8 +107,8 @@ impl Rows {
         &self.held_out
     }
 
-    pub(super) fn training_rows(&self) -> usize {
-        self.train.len()
+    pub(super) fn training_rows(&self) -> &[Problem] {
+        &self.train
     }
 
     pub(super) fn prompt_text(&self, problem: &Problem) -> String {
@@ -130,7 +130,7 @@ fn too_few(asked: usize, available: usize, file: &str, remedy: &'static str) -> 
 }
 
 /// The order of the rows in an epoch (Fisher and Yates).
-fn permutation(seed: u64, epoch: u64, n: usize) -> Vec<usize> {
+pub(crate) fn permutation(seed: u64, epoch: u64, n: usize) -> Vec<usize> {
     let stream = Stream::new(seed, Purpose::Shuffle, epoch);
     let mut order: Vec<usize> = (0..n).collect();
     for i in (1..n).rev() {
@@ -168,7 +168,7 @@ fn read(
 }
 
 /// The rows of a text file's bytes; `file` is its name.
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) fn parse(task: &JsonlTask, file: &str, bytes: &[u8]) -> Result<Vec<Problem>, DataError> {
     let mut problems = Vec::new();
     source::text(file, bytes, &mut |place, row| {
@@ -178,7 +178,7 @@ pub(crate) fn parse(task: &JsonlTask, file: &str, bytes: &[u8]) -> Result<Vec<Pr
     Ok(problems)
 }
 
-fn file_name(path: &Path) -> String {
+pub(super) fn file_name(path: &Path) -> String {
     path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
 }
 
@@ -208,7 +208,7 @@ fn problem(task: &JsonlTask, file: &str, place: usize, row: &Map<String, Value>)
 }
 
 /// A field by its name; with dots, a part of an object: `reward_model.ground_truth`.
-fn value_at<'a>(row: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+pub(super) fn value_at<'a>(row: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     row.get(name).or_else(|| {
         let (first, rest) = name.split_once('.')?;
         value_at(row.get(first)?.as_object()?, rest)

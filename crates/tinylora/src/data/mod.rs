@@ -4,6 +4,7 @@
 
 mod arithmetic;
 pub mod benchmark;
+mod examples;
 pub(crate) mod jsonl;
 pub(crate) mod parquet;
 mod source;
@@ -16,7 +17,9 @@ use arithmetic::Arithmetic;
 use benchmark::{BenchmarkError, Prompting};
 use jsonl::Rows;
 
+pub use examples::{Content, Example, read_examples};
 pub use jsonl::gold_of_answer;
+pub(crate) use jsonl::permutation;
 
 /// A question with its right answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,11 +47,11 @@ pub struct Prompt {
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// A data file cannot be read.
-    #[error("cannot read {file} (task.{key}): {source}")]
+    #[error("cannot read {file} ({key}): {source}")]
     Read {
         /// The file.
         file: String,
-        /// The recipe's key that names it.
+        /// The recipe's key that names it, such as `task.train`.
         key: &'static str,
         /// Why.
         source: std::io::Error,
@@ -125,6 +128,7 @@ enum Source {
     Arithmetic(Arithmetic),
     Jsonl(Rows),
     Benchmark(Rows, Prompting),
+    Nothing,
 }
 
 /// Finds the files of a data reference.
@@ -148,6 +152,7 @@ impl TaskData {
                 Source::Jsonl(Rows::open(task, recipe.seed, recipe.eval.problems, fetch)?)
             }
             TaskSection::Benchmark(task) => open_benchmark(task, recipe, options, progress)?,
+            TaskSection::Nothing => Source::Nothing,
         };
         Ok(Self { source, system: recipe.model.system.clone() })
     }
@@ -182,6 +187,16 @@ impl TaskData {
         match &self.source {
             Source::Arithmetic(task) => task.train_problems(first, n),
             Source::Jsonl(rows) | Source::Benchmark(rows, _) => rows.train_problems(first, n),
+            Source::Nothing => Vec::new(),
+        }
+    }
+
+    /// All problems to train on, in the order of the data; none where the task has no end.
+    pub fn training_rows(&self) -> Option<&[Problem]> {
+        match &self.source {
+            Source::Arithmetic(_) => None,
+            Source::Jsonl(rows) | Source::Benchmark(rows, _) => Some(rows.training_rows()),
+            Source::Nothing => Some(&[]),
         }
     }
 
@@ -205,18 +220,14 @@ impl TaskData {
         match &self.source {
             Source::Arithmetic(task) => task.held_out(),
             Source::Jsonl(rows) | Source::Benchmark(rows, _) => rows.held_out(),
+            Source::Nothing => &[],
         }
     }
 
     /// Steps that one pass over the training problems takes, the last batch counted as whole; none where
     /// the task has no end.
     pub fn steps_per_epoch(&self, prompts_per_step: usize) -> Option<usize> {
-        match &self.source {
-            Source::Arithmetic(_) => None,
-            Source::Jsonl(rows) | Source::Benchmark(rows, _) => {
-                Some(rows.training_rows().div_ceil(prompts_per_step.max(1)))
-            }
-        }
+        self.training_rows().map(|rows| rows.len().div_ceil(prompts_per_step.max(1)))
     }
 
     /// What the user's message says: worked examples and question, or the filled template.
@@ -225,6 +236,7 @@ impl TaskData {
             Source::Arithmetic(task) => task.prompt_text(problem),
             Source::Jsonl(rows) => rows.prompt_text(problem),
             Source::Benchmark(_, prompting) => prompting.text(&problem.question),
+            Source::Nothing => problem.question.clone(),
         }
     }
 
@@ -234,14 +246,23 @@ impl TaskData {
         let messages = match &self.source {
             Source::Arithmetic(task) => task.messages(problem),
             Source::Benchmark(_, prompting) => prompting.messages(&problem.question),
-            Source::Jsonl(_) => vec![Message { role: "user".into(), content: text.clone() }],
+            Source::Jsonl(_) | Source::Nothing => {
+                vec![Message { role: "user".into(), content: text.clone() }]
+            }
         };
-        if self.system.is_empty() {
-            return Prompt { messages, text };
+        Prompt { messages, text }.with_system(&self.system)
+    }
+}
+
+impl Prompt {
+    /// With a system message before all others, unless it is empty or the conversation has one.
+    pub fn with_system(self, system: &str) -> Self {
+        if system.is_empty() || self.messages.first().is_some_and(|message| message.role == "system") {
+            return self;
         }
-        let system = Message { role: "system".into(), content: self.system.clone() };
-        let text = format!("{}\n\n{text}", self.system);
-        Prompt { messages: [system].into_iter().chain(messages).collect(), text }
+        let message = Message { role: "system".into(), content: system.to_owned() };
+        let text = format!("{system}\n\n{}", self.text);
+        Self { messages: [message].into_iter().chain(self.messages).collect(), text }
     }
 }
 

@@ -1,5 +1,6 @@
 //! A parquet file and the names of fields enter, rows with these fields leave. Fields are columns or, with dots, parts
-//! of structs (`reward_model.ground_truth`); lists and dates are refused. Of other columns nothing is read.
+//! of structs (`reward_model.ground_truth`); lists other than conversations and dates are refused. Of other columns nothing
+//! is read.
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -38,6 +39,82 @@ pub(crate) fn names(file: impl ChunkReader + 'static) -> Result<Vec<String>, Str
         Ok(schema.columns().iter().map(name).collect())
     }));
     read.unwrap_or_else(|_| Err("the file is damaged: the library for parquet could not go on".to_owned()))
+}
+
+/// A field whose values are lists of messages: each an array of `{"role", "content"}`.
+pub(crate) fn messages(file: impl ChunkReader + 'static, field: &str) -> Result<Column, String> {
+    let read = catch_unwind(AssertUnwindSafe(|| {
+        let reader =
+            SerializedFileReader::new(file).map_err(|error| format!("not a usable parquet file: {error}"))?;
+        let (roles, contents) =
+            (part_of_list(&reader, field, "role")?, part_of_list(&reader, field, "content")?);
+        let conversation = |(row, (roles, contents)): (usize, (Vec<Value>, Vec<Value>))| {
+            if roles.len() != contents.len() {
+                return Err(format!("row {}: a message of \"{field}\" has no role or no content", row + 1));
+            }
+            let message = |(role, content)| serde_json::json!({"role": role, "content": content});
+            Ok(Value::Array(roles.into_iter().zip(contents).map(message).collect()))
+        };
+        roles.into_iter().zip(contents).enumerate().map(conversation).collect()
+    }));
+    read.unwrap_or_else(|_| Err("the file is damaged: the library for parquet could not go on".to_owned()))
+}
+
+/// Of each row the texts of one part of a list's structs.
+fn part_of_list<R: ChunkReader + 'static>(
+    reader: &SerializedFileReader<R>,
+    field: &str,
+    part: &str,
+) -> Result<Vec<Vec<Value>>, String> {
+    let schema = reader.metadata().file_metadata().schema_descr_ptr();
+    let is_wanted = |column: &std::sync::Arc<ColumnDescriptor>| {
+        let parts = column.path().parts();
+        let of_field = parts.first().is_some_and(|first| first == field);
+        of_field
+            && parts.len() > 1
+            && parts.last().is_some_and(|last| last == part)
+            && column.max_rep_level() == 1
+    };
+    let place = schema.columns().iter().position(is_wanted).ok_or_else(|| {
+        format!(
+            "field \"{field}\" holds no messages: they are lists of structs with \"role\" and \"content\""
+        )
+    })?;
+    let descriptor = schema.column(place);
+    let damaged = |error: parquet::errors::ParquetError| format!("not a usable parquet file: {error}");
+    let mut lists = Vec::new();
+    for number in 0..reader.num_row_groups() {
+        let group = reader.get_row_group(number).map_err(damaged)?;
+        let ColumnReader::ByteArrayColumnReader(mut values) =
+            group.get_column_reader(place).map_err(damaged)?
+        else {
+            return Err(format!("field \"{field}\": \"{part}\" is no text"));
+        };
+        loop {
+            let (mut there, mut again, mut found) = (Vec::new(), Vec::new(), Vec::new());
+            let (records, _, _) = values
+                .read_records(BATCH, Some(&mut there), Some(&mut again), &mut found)
+                .map_err(damaged)?;
+            if records == 0 {
+                break;
+            }
+            let mut found = found.into_iter();
+            for (there, again) in there.into_iter().zip(again) {
+                if again == 0 {
+                    lists.push(Vec::new());
+                }
+                if there == descriptor.max_def_level()
+                    && let (Some(bytes), Some(list)) = (found.next(), lists.last_mut())
+                {
+                    let text = std::str::from_utf8(bytes.data());
+                    let text =
+                        text.map_err(|_| format!("field \"{field}\" holds bytes that are no UTF-8"))?;
+                    list.push(Value::from(text));
+                }
+            }
+        }
+    }
+    Ok(lists)
 }
 
 fn read(file: impl ChunkReader + 'static, fields: &[&str]) -> Result<Vec<Column>, String> {
@@ -204,6 +281,18 @@ mod tests {
             let column = &found("types.parquet", &[field]).unwrap_or_else(|why| panic!("{field}: {why}"))[0];
             let stored: Vec<&Value> = rows.iter().map(|row| &row[field]).collect();
             assert_eq!(column.iter().collect::<Vec<_>>(), stored, "{field}");
+        }
+    }
+
+    #[test]
+    fn lists_of_messages_are_conversations() {
+        let rows = stored("chats.jsonl");
+        let opened = |name: &str| std::fs::File::open(golden(name)).expect("a golden file");
+        let column = messages(opened("chats.parquet"), "messages").expect("lists of messages");
+        let stored: Vec<&Value> = rows.iter().map(|row| &row["messages"]).collect();
+        assert_eq!(column.iter().collect::<Vec<_>>(), stored);
+        for (file, field) in [("chats.parquet", "source"), ("types.parquet", "list")] {
+            assert!(messages(opened(file), field).unwrap_err().contains("holds no messages"), "{field}");
         }
     }
 

@@ -26,6 +26,31 @@ pub(super) fn read(
     text(&file, &std::fs::read(path).map_err(unread)?, each)
 }
 
+/// Reads the conversations of a parquet file: each row has the one field, a list of messages.
+pub(super) fn read_messages(
+    path: &Path,
+    key: &'static str,
+    field: &str,
+    each: EachRow<'_>,
+) -> Result<(), DataError> {
+    let file = path.display().to_string();
+    let opened =
+        std::fs::File::open(path).map_err(|source| DataError::Read { file: file.clone(), key, source })?;
+    let column = parquet::messages(opened, field);
+    rows_of_columns(&file, column.map(|column| vec![column]), &[field], each)
+}
+
+/// The names of a parquet file's fields; none for files whose rows say themselves what they have.
+pub(super) fn field_names(path: &Path, key: &'static str) -> Result<Option<Vec<String>>, DataError> {
+    let file = path.display().to_string();
+    if !has_ending(&file, "parquet") {
+        return Ok(None);
+    }
+    let opened =
+        std::fs::File::open(path).map_err(|source| DataError::Read { file: file.clone(), key, source })?;
+    parquet::names(opened).map(Some).map_err(|message| DataError::File { file, message })
+}
+
 /// The rows of parquet columns.
 fn rows_of_columns(
     file: &str,

@@ -7,7 +7,7 @@ use super::folder::{EvalFolder, EvalFolderError};
 use super::record::{Written, judge};
 use crate::data::benchmark::BenchmarkProblem;
 use crate::inference::{Engine, EngineError, GenerateOptions, Progress, Request, Sampling, Stop};
-use crate::model::Adapters;
+use crate::model::Policy;
 use crate::rollout::{TextStop, text_of};
 use crate::tokenizer::Tokenizer;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -84,7 +84,7 @@ const SYNC_EVERY: usize = 64;
 pub fn run_benchmark(
     engine: &mut Engine<'_>,
     tokenizer: &Tokenizer,
-    adapters: Adapters<'_>,
+    policy: Policy<'_>,
     run: &BenchmarkRun<'_>,
     folder: &mut EvalFolder,
     observe: &mut dyn FnMut(EvalProgress),
@@ -104,7 +104,7 @@ pub fn run_benchmark(
     let mut writing: Vec<Vec<u32>> = vec![Vec::new(); requests.len()];
     let mut failure = None;
     folder.start_clock();
-    let generated = engine.generate(adapters, &requests, &options, &mut |news| match news {
+    let generated = engine.generate(policy, &requests, &options, &mut |news| match news {
         Progress::Token { request, token, .. } => {
             writing[request].push(token.token);
             progress.tokens += 1;

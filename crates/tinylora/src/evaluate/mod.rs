@@ -23,7 +23,7 @@ use crate::data::Problem;
 use crate::inference::{
     Completion, Engine, EngineError, Finish, GenerateOptions, Progress, Request, Sampling,
 };
-use crate::model::Adapters;
+use crate::model::Policy;
 use crate::reward::{RewardError, RewardItem, Rewarder, Scores};
 use crate::rollout::TextStop;
 use crate::run_folder::{EvalResult, VerdictCounts};
@@ -100,13 +100,13 @@ pub enum EvaluateError {
 pub fn evaluate(
     engine: &mut Engine<'_>,
     tokenizer: &Tokenizer,
-    adapters: Adapters<'_>,
+    policy: Policy<'_>,
     problems: &[(Problem, Vec<u32>)],
     settings: EvalSettings<'_>,
     rewarder: &mut Rewarder,
     observe: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Evaluation, EvaluateError> {
-    let mut all = evaluate_each(engine, tokenizer, adapters, 1, problems, settings, rewarder, observe)?;
+    let mut all = evaluate_each(engine, tokenizer, policy, 1, problems, settings, rewarder, observe)?;
     Ok(all.pop().expect("one adapter was asked for"))
 }
 
@@ -114,7 +114,7 @@ pub fn evaluate(
 pub fn evaluate_each(
     engine: &mut Engine<'_>,
     tokenizer: &Tokenizer,
-    adapters: Adapters<'_>,
+    policy: Policy<'_>,
     count: usize,
     problems: &[(Problem, Vec<u32>)],
     settings: EvalSettings<'_>,
@@ -134,7 +134,7 @@ pub fn evaluate_each(
         stop: settings.stop,
         interrupt: settings.interrupt,
     };
-    let completions = engine.generate(adapters, &all_requests, &options, observe)?;
+    let completions = engine.generate(policy, &all_requests, &options, observe)?;
     // Every adapter has the same problems in the same order; without problems there is nothing to divide.
     let mut parts = completions.chunks(owners.len().max(1));
     (0..count)

@@ -1,15 +1,17 @@
 //! The training pass: forward with everything kept, the head's log-probs and their gradients in one go, the
-//! loss's slopes, and backward into dL/dR. A micro-batch holds whole completions, so a loss may look at all tokens of
+//! loss's slopes, and backward into the gradients of what is trained. A micro-batch holds whole completions, so a loss may look at all tokens of
 //! one before it says what the slope of any of them is.
 
 use super::pack::{Packed, Target, TrainingCompletion, TrainingGroup, pack};
 use crate::inference::support_normalizer;
 use crate::model::{
-    Adapters, DeviceError, Directions, Hidden, KeptActivations, KvCache, Model, backward, forward,
+    DeviceError, Directions, Gradients, HEAD, Hidden, KeptActivations, KvCache, Model, Policy, WeightSums,
+    backward, forward,
 };
 use tinylora_compute::head::{
-    HeadStatistics, head_directions, head_directions_and_entropies, head_statistics, logits_at,
+    Distribution, HeadStatistics, head_directions, head_directions_and_entropies, head_statistics, logits_at,
 };
+use tinylora_compute::head_weights::{HeadSlopes, add_head_weight_gradient};
 use tinylora_compute::product::product_at;
 use tinylora_compute::rows::for_chunks;
 use tinylora_compute::{Cpu, PackedMatrix};
@@ -40,7 +42,7 @@ pub struct TokenGradient {
     pub slope: f32,
 }
 
-/// What a loss sees of one completion of n tokens.
+/// What a loss sees of one completion of n tokens; where only some are learned, of those alone.
 #[derive(Debug, Clone, Copy)]
 pub struct CompletionView<'a> {
     /// Index of the group, and of the completion in it.
@@ -106,17 +108,16 @@ impl GradientWorkspace {
     }
 }
 
-/// Adds the gradient of `Σ loss(token)` over all completion tokens of `groups` to `dr` (modules · r · r), for
-/// the one adapter given. Log-probs are at 1/`inverse_temperature`, over each token's support. Gives the loss.
+/// Adds the gradient of `Σ loss(token)` over all completion tokens of `groups` to `sums`,
+/// with the first adapter of the policy. Log-probs are at 1/`inverse_temperature`, over each token's support. Gives the loss.
 pub fn accumulate(
     cpu: &Cpu,
-    model: &Model,
-    adapters: Adapters<'_>,
+    policy: Policy<'_>,
     groups: &[TrainingGroup],
     inverse_temperature: f32,
     loss: &mut dyn FnMut(TokenView) -> TokenGradient,
     workspace: &mut GradientWorkspace,
-    dr: &mut Vec<f64>,
+    sums: &mut Gradients,
 ) -> Result<f64, GradientError> {
     let mut of_completion = |view: CompletionView<'_>| {
         let mut gradient = CompletionGradient::default();
@@ -136,45 +137,43 @@ pub fn accumulate(
         gradient
     };
     let settings = (inverse_temperature, false);
-    accumulate_completions(cpu, model, adapters, groups, settings, &mut of_completion, workspace, dr)
+    accumulate_completions(cpu, policy, groups, settings, &mut of_completion, workspace, sums)
 }
 
 /// The same for a loss that is a sum over completions, `Σ loss(completion)`; and with `entropies` true, one that rewards
 /// the entropy.
 pub fn accumulate_completions(
     cpu: &Cpu,
-    model: &Model,
-    adapters: Adapters<'_>,
+    policy: Policy<'_>,
     groups: &[TrainingGroup],
     (inverse_temperature, entropies): (f32, bool),
     loss: &mut dyn FnMut(CompletionView<'_>) -> CompletionGradient,
     workspace: &mut GradientWorkspace,
-    dr: &mut Vec<f64>,
+    sums: &mut Gradients,
 ) -> Result<f64, GradientError> {
     if groups.is_empty() {
         return Ok(0.0);
     }
-    let packed = pack(groups);
+    let (packed, model) = (pack(groups), policy.model);
     workspace.make_room(model, packed.blocks);
     let outputs: Vec<u32> = packed.targets.iter().map(|target| target.row).collect();
     let GradientWorkspace { cache, kept } = workspace;
-    let hidden = forward(cpu, model, adapters, &packed.batch, &outputs, cache, kept, true)?;
+    let hidden = forward(cpu, policy, &packed.batch, &outputs, cache, kept, true)?;
     let mut head = HeadPass::new(cpu, model, groups, &packed, &hidden, inverse_temperature, entropies)?;
     check_finite(&packed.targets, &head.logprobs)?;
     let total = head.apply(groups, &packed.targets, loss)?;
-    let mut sums = [std::mem::take(dr)];
-    let done =
-        backward(cpu, model, adapters, &packed.batch, &outputs, &head.directions, cache, kept, &mut sums);
-    [*dr] = sums;
-    done?;
+    if let Some(weights) = sums.weights() {
+        let supports = Supports::new(cpu, model, groups, &packed, &hidden, inverse_temperature)?;
+        head.add_weight_gradient(&supports, weights);
+    }
+    backward(cpu, policy, &packed.batch, &outputs, &head.directions, cache, kept, sums)?;
     Ok(total)
 }
 
 /// ln p of every completion token, (groups, completions, tokens): a forward pass that keeps nothing.
 pub fn completion_logprobs(
     cpu: &Cpu,
-    model: &Model,
-    adapters: Adapters<'_>,
+    policy: Policy<'_>,
     groups: &[TrainingGroup],
     inverse_temperature: f32,
     workspace: &mut GradientWorkspace,
@@ -184,11 +183,11 @@ pub fn completion_logprobs(
     if groups.is_empty() {
         return Ok(all);
     }
-    let packed = pack(groups);
+    let (packed, model) = (pack(groups), policy.model);
     workspace.make_room(model, packed.blocks);
     let outputs: Vec<u32> = packed.targets.iter().map(|target| target.row).collect();
     let GradientWorkspace { cache, kept } = workspace;
-    let hidden = forward(cpu, model, adapters, &packed.batch, &outputs, cache, kept, false)?;
+    let hidden = forward(cpu, policy, &packed.batch, &outputs, cache, kept, false)?;
     let tokens = target_tokens(groups, &packed.targets);
     let mut logprobs: Vec<f32> = match hidden.host() {
         Some(hidden) => {
@@ -229,6 +228,10 @@ pub(super) struct HeadPass {
     entropies: Vec<f32>,
     /// ∂ ln p / ∂ hidden (N, D), and of the entropies where they were asked for.
     pub directions: Directions,
+    /// Of the whole vocabulary (N); empty where the model is on a GPU.
+    distributions: Vec<Distribution>,
+    /// ∂ loss / ∂ ln p and / ∂ entropy (N), after `apply`.
+    slopes: (Vec<f32>, Vec<f32>),
 }
 
 impl HeadPass {
@@ -247,7 +250,8 @@ impl HeadPass {
             None => {
                 let (logprobs, entropies, directions) =
                     model.directions(hidden, &tokens, inverse_temperature, entropies)?;
-                Self { logprobs, entropies, directions }
+                let (distributions, slopes) = Default::default();
+                Self { logprobs, entropies, directions, distributions, slopes }
             }
         };
         let supports = Supports::new(cpu, model, groups, packed, hidden, inverse_temperature)?;
@@ -291,6 +295,8 @@ impl HeadPass {
             logprobs: rows.map(|(logit, row)| logit - row.log_normalizer).collect(),
             entropies: statistics.rows.iter().map(|row| row.entropy).collect(),
             directions: Directions::Host { width: model.config.hidden_size, log, entropy },
+            distributions: statistics.rows,
+            slopes: (Vec::new(), Vec::new()),
         }
     }
 
@@ -302,12 +308,10 @@ impl HeadPass {
         loss: &mut dyn FnMut(CompletionView<'_>) -> CompletionGradient,
     ) -> Result<f64, DeviceError> {
         let (mut total, mut first) = (0.0, 0);
-        let (mut slopes, mut entropy_slopes) =
-            (Vec::with_capacity(targets.len()), Vec::with_capacity(targets.len()));
         while let Some(target) = targets.get(first) {
             let at = (target.group, target.completion);
             let sample = &groups[at.0].completions[at.1];
-            let of_completion = first..first + sample.tokens.len();
+            let of_completion = first..first + sample.learned().count();
             let view = CompletionView {
                 at,
                 sample,
@@ -315,20 +319,49 @@ impl HeadPass {
                 entropies: &self.entropies[of_completion.clone()],
             };
             let gradient = loss(view);
-            assert_eq!(gradient.slopes.len(), sample.tokens.len(), "a slope for each token");
+            assert_eq!(gradient.slopes.len(), of_completion.len(), "a slope for each token");
             assert!(gradient.entropy_slope == 0.0 || self.directions.has_entropies(), "not asked for");
             total += gradient.loss;
-            slopes.extend(gradient.slopes);
-            entropy_slopes.resize(slopes.len(), gradient.entropy_slope);
+            self.slopes.1.extend(gradient.slopes.iter().map(|_| gradient.entropy_slope));
+            self.slopes.0.extend(gradient.slopes);
             first = of_completion.end;
         }
-        self.directions.combine(&slopes, &entropy_slopes)?;
+        self.directions.combine(&self.slopes.0, &self.slopes.1)?;
         Ok(total)
     }
 }
 
 /// Rows whose logits over the whole vocabulary are fetched from a GPU at once.
 const FETCHED_ROWS: usize = 16;
+
+impl HeadPass {
+    /// The gradient of the head's matrix, after `apply`. Rows with a support of their own are handled one by one.
+    fn add_weight_gradient(&self, supports: &Supports<'_>, weights: &mut WeightSums) {
+        let Supports { cpu, model, groups, packed, hidden, inverse_temperature, .. } = *supports;
+        let width = model.config.hidden_size;
+        let targets = target_tokens(groups, &packed.targets);
+        let (mut slopes, mut entropies) = self.slopes.clone();
+        let sums = weights.of(HEAD);
+        for index in 0..targets.len() {
+            let Some((ids, at)) = supports.of(index) else { continue };
+            let (slope, entropy_slope) = (slopes[index], entropies[index]);
+            (slopes[index], entropies[index]) = (0.0, 0.0);
+            let logits = supports.logits(index, ids);
+            let (normalizer, entropy) = (support_normalizer(&logits), support_entropy(&logits));
+            let row = &hidden[index * width..][..width];
+            for (place, (&id, logit)) in ids.iter().zip(&logits).enumerate() {
+                let (logp, one) = (logit - normalizer, f32::from(place == at));
+                let weight = slope * (one - logp.exp()) - entropy_slope * logp.exp() * (logp + entropy);
+                let sums = &mut sums[id as usize * width..][..width];
+                let weight = weight * inverse_temperature;
+                sums.iter_mut().zip(row).for_each(|(sum, x)| *sum = weight.mul_add(*x, *sum));
+            }
+        }
+        let slopes = HeadSlopes { targets: &targets, logprobs: &slopes, entropies: &entropies };
+        let rows = &self.distributions;
+        add_head_weight_gradient(cpu, model.head(), hidden, rows, slopes, inverse_temperature, sums);
+    }
+}
 
 /// Those tokens that were sampled from a part of the vocabulary.
 struct Supports<'a> {

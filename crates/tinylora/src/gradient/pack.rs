@@ -18,6 +18,8 @@ pub struct TrainingGroup {
 pub struct TrainingCompletion {
     /// At least one token.
     pub tokens: Vec<u32>,
+    /// Which of them the loss is over (n); empty: all. The head is computed for these alone, and a loss sees no others.
+    pub learned: Vec<bool>,
     /// ln p of each before the first update on the batch (n): what the ratio compares with.
     pub old_logprobs: Vec<f32>,
     /// ln p of each under the base model (n); empty where no KL is wanted.
@@ -30,6 +32,14 @@ pub struct TrainingCompletion {
     pub advantage: f32,
     /// Weight of each of its tokens in the loss.
     pub weight: f64,
+}
+
+impl TrainingCompletion {
+    /// The places of the tokens that the loss is over.
+    pub fn learned(&self) -> impl Iterator<Item = usize> + '_ {
+        let is_learned = |token: &usize| self.learned.get(*token).copied().unwrap_or(true);
+        (0..self.tokens.len()).filter(is_learned)
+    }
 }
 
 /// Where a completion's token is predicted: the output row, and what was sampled there.
@@ -110,7 +120,7 @@ pub(super) fn pack(groups: &[TrainingGroup]) -> Packed {
             // The last token predicts nothing that was sampled.
             let inputs = &sample.tokens[..sample.tokens.len() - 1];
             let (rows, blocks) = packed.append(inputs, group.prompt.len());
-            for token in 0..sample.tokens.len() {
+            for token in sample.learned() {
                 let row = if token == 0 { prompt_row } else { rows[token - 1] };
                 packed.targets.push(Target { row, group: index, completion, token });
             }
@@ -218,6 +228,17 @@ mod tests {
         }
         assert_eq!(micro_batches(&groups, 1000).len(), 1);
         assert_eq!(micro_batches(&groups, 1).len(), 8);
+    }
+
+    #[test]
+    fn only_what_is_learned_is_a_target() {
+        let mut group = group(3, &[4]);
+        group.completions[0].learned = vec![true, false, false, true];
+        let packed = pack(&[group]);
+        assert_eq!(packed.batch.rows(), 3 + 3);
+        let targets: Vec<(u32, usize)> =
+            packed.targets.iter().map(|target| (target.row, target.token)).collect();
+        assert_eq!(targets, [(2, 0), (5, 3)]);
     }
 
     #[test]

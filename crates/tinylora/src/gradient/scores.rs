@@ -7,17 +7,16 @@
 
 use super::accumulate::{GradientError, GradientWorkspace, HeadPass, check_finite};
 use super::pack::{Strand, TrainingGroup, pack_apart};
-use crate::model::{Adapters, Model, backward, forward};
+use crate::model::{Adapters, Gradients, Policy, R, backward, forward};
 use crate::recipe::FisherScores;
 use tinylora_compute::Cpu;
 
 /// Tells `each` the scores of all completions of `groups` in order (or of all their tokens): the number of tokens that it is
-/// the score of, and ∂ ln p / ∂R (modules · r · r). `adapters` has one R. At most about `most` rows are computed at once.
+/// the score of, and ∂ ln p / ∂R (modules · r · r). The policy has one adapter. At most about `most` rows are computed at once.
 /// Gives the number of rows in all.
 pub fn scores(
     cpu: &Cpu,
-    model: &Model,
-    adapters: Adapters<'_>,
+    policy: Policy<'_>,
     groups: &[TrainingGroup],
     (kind, inverse_temperature, most): (FisherScores, f32, usize),
     workspace: &mut GradientWorkspace,
@@ -32,15 +31,9 @@ pub fn scores(
             end += 1;
         }
         let some = &strands[first..end];
-        for (strand, dr) in some.iter().zip(backward_apart(
-            cpu,
-            model,
-            adapters,
-            groups,
-            some,
-            inverse_temperature,
-            workspace,
-        )?) {
+        for (strand, dr) in
+            some.iter().zip(backward_apart(cpu, policy, groups, some, inverse_temperature, workspace)?)
+        {
             each(strand.last - strand.first + 1, &dr);
         }
         (first, all_rows) = (end, all_rows + rows);
@@ -68,23 +61,25 @@ fn strands(groups: &[TrainingGroup], kind: FisherScores) -> Vec<Strand> {
 /// dR of each strand.
 fn backward_apart(
     cpu: &Cpu,
-    model: &Model,
-    adapters: Adapters<'_>,
+    policy: Policy<'_>,
     groups: &[TrainingGroup],
     strands: &[Strand],
     inverse_temperature: f32,
     workspace: &mut GradientWorkspace,
 ) -> Result<Vec<Vec<f64>>, GradientError> {
     let packed = pack_apart(groups, strands);
+    let Policy { model, adapters } = policy;
     workspace.make_room(model, packed.blocks);
     let outputs: Vec<u32> = packed.targets.iter().map(|target| target.row).collect();
-    let copies = vec![adapters.r[0]; strands.len()];
-    let adapters = Adapters { r: &copies, ..adapters };
+    let copies: Vec<R> = vec![adapters.r[0].clone(); strands.len()];
+    let policy = Policy::new(model, Adapters { r: &copies, ..adapters });
     let GradientWorkspace { cache, kept } = workspace;
-    let hidden = forward(cpu, model, adapters, &packed.batch, &outputs, cache, kept, true)?;
+    let hidden = forward(cpu, policy, &packed.batch, &outputs, cache, kept, true)?;
     let head = HeadPass::new(cpu, model, groups, &packed, &hidden, inverse_temperature, false)?;
     check_finite(&packed.targets, &head.logprobs)?;
-    let mut dr = vec![vec![0f64; copies[0].len()]; strands.len()];
-    backward(cpu, model, adapters, &packed.batch, &outputs, &head.directions, cache, kept, &mut dr)?;
+    let numbers = adapters.factors.map_or(0, |factors| factors.modules() * factors.rank() * factors.rank());
+    let mut sums = Gradients::R(vec![vec![0f64; numbers]; strands.len()]);
+    backward(cpu, policy, &packed.batch, &outputs, &head.directions, cache, kept, &mut sums)?;
+    let Gradients::R(dr) = sums else { unreachable!("made above") };
     Ok(dr)
 }

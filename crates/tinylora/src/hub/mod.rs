@@ -8,6 +8,7 @@ mod error;
 mod hash;
 mod http;
 mod layout;
+mod multipart;
 mod options;
 mod pip;
 mod reference;
@@ -119,6 +120,26 @@ pub fn resolve(
         }
     };
     Ok(ModelFiles { reference: reference.to_owned(), layout })
+}
+
+/// The one file of a model that tells its sizes, fetching no more than that: `config.json`, or the GGUF file with all that
+/// is in it.
+///
+/// # Errors
+/// As for [`resolve`].
+pub fn resolve_config(
+    reference: &str,
+    options: &HubOptions,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<PathBuf, HubError> {
+    match reference::parse(reference, options)? {
+        Reference::Local(path) if path.join(layout::CONFIG).is_file() => Ok(path.join(layout::CONFIG)),
+        Reference::Hub { repo, file: None } => repository::file(&repo, layout::CONFIG, options, progress),
+        _ => Ok(match resolve(reference, options, progress)?.layout {
+            ModelLayout::HuggingFace { config, .. } => config,
+            ModelLayout::Gguf { path } => path,
+        }),
+    }
 }
 
 /// Where the rows of a data reference are.

@@ -2,8 +2,8 @@
 //! large files go to the store for large files, everything else into the commit itself. Nothing is sent without a
 //! token, and the token goes to the Hub alone.
 //!
-//! The order is the Hub's: create, ask how each file is to be sent, send the large ones (Git LFS's batch protocol with
-//! its basic transfer), commit (one JSON object a line).
+//! The order is the Hub's: create, ask how each file is to be sent, send the large ones (Git LFS's batch protocol, whole or in
+//! parts), commit (one JSON object a line).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -15,6 +15,7 @@ use super::{
     error::HubError,
     hash::hex,
     http::{self, Answer, Client, Outgoing},
+    multipart::{self, Parts},
     reference::{self, Repo, is_safe_relative},
 };
 
@@ -195,7 +196,7 @@ impl Upload<'_> {
         let object = |(file, oid): &(&UploadFile, String)| json!({"oid": oid, "size": file.content.len()});
         let body = json!({
             "operation": "upload",
-            "transfers": ["basic"],
+            "transfers": ["basic", "multipart"],
             "objects": large.iter().map(object).collect::<Vec<_>>(),
             "hash_algo": "sha256",
             "ref": {"name": self.repo.revision},
@@ -236,17 +237,13 @@ impl Upload<'_> {
             return Ok(());
         };
         progress(Progress::Message(format!("sending {} ({} bytes)", file.path, file.content.len())));
-        let headers = headers_of(&actions["upload"]["header"]);
-        let outgoing = Outgoing {
-            method: "PUT",
-            url: to,
-            content_type: "application/octet-stream",
-            headers: &headers,
-            body: &file.content,
-        };
-        let answer = self.attempt(&outgoing)?;
-        if !matches!(answer.status, 200..=299) {
-            return Err(self.complaint(&file.path, to, answer));
+        let bad = |why| HubError::BadAnswer { url: http::without_query(to), why };
+        match multipart::parts(&actions["upload"], file.content.len()).map_err(bad)? {
+            Some(parts) => self.send_parts(file, oid, to, &parts)?,
+            None => {
+                let headers = headers_of(&actions["upload"]["header"]);
+                self.put(&file.path, to, &headers, &file.content)?;
+            }
         }
         if let Some(to) = actions["verify"]["href"].as_str() {
             let body = json!({"oid": oid, "size": file.content.len()}).to_string();
@@ -264,6 +261,43 @@ impl Upload<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Sends a file in parts and closes the upload. A part that fails is sent again alone.
+    fn send_parts(
+        &self,
+        file: &UploadFile,
+        oid: &str,
+        close: &str,
+        parts: &Parts<'_>,
+    ) -> Result<(), HubError> {
+        let mut etags = Vec::with_capacity(parts.urls.len());
+        for (index, (to, part)) in parts.urls.iter().zip(file.content.chunks(parts.chunk)).enumerate() {
+            let what = format!("part {} of {} of {}", index + 1, parts.urls.len(), file.path);
+            let answer = self.put(&what, to, &[], part)?;
+            let etag = multipart::etag(&answer, index + 1);
+            etags.push(etag.map_err(|why| HubError::BadAnswer { url: http::without_query(to), why })?);
+        }
+        let answer = self.post(close, LFS, &multipart::completion(oid, &etags))?;
+        match answer.status {
+            200..=299 => Ok(()),
+            _ => Err(self.complaint(&file.path, close, answer)),
+        }
+    }
+
+    fn put(
+        &self,
+        what: &str,
+        url: &str,
+        headers: &[(String, String)],
+        body: &[u8],
+    ) -> Result<Answer, HubError> {
+        let content_type = "application/octet-stream";
+        let answer = self.attempt(&Outgoing { method: "PUT", url, content_type, headers, body })?;
+        match answer.status {
+            200..=299 => Ok(answer),
+            _ => Err(self.complaint(what, url, answer)),
+        }
     }
 
     /// Makes the commit: its id, and its page.

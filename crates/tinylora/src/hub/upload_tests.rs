@@ -32,6 +32,14 @@ pub(super) struct Uploads {
     refuse: Option<(&'static str, u16, String, usize)>,
     /// Requests to paths with this in them get no answer at all.
     silent: Option<&'static str>,
+    /// Large files are to be sent in parts of so many bytes.
+    chunk: Option<usize>,
+    /// What a wrong Hub puts into the upload's header, over what belongs there.
+    wrong_header: Value,
+    /// The store gives this part no ETag.
+    no_etag: Option<usize>,
+    /// Object → part → content.
+    parts: BTreeMap<String, BTreeMap<usize, Vec<u8>>>,
 }
 
 /// The answer to a POST or PUT; None: the connection ends.
@@ -86,12 +94,41 @@ pub(super) fn reply(state: &mut State, method: &str, path: &str, body: &[u8]) ->
                 if uploads.store.contains_key(oid) {
                     return json!({"oid": oid, "size": object["size"]});
                 }
+                let upload = match uploads.chunk {
+                    None => json!({"href": format!("{store}/put/{oid}?signature=opens-doors"), "header": {"X-Store": "yes"}}),
+                    Some(chunk) => {
+                        assert!(json["transfers"].as_array().expect("a list").contains(&json!("multipart")));
+                        let count = object["size"].as_u64().expect("a size").div_ceil(chunk as u64);
+                        let mut header = json!({"chunk_size": chunk.to_string()});
+                        for number in 1..=count {
+                            header[number.to_string()] =
+                                json!(format!("{store}/part/{oid}/{number}?signature=opens-doors"));
+                        }
+                        for (key, value) in uploads.wrong_header.as_object().into_iter().flatten() {
+                            header[key] = value.clone();
+                        }
+                        json!({"href": format!("{store}/complete/{oid}?signature=opens-doors"), "header": header})
+                    }
+                };
                 json!({"oid": oid, "size": object["size"], "actions": {
-                    "upload": {"href": format!("{store}/put/{oid}?signature=opens-doors"), "header": {"X-Store": "yes"}},
+                    "upload": upload,
                     "verify": {"href": format!("{store}/verify/{oid}")}}})
             });
             answer(200, json!({"transfer": "basic", "objects": objects.collect::<Vec<_>>()}))
         }
+        ("PUT", _) if path.starts_with("/part/") => {
+            let (oid, number) = path.strip_prefix("/part/")?.split('?').next()?.split_once('/')?;
+            let number: usize = number.parse().ok()?;
+            uploads.parts.entry(oid.to_owned()).or_default().insert(number, body.to_vec());
+            let etag = if uploads.no_etag == Some(number) {
+                String::new()
+            } else {
+                format!("ETag: \"{}\"\r\n", sha256(body))
+            };
+            let head = format!("HTTP/1.1 200 X\r\nConnection: close\r\n{etag}Content-Length: 0\r\n\r\n");
+            (head, Vec::new())
+        }
+        ("POST", _) if path.starts_with("/complete/") => complete(uploads, path, &json, &answer)?,
         ("PUT", _) => {
             let oid = path.strip_prefix("/put/")?.split('?').next()?.to_owned();
             uploads.store.insert(oid, body.to_vec());
@@ -104,6 +141,27 @@ pub(super) fn reply(state: &mut State, method: &str, path: &str, body: &[u8]) ->
         ("POST", _) if front.ends_with("/commit") => commit(uploads, revision, body, &answer),
         _ => answer(404, json!({"error": "no such thing"})),
     })
+}
+
+/// Puts a file's parts together, if the list of their ETags is right.
+fn complete(
+    uploads: &mut Uploads,
+    path: &str,
+    json: &Value,
+    answer: &dyn Fn(u16, Value) -> (String, Vec<u8>),
+) -> Option<(String, Vec<u8>)> {
+    let oid = path.strip_prefix("/complete/")?.split('?').next()?.to_owned();
+    let parts = &uploads.parts[&oid];
+    let wanted: Vec<Value> = parts
+        .iter()
+        .map(|(number, part)| json!({"partNumber": number, "etag": format!("\"{}\"", sha256(part))}))
+        .collect();
+    let whole: Vec<u8> = parts.values().flatten().copied().collect();
+    if json["oid"] != json!(oid) || json["parts"] != json!(wanted) || sha256(&whole) != oid {
+        return Some(answer(400, json!({"error": "these are not the parts"})));
+    }
+    uploads.store.insert(oid, whole);
+    Some(answer(200, json!({})))
 }
 
 fn commit(
@@ -316,4 +374,88 @@ fn nothing_is_sent_without_token_network_or_a_good_name() {
     hub.options.offline = true;
     assert!(matches!(send(&hub, &target()), Err(HubError::Offline { .. })));
     assert!(hub.take_log().is_empty());
+}
+
+/// Sends to a stand-in that takes large files in parts of 4096 bytes: five of them, the last one shorter.
+fn in_parts(fault: impl FnOnce(&mut Uploads)) -> (FakeHub, Result<Uploaded, HubError>) {
+    let hub = stand_in();
+    {
+        let uploads = &mut hub.state.lock().expect("state").uploads;
+        uploads.chunk = Some(4096);
+        fault(uploads);
+    }
+    let sent = send(&hub, &target());
+    if let Err(error) = &sent {
+        let message = error.to_string();
+        assert!(!message.contains(TOKEN) && !message.contains("opens-doors"), "{message}");
+        assert!(hub.state.lock().expect("state").uploads.commits.is_empty(), "nothing was committed");
+    }
+    (hub, sent)
+}
+
+#[test]
+fn a_large_file_goes_in_parts() {
+    let (hub, sent) = in_parts(|_| ());
+    sent.expect("uploaded");
+    let log = hub.take_log();
+    let of = |part: &str| log.iter().filter(|line| line.contains(part)).cloned().collect::<Vec<_>>();
+    assert_eq!((of("/part/").len(), of("/complete/").len(), of("/put/").len()), (5, 1, 0));
+    // Neither the store nor what closes an upload there gets the token.
+    assert!(of("/part/").iter().chain(&of("/complete/")).all(|line| !line.contains("token")));
+    let state = hub.state.lock().expect("state");
+    let committed = &state.uploads.commits["main"]["adapter_model.safetensors"];
+    assert_eq!(committed, &files()[1].content);
+    let sizes: Vec<usize> =
+        state.uploads.parts.values().flat_map(|parts| parts.values().map(Vec::len)).collect();
+    assert_eq!(sizes, [4096, 4096, 4096, 4096, 3616]);
+    assert_eq!(state.uploads.verified.len(), 1);
+}
+
+#[test]
+fn a_part_that_fails_is_sent_again_alone() {
+    let oid = sha256(&files()[1].content);
+    for (part, status) in [("/2?", 503), ("/5?", 429), ("/complete/", 500)] {
+        let (hub, sent) = in_parts(|uploads| uploads.refuse = Some((part, status, "busy".to_owned(), 2)));
+        sent.expect("uploaded");
+        let log = hub.take_log();
+        let count = |what: &str| log.iter().filter(|line| line.contains(what)).count();
+        let failing = if part == "/complete/" { part.to_owned() } else { format!("/part/{oid}{part}") };
+        assert_eq!(count(&failing), 3, "{part}");
+        assert_eq!(count("/part/") + count("/complete/"), 8, "{part}: the others once");
+    }
+    let (hub, sent) = in_parts(|uploads| uploads.silent = Some("/3?"));
+    assert!(matches!(sent, Err(HubError::Cut { .. })));
+    assert_eq!(hub.take_log().iter().filter(|line| line.contains("/complete/")).count(), 0);
+}
+
+#[test]
+fn wrong_answers_about_parts_are_told() {
+    let wrong = |header: Value| in_parts(|uploads| uploads.wrong_header = header).1;
+    for (header, said) in [
+        (json!({"chunk_size": "0"}), "its chunk_size is \"0\""),
+        (json!({"chunk_size": "5000"}), "20000 bytes in parts of 5000 are 4 parts"),
+        (json!({"2": null}), "for the parts [1, 3, 4, 5]"),
+        (json!({"6": "http://x"}), "[1, 2, 3, 4, 5, 6]"),
+    ] {
+        let error = wrong(header).expect_err("wrong").to_string();
+        assert!(error.contains(said), "{error}");
+    }
+    let error = in_parts(|uploads| uploads.no_etag = Some(4)).1.expect_err("no ETag").to_string();
+    assert!(error.contains("the store gave part 4 no ETag"), "{error}");
+    let refused = |part, status| {
+        in_parts(|uploads| uploads.refuse = Some((part, status, "no".to_owned(), 9)))
+            .1
+            .expect_err("refused")
+            .to_string()
+    };
+    let error = refused("/3?", 400);
+    assert!(
+        error
+            .contains("part 3 of 5 of adapter_model.safetensors: the Hub refuses it (400): The Hub says: no"),
+        "{error}"
+    );
+    let error = refused("/complete/", 400);
+    assert!(error.contains("adapter_model.safetensors: the Hub refuses it (400)"), "{error}");
+    let error = refused("/complete/", 500);
+    assert!(error.contains("status 500"), "{error}");
 }

@@ -7,7 +7,7 @@
 use super::blocks::{BlockPool, spans_of};
 use super::prefix::PrefixTree;
 use super::sampling::{Sampled, Sampling, sample_hidden};
-use crate::model::{Adapters, Batch, DeviceError, Hidden, KeptActivations, KvCache, Model, forward};
+use crate::model::{Batch, DeviceError, Hidden, KeptActivations, KvCache, Model, Policy, forward};
 use crate::random::{Purpose, Stream};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -164,10 +164,9 @@ pub enum EngineError {
     Interrupted,
 }
 
-/// The inference engine over one model: KV cache and buffers that are used from call to call.
+/// The inference engine for models of one shape: KV cache and buffers that are used from call to call.
 pub struct Engine<'a> {
     cpu: &'a Cpu,
-    model: &'a Model,
     cache: KvCache,
     pool: BlockPool,
     buffers: KeptActivations,
@@ -177,11 +176,10 @@ pub struct Engine<'a> {
 const PREFILL_TOKENS: usize = 1024;
 
 impl<'a> Engine<'a> {
-    /// An engine with room for `blocks` KV blocks of sixteen tokens.
-    pub fn new(cpu: &'a Cpu, model: &'a Model, blocks: usize) -> Self {
+    /// An engine for models like `model`, with room for `blocks` KV blocks of sixteen tokens.
+    pub fn new(cpu: &'a Cpu, model: &Model, blocks: usize) -> Self {
         Self {
             cpu,
-            model,
             cache: KvCache::new(model, blocks),
             pool: BlockPool::new(blocks),
             buffers: KeptActivations::default(),
@@ -196,14 +194,14 @@ impl<'a> Engine<'a> {
     /// Completes all requests: for each, its samples in order.
     pub fn generate(
         &mut self,
-        adapters: Adapters<'_>,
+        policy: Policy<'_>,
         requests: &[Request],
         options: &GenerateOptions<'_>,
         observe: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Vec<Vec<Completion>>, EngineError> {
-        self.check(requests)?;
+        check(policy.model, requests)?;
         let mut run = Run::new(requests, options, self.pool.free());
-        let result = run.finish_all(self, adapters, observe);
+        let result = run.finish_all(self, policy, observe);
         // An interrupted run still holds blocks.
         for block in run.held_blocks() {
             self.pool.release(block);
@@ -211,24 +209,24 @@ impl<'a> Engine<'a> {
         result?;
         Ok(run.results.into_iter().map(|samples| samples.into_iter().map(Option::unwrap).collect()).collect())
     }
+}
 
-    fn check(&self, requests: &[Request]) -> Result<(), EngineError> {
-        let vocabulary = self.model.config.vocab_size;
-        for (index, request) in requests.iter().enumerate() {
-            let (prompt, new, positions) = (request.prompt.len(), request.max_tokens, self.model.positions());
-            if prompt == 0 {
-                return Err(EngineError::EmptyPrompt { request: index });
-            }
-            if let Some(&token) = request.prompt.iter().find(|&&token| token as usize >= vocabulary) {
-                return Err(EngineError::UnknownToken { request: index, token, vocabulary });
-            }
-            if prompt + new > positions {
-                let wanted = prompt + new;
-                return Err(EngineError::TooLong { request: index, wanted, prompt, new, positions });
-            }
+fn check(model: &Model, requests: &[Request]) -> Result<(), EngineError> {
+    let vocabulary = model.config.vocab_size;
+    for (index, request) in requests.iter().enumerate() {
+        let (prompt, new, positions) = (request.prompt.len(), request.max_tokens, model.positions());
+        if prompt == 0 {
+            return Err(EngineError::EmptyPrompt { request: index });
         }
-        Ok(())
+        if let Some(&token) = request.prompt.iter().find(|&&token| token as usize >= vocabulary) {
+            return Err(EngineError::UnknownToken { request: index, token, vocabulary });
+        }
+        if prompt + new > positions {
+            let wanted = prompt + new;
+            return Err(EngineError::TooLong { request: index, wanted, prompt, new, positions });
+        }
     }
+    Ok(())
 }
 
 /// A node of the prompts' trees.
@@ -322,7 +320,7 @@ impl<'a> Run<'a> {
     fn finish_all(
         &mut self,
         engine: &mut Engine<'_>,
-        adapters: Adapters<'_>,
+        policy: Policy<'_>,
         observe: &mut dyn FnMut(Progress<'_>),
     ) -> Result<(), EngineError> {
         loop {
@@ -338,12 +336,11 @@ impl<'a> Run<'a> {
             }
             let step = self.pack(&mut engine.pool, &admitted);
             let hidden = if step.batch.rows() == 0 {
-                engine.model.no_hidden()
+                policy.model.no_hidden()
             } else {
                 forward(
                     engine.cpu,
-                    engine.model,
-                    adapters,
+                    policy,
                     &step.batch,
                     &step.outputs,
                     &mut engine.cache,
@@ -351,7 +348,7 @@ impl<'a> Run<'a> {
                     false,
                 )?
             };
-            self.advance(engine, &step, hidden, observe)?;
+            self.advance(engine, policy.model, &step, hidden, observe)?;
         }
     }
 
@@ -477,6 +474,7 @@ impl<'a> Run<'a> {
     fn advance(
         &mut self,
         engine: &mut Engine<'_>,
+        model: &Model,
         step: &Step,
         mut hidden: Hidden,
         observe: &mut dyn FnMut(Progress<'_>),
@@ -491,7 +489,7 @@ impl<'a> Run<'a> {
             hidden.append(end.hidden.as_ref().expect("the prompt is computed"));
             self.active.push(Sequence { request, sample, blocks: vec![], tokens: vec![], ids: vec![] });
         }
-        let sampled = self.sample(engine, &hidden)?;
+        let sampled = self.sample(engine.cpu, model, &hidden)?;
         for (sequence, token) in self.active.iter_mut().zip(sampled) {
             if !token.logprob.is_finite() {
                 let (request, value) = (sequence.request, token.logprob);
@@ -506,7 +504,7 @@ impl<'a> Run<'a> {
     }
 
     /// One token for every running sequence; those with the same settings in one pass over the head.
-    fn sample(&self, engine: &Engine<'_>, hidden: &Hidden) -> Result<Vec<Sampled>, DeviceError> {
+    fn sample(&self, cpu: &Cpu, model: &Model, hidden: &Hidden) -> Result<Vec<Sampled>, DeviceError> {
         let mut sampled: Vec<Option<Sampled>> = vec![None; self.active.len()];
         while let Some(first) = sampled.iter().position(Option::is_none) {
             let sampling = self.requests[self.active[first].request].sampling;
@@ -524,7 +522,7 @@ impl<'a> Run<'a> {
                 })
                 .collect();
             let picked = hidden.pick(&rows);
-            let tokens = sample_hidden(engine.cpu, engine.model, &picked, sampling, &draws)?;
+            let tokens = sample_hidden(cpu, model, &picked, sampling, &draws)?;
             for (row, token) in rows.into_iter().zip(tokens) {
                 sampled[row] = Some(token);
             }

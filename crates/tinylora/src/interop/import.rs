@@ -205,7 +205,7 @@ fn assemble(
         a.resize(a.len() / own * rank, 0.0);
         factors.modules.push(ModuleFactors { a, b: widened(&part.b, own, rank) });
     }
-    Standalone { method, base: base.clone(), modules, groups, u, v, p, factors, source }
+    Standalone { method, base: base.clone(), modules, groups, u, v, p, factors, source, run: None }
 }
 
 /// Rows of `own` numbers with zeros appended up to `rank`.

@@ -11,6 +11,7 @@ use super::peft_config::module_name;
 use super::rounding::{OutputType, Survival};
 use super::safetensors_out::{self, OutTensor};
 use super::staged::Staged;
+use super::trained::NewWeights;
 use crate::adapter::Standalone;
 use crate::hub::{ModelFiles, ModelLayout};
 use crate::model::weights::safetensors::{self, DType, Entry};
@@ -46,6 +47,37 @@ pub fn merge(
         });
     }
     let deltas = deltas(adapter)?;
+    write_folder(Change { deltas: &deltas, new: None }, weights, (config, dtype), out, progress)
+}
+
+/// The same folder with other numbers in its weights.
+pub(super) fn write_new(
+    new: NewWeights<'_>,
+    weights: &Weights,
+    files: &ModelFiles,
+    out: &Path,
+) -> Result<(), InteropError> {
+    let ModelLayout::HuggingFace { config, .. } = &files.layout else {
+        unreachable!("the caller looked at the layout")
+    };
+    let change = Change { deltas: &[], new: Some(new) };
+    write_folder(change, weights, (config, Some(new.matrices)), out, &mut |_, _| {}).map(drop)
+}
+
+/// What the written weights are: those of the base with updates, or others.
+#[derive(Clone, Copy)]
+struct Change<'a> {
+    deltas: &'a [Delta<'a>],
+    new: Option<NewWeights<'a>>,
+}
+
+fn write_folder(
+    change: Change<'_>,
+    weights: &Weights,
+    (config, dtype): (&Path, Option<OutputType>),
+    out: &Path,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Survival, InteropError> {
     let staged = Staged::folder(out)?;
     let mut survival = Survival::default();
     let mut index = serde_json::Map::new();
@@ -55,7 +87,7 @@ pub fn merge(
         progress(number as u64, shards.len() as u64);
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let family = weights.config().family;
-        let shard = Shard { path, bytes, deltas: &deltas, dtype, family };
+        let shard = Shard { path, bytes, change, dtype, family };
         for tensor in shard.write(&staged.path().join(&name), &mut survival)? {
             total_size += tensor.bytes;
             index.insert(tensor.name, json!(name));
@@ -73,15 +105,15 @@ pub fn merge(
 }
 
 /// One file of the base.
-struct Shard<'a> {
+struct Shard<'a, 'c> {
     path: &'a Path,
     bytes: &'a [u8],
-    deltas: &'a [Delta<'a>],
+    change: Change<'c>,
     dtype: Option<OutputType>,
     family: crate::model::config::Family,
 }
 
-impl Shard<'_> {
+impl Shard<'_, '_> {
     /// Writes the merged file and tells what is in it.
     fn write(&self, out: &Path, survival: &mut Survival) -> Result<Vec<OutTensor>, InteropError> {
         let entries = safetensors::header(self.bytes)
@@ -92,7 +124,12 @@ impl Shard<'_> {
             let bytes = &self.bytes[entry.offset..entry.offset + entry.bytes];
             let stored = stored_type(entry.dtype);
             let delta = self.delta(&entry.name);
-            match (stored, self.dtype.or(stored)) {
+            let wanted = self.wanted(&entry.shape).or(stored);
+            if let (Some(new), Some(wanted)) = (self.new_numbers(entry), wanted.filter(|_| stored.is_some()))
+            {
+                return write_rows(new, &entry.shape, wanted, write);
+            }
+            match (stored, wanted) {
                 // As it is.
                 (None, _) | (_, None) => write(bytes),
                 (Some(stored), Some(wanted)) if delta.is_none() && stored == wanted => write(bytes),
@@ -104,7 +141,7 @@ impl Shard<'_> {
 
     fn out_tensor(&self, entry: &Entry) -> OutTensor {
         let numbers: usize = entry.shape.iter().product();
-        match (stored_type(entry.dtype), self.dtype) {
+        match (stored_type(entry.dtype), self.wanted(&entry.shape)) {
             (Some(_), Some(wanted)) => OutTensor {
                 name: entry.name.clone(),
                 dtype: wanted.name().to_uppercase(),
@@ -120,11 +157,21 @@ impl Shard<'_> {
         }
     }
 
+    fn wanted(&self, shape: &[usize]) -> Option<OutputType> {
+        self.change.new.map(|new| new.dtype(shape)).or(self.dtype)
+    }
+
+    /// The tensor's new numbers, if it has any.
+    fn new_numbers(&self, entry: &Entry) -> Option<&[f32]> {
+        let new = self.change.new?;
+        (new.find)(&names::from_safetensors(&entry.name, self.family)?)
+    }
+
     /// The update of the tensor, if it is an adapted matrix.
     fn delta(&self, name: &str) -> Option<&Delta<'_>> {
         let name = names::from_safetensors(name, self.family)?;
         let module = name.strip_suffix(".weight")?;
-        self.deltas.iter().find(|delta| module_name(delta.module) == module)
+        self.change.deltas.iter().find(|delta| module_name(delta.module) == module)
     }
 
     /// Row by row: decoded, updated, rounded.
@@ -162,6 +209,22 @@ impl Shard<'_> {
         }
         Ok(())
     }
+}
+
+/// Numbers in the type wanted, row by row.
+pub(super) fn write_rows(
+    numbers: &[f32],
+    shape: &[usize],
+    wanted: OutputType,
+    write: &mut dyn FnMut(&[u8]) -> Result<(), InteropError>,
+) -> Result<(), InteropError> {
+    let mut encoded = Vec::new();
+    for row in numbers.chunks(shape.last().copied().unwrap_or(1).max(1)) {
+        encoded.clear();
+        wanted.encode(row, &mut encoded);
+        write(&encoded)?;
+    }
+    Ok(())
 }
 
 fn stored_type(dtype: DType) -> Option<OutputType> {

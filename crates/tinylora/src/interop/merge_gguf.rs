@@ -242,6 +242,7 @@ mod tests {
             p: vec![1.0; 2],
             factors: Factors { rank: 1, modules: modules.iter().map(factors).collect() },
             source: String::new(),
+            run: None,
             base: base.clone(),
             modules: modules.clone(),
         };

@@ -4,6 +4,7 @@
 //!
 //! Legend: r rank, u numbers a group, M modules, G groups; ΔW = B R A with A (r, in), R (r, r), B (out, r).
 
+mod config_json;
 mod delta;
 mod error;
 mod export_gguf;
@@ -20,6 +21,7 @@ mod rounding;
 mod safetensors_out;
 mod staged;
 mod torch_random;
+mod trained;
 
 pub use error::InteropError;
 pub use export_gguf::export_gguf_lora;
@@ -30,3 +32,4 @@ pub use import::import_peft;
 pub use merge::merge;
 pub use merge_gguf::merge_gguf;
 pub use rounding::{OutputType, Survival};
+pub use trained::{NewWeights, check_trained, write_trained};

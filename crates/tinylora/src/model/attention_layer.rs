@@ -2,10 +2,13 @@
 //!
 //! `middle = x + [norm](o(attention(rope([norm] q), rope([norm] k), v)))` with q, k, v of `norm(x)`.
 
+use super::all_weights::in_layer;
+use super::gradients::Gradients;
 use super::kept::{LayerKept, Scratch};
 use super::linear::{linear_backward, linear_forward, resize};
 use super::load::Layer;
 use super::pass::Pass;
+use super::side::ModuleKind;
 use tinylora_compute::attention::{AttentionGradient, Heads, KvLayer, attention, attention_backward};
 use tinylora_compute::norm::{rms_norm, rms_norm_backward};
 use tinylora_compute::rope::{rope, rope_backward};
@@ -75,7 +78,7 @@ pub(super) fn forward(
     add(cpu, &scratch.out, &mut kept.middle);
 }
 
-/// Turns `gradient` from ∂L/∂middle into ∂L/∂x (T, D), and adds to `dr`. With `last`, nothing below needs
+/// Turns `gradient` from ∂L/∂middle into ∂L/∂x (T, D), and adds to `sums`. With `last`, nothing below needs
 /// ∂L/∂x and it is not computed.
 pub(super) fn backward(
     pass: &Pass<'_>,
@@ -85,10 +88,10 @@ pub(super) fn backward(
     kept: &mut LayerKept,
     scratch: &mut Scratch,
     gradient: &mut [f32],
-    dr: &mut [Vec<f64>],
+    sums: &mut Gradients,
     last: bool,
 ) {
-    let (cpu, config, batch) = (pass.cpu, &pass.model.config, pass.batch);
+    let (cpu, config) = (pass.cpu, &pass.model.config);
     let side = pass.factors.map(|factors| &factors.layers[index]);
     let d_out: &[f32] = match &layer.attention_out_norm {
         None => gradient,
@@ -106,16 +109,65 @@ pub(super) fn backward(
             &scratch.out
         }
     };
+    if let Some(weights) = sums.weights() {
+        if layer.attention_out_norm.is_some() {
+            let name = in_layer(index, "post_attention_layernorm.weight");
+            weights.add_norm(pass, &name, &kept.attention_out, gradient);
+        }
+        weights.add_linears(pass, index, &[ModuleKind::O], &[d_out], &kept.heads);
+    }
     linear_backward(
         pass,
         &[&layer.o],
         side.map(|side| &side.output),
         &[d_out],
+        &kept.heads,
         &kept.p_output,
         &mut scratch.side,
-        dr,
+        sums,
         Some(&mut scratch.d_heads),
     );
+    heads_backward(pass, index, layer, store, kept, scratch, sums);
+    if sums.want_inputs() {
+        resize(&mut scratch.normed, kept.x.len());
+        rms_norm(cpu, &kept.x, &layer.input_norm, config.rms_norm_eps, &mut scratch.normed);
+    }
+    if let Some(weights) = sums.weights() {
+        let kinds = [ModuleKind::Q, ModuleKind::K, ModuleKind::V];
+        let gradients = [&scratch.d_q[..], &scratch.d_k, &scratch.d_v];
+        weights.add_linears(pass, index, &kinds, &gradients, &scratch.normed);
+    }
+    linear_backward(
+        pass,
+        &[&layer.q, &layer.k, &layer.v],
+        side.map(|side| &side.attention),
+        &[&scratch.d_q, &scratch.d_k, &scratch.d_v],
+        &scratch.normed,
+        &kept.p_attention,
+        &mut scratch.side,
+        sums,
+        (!last).then_some(&mut scratch.d_normed),
+    );
+    if !last {
+        if let Some(weights) = sums.weights() {
+            let name = in_layer(index, "input_layernorm.weight");
+            weights.add_norm(pass, &name, &kept.x, &scratch.d_normed);
+        }
+        rms_norm_backward(cpu, &kept.x, &layer.input_norm, config.rms_norm_eps, &scratch.d_normed, gradient);
+    }
+}
+
+/// From the gradient of the heads' outputs to those of q, k and v as their linear layers give them, in `scratch`.
+fn heads_backward(
+    pass: &Pass<'_>,
+    index: usize,
+    layer: &Layer,
+    store: &KvLayer,
+    kept: &LayerKept,
+    scratch: &mut Scratch,
+    sums: &mut Gradients,
+) {
+    let (cpu, config, batch) = (pass.cpu, &pass.model.config, pass.batch);
     resize(&mut scratch.d_q, kept.q.len());
     for d in [&mut scratch.d_k, &mut scratch.d_v] {
         resize(d, pass.rows() * config.num_kv_heads * config.head_dim);
@@ -134,26 +186,17 @@ pub(super) fn backward(
     rope_backward(cpu, table, &batch.positions, config.head_dim, &mut scratch.d_q);
     rope_backward(cpu, table, &batch.positions, config.head_dim, &mut scratch.d_k);
     if let Some((q_norm, k_norm)) = &layer.qk_norm {
-        for (raw, norm, d) in
-            [(&kept.q_raw, q_norm, &mut scratch.d_q), (&kept.k_raw, k_norm, &mut scratch.d_k)]
-        {
+        for (raw, norm, d, path) in [
+            (&kept.q_raw, q_norm, &mut scratch.d_q, "self_attn.q_norm.weight"),
+            (&kept.k_raw, k_norm, &mut scratch.d_k, "self_attn.k_norm.weight"),
+        ] {
             let outer = std::mem::take(d);
+            if let Some(weights) = sums.weights() {
+                weights.add_norm(pass, &in_layer(index, path), raw, &outer);
+            }
             resize(d, outer.len());
             d.fill(0.0);
             rms_norm_backward(cpu, raw, norm, config.rms_norm_eps, &outer, d);
         }
-    }
-    linear_backward(
-        pass,
-        &[&layer.q, &layer.k, &layer.v],
-        side.map(|side| &side.attention),
-        &[&scratch.d_q, &scratch.d_k, &scratch.d_v],
-        &kept.p_attention,
-        &mut scratch.side,
-        dr,
-        (!last).then_some(&mut scratch.d_normed),
-    );
-    if !last {
-        rms_norm_backward(cpu, &kept.x, &layer.input_norm, config.rms_norm_eps, &scratch.d_normed, gradient);
     }
 }

@@ -20,6 +20,15 @@ pub enum DeviceError {
     /// f32 weights.
     #[error("on a GPU weights are bf16: set model.dtype = \"bf16\" (--dtype bf16), or use the cpu device")]
     Dtype,
+    /// All weights in training.
+    #[error(
+        "all weights of a model can't be trained on a GPU: train an adapter (adapter.kind = \"tinylora\", \"lora-xs\" or \
+         \"lora\"), or use the cpu device"
+    )]
+    Full,
+    /// LoRA in training.
+    #[error("LoRA can't be trained on a GPU yet: use the cpu device, or train \"tinylora\" or \"lora-xs\"")]
+    Lora,
     /// Heads of a size that no kernel has.
     #[error(
         "the kernels for GPUs serve heads of up to 256 numbers and up to 64 query heads a key head (32 above 128 numbers), \

@@ -1,11 +1,14 @@
 //! Linear layers that share their input, with bias and side path: forward and backward.
 //!
 //! Forward:  p = A x,  z = R p,  y = W x + b + B z.
-//! Backward: t = Bᵀ dy,  dR += t pᵀ,  dp = Rᵀ t,  dx = Σ (Wᵀ dy + Aᵀ dp).
+//! Backward: t = Bᵀ dy,  dp = Rᵀ t,  dx = Σ (Wᵀ dy + Aᵀ dp);  dR += t pᵀ, or where A and B are trained
+//! dA += dp xᵀ,  dB += dy zᵀ.
 
+use super::gradients::Gradients;
 use super::pass::Pass;
-use super::side::GroupSide;
+use super::side::{GroupSide, ModuleSide, R};
 use tinylora_compute::PackedMatrix;
+use tinylora_compute::outer::{Columns, add_outer};
 use tinylora_compute::product::{BackwardTerm, Product, Side, product, product_backward};
 
 /// W (out, in) and its bias.
@@ -67,15 +70,17 @@ pub(super) fn linear_forward(
     product(pass.cpu, x, rows, &mut products);
 }
 
-/// The gradient of [`linear_forward`]: adds to `dr` and gives dx (T, in), where that is wanted.
+/// The gradient of [`linear_forward`]: adds to `sums` and gives dx (T, in), where that is wanted. `x` is the input (T, in);
+/// it is looked at only where the sums want inputs, and may be anything otherwise.
 pub(super) fn linear_backward(
     pass: &Pass<'_>,
     linears: &[&Linear],
     side: Option<&GroupSide>,
     gradients: &[&[f32]],
+    x: &[f32],
     p: &[f32],
     scratch: &mut SideScratch,
-    dr: &mut [Vec<f64>],
+    sums: &mut Gradients,
     dx: Option<&mut Vec<f32>>,
 ) {
     let rows = pass.rows();
@@ -95,15 +100,16 @@ pub(super) fn linear_backward(
             );
             for (row, t) in scratch.member.chunks_exact(rank).enumerate() {
                 scratch.t[row * width + member.offset..][..rank].copy_from_slice(t);
-                let p = &p[row * width + member.offset..][..rank];
-                let dr = &mut dr[pass.adapter_of(row)][member.index * rank * rank..][..rank * rank];
-                for (dr, &t) in dr.chunks_exact_mut(rank).zip(t) {
-                    dr.iter_mut().zip(p).for_each(|(dr, &p)| *dr += f64::from(t) * f64::from(p));
-                }
+            }
+            if let Gradients::R(dr) = sums {
+                add_r_gradient(pass, member, (width, p), &scratch.member, dr);
             }
         }
         resize(&mut scratch.z, rows * width);
         apply_r::<true>(pass, side, &scratch.t, &mut scratch.z);
+        if let Gradients::Factors(sums) = sums {
+            add_factor_gradients(pass, side, gradients, x, p, scratch, sums);
+        }
     }
     let Some(dx) = dx else { return };
     resize(dx, rows * linears[0].weight.columns());
@@ -124,17 +130,66 @@ pub(super) fn linear_backward(
     product_backward(pass.cpu, &terms, rows, dx);
 }
 
+/// dA += dp xᵀ and dB += dy zᵀ; dp stands in `scratch.z`, and z takes the place of t.
+fn add_factor_gradients(
+    pass: &Pass<'_>,
+    side: &GroupSide,
+    gradients: &[&[f32]],
+    x: &[f32],
+    p: &[f32],
+    scratch: &mut SideScratch,
+    sums: &mut [f32],
+) {
+    let (rows, rank, stride) = (pass.rows(), pass.rank(), side.width());
+    apply_r::<false>(pass, side, p, &mut scratch.t);
+    for (member, dy) in side.members.iter().zip(gradients) {
+        let Some(member) = member else { continue };
+        let (k, n) = (x.len() / rows.max(1), dy.len() / rows.max(1));
+        let (da, db) = sums[member.start..][..rank * (k + n)].split_at_mut(rank * k);
+        let columns = |values| Columns { values, stride, offset: member.offset, columns: rank };
+        add_outer(pass.cpu, columns(&scratch.z), Columns::all(x, k), rows, da);
+        add_outer(pass.cpu, columns(&scratch.t), Columns::all(dy, n), rows, db);
+    }
+}
+
+/// dR += t pᵀ for each row, with the row's own R; t is (T, r), p (T, width).
+fn add_r_gradient(
+    pass: &Pass<'_>,
+    member: &ModuleSide,
+    (width, p): (usize, &[f32]),
+    t: &[f32],
+    dr: &mut [Vec<f64>],
+) {
+    let rank = pass.rank();
+    for (row, t) in t.chunks_exact(rank).enumerate() {
+        let p = &p[row * width + member.offset..][..rank];
+        let dr = &mut dr[pass.adapter_of(row)][member.index * rank * rank..][..rank * rank];
+        for (dr, &t) in dr.chunks_exact_mut(rank).zip(t) {
+            dr.iter_mut().zip(p).for_each(|(dr, &p)| *dr += f64::from(t) * f64::from(p));
+        }
+    }
+}
+
 /// z = R p for each row and member, with the row's own R; or Rᵀ p.
 fn apply_r<const TRANSPOSED: bool>(pass: &Pass<'_>, side: &GroupSide, p: &[f32], z: &mut [f32]) {
     let (width, rank) = (side.width(), pass.rank());
     for (row, (p, z)) in p.chunks_exact(width).zip(z.chunks_exact_mut(width)).enumerate() {
         let r = pass.r_of(row);
         for member in side.members.iter().flatten() {
-            let r = &r[member.index * rank * rank..][..rank * rank];
             let p = &p[member.offset..][..rank];
-            for (i, z) in z[member.offset..][..rank].iter_mut().enumerate() {
-                let at = |j: usize| if TRANSPOSED { r[j * rank + i] } else { r[i * rank + j] };
-                *z = p.iter().enumerate().fold(0.0, |sum, (j, &p)| at(j).mul_add(p, sum));
+            let z = &mut z[member.offset..][..rank];
+            match r {
+                R::Matrices(r) => {
+                    let r = &r[member.index * rank * rank..][..rank * rank];
+                    for (i, z) in z.iter_mut().enumerate() {
+                        let at = |j: usize| if TRANSPOSED { r[j * rank + i] } else { r[i * rank + j] };
+                        *z = p.iter().enumerate().fold(0.0, |sum, (j, &p)| at(j).mul_add(p, sum));
+                    }
+                }
+                // The same bits: the sums above would add zeros to this one product.
+                R::Multiples(r) => {
+                    z.iter_mut().zip(p).for_each(|(z, &p)| *z = r[member.index].mul_add(p, 0.0));
+                }
             }
         }
     }

@@ -1,5 +1,6 @@
 //! A model in memory: packed matrices, norms and rope tables. Weights enter; nothing here computes.
 
+use super::all_weights::{EMBEDDING, FINAL_NORM, HEAD, WeightLayout, in_layer};
 use super::config::ModelConfig;
 use super::cuda::GpuModel;
 use super::hidden::DeviceError;
@@ -31,7 +32,7 @@ pub enum ModelError {
     },
 }
 
-/// A frozen model. Nothing in it ever changes after loading.
+/// A model. Its weights change only as a whole, by [`Model::repack`].
 pub struct Model {
     /// Sizes and differences.
     pub config: ModelConfig,
@@ -79,6 +80,20 @@ impl Layer {
     }
 }
 
+impl Layer {
+    fn linear_mut(&mut self, kind: ModuleKind) -> &mut Linear {
+        match kind {
+            ModuleKind::Q => &mut self.q,
+            ModuleKind::K => &mut self.k,
+            ModuleKind::V => &mut self.v,
+            ModuleKind::O => &mut self.o,
+            ModuleKind::Gate => &mut self.gate,
+            ModuleKind::Up => &mut self.up,
+            ModuleKind::Down => &mut self.down,
+        }
+    }
+}
+
 impl Model {
     /// Reads and packs all weights. `positions` bounds the length of sequences (rope tables are made for so
     /// many); `progress` is told the bytes packed so far and in all. With a GPU beside `cpu` the matrices go there.
@@ -91,6 +106,62 @@ impl Model {
     ) -> Result<Self, ModelError> {
         let read = |name: &str, row: usize, out: &mut [f32]| weights.read_rows(name, row, out);
         Self::assemble(cpu, weights.config().clone(), &read, precision, positions, progress)
+    }
+
+    /// The model of a list of all weights, in the layout's order.
+    pub fn from_numbers(
+        cpu: &Cpu,
+        (config, layout): (ModelConfig, &WeightLayout),
+        numbers: &[f32],
+        precision: Precision,
+        positions: usize,
+    ) -> Result<Self, ModelError> {
+        let read = |name: &str, row: usize, out: &mut [f32]| {
+            layout.copy_rows(numbers, name, row, out);
+            Ok(())
+        };
+        Self::assemble(cpu, config, &read, precision, positions, &mut |_, _| {})
+    }
+
+    /// Replaces all weights, in place.
+    ///
+    /// # Panics
+    /// If the layout is that of another model.
+    pub fn repack(&mut self, cpu: &Cpu, layout: &WeightLayout, numbers: &[f32]) {
+        let of = |name: &str| &numbers[layout.range(name)];
+        let plus = if self.config.norm_plus_one { 1.0 } else { 0.0 };
+        let norm = |to: &mut Vec<f32>, name: &str| {
+            to.iter_mut().zip(of(name)).for_each(|(to, &from)| *to = from + plus);
+        };
+        self.embedding.repack(cpu, of(EMBEDDING));
+        if let Some(head) = &mut self.head {
+            head.repack(cpu, of(HEAD));
+        }
+        norm(&mut self.final_norm, FINAL_NORM);
+        let sandwich = self.config.sandwich_norms;
+        for (index, layer) in self.layers.iter_mut().enumerate() {
+            let name = |path: &str| in_layer(index, &format!("{path}.weight"));
+            norm(&mut layer.input_norm, &name("input_layernorm"));
+            let before_mlp = if sandwich { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
+            norm(&mut layer.mlp_norm, &name(before_mlp));
+            if let Some((q, k)) = &mut layer.qk_norm {
+                norm(q, &name("self_attn.q_norm"));
+                norm(k, &name("self_attn.k_norm"));
+            }
+            if let Some(out) = &mut layer.attention_out_norm {
+                norm(out, &name("post_attention_layernorm"));
+            }
+            if let Some(out) = &mut layer.mlp_out_norm {
+                norm(out, &name("post_feedforward_layernorm"));
+            }
+            for kind in ModuleKind::ALL {
+                let linear = layer.linear_mut(kind);
+                linear.weight.repack(cpu, of(&name(kind.path())));
+                if let Some(bias) = &mut linear.bias {
+                    *bias = padded_bias(of(&in_layer(index, &format!("{}.bias", kind.path()))));
+                }
+            }
+        }
     }
 
     /// A model of the same sizes with random matrices, norms of 1 and biases of 0: for measuring speed and memory.
@@ -209,9 +280,14 @@ impl Model {
         self.gpu.as_ref().map(GpuModel::peak)
     }
 
+    /// Whether its matrices lie on a GPU.
+    pub fn is_on_gpu(&self) -> bool {
+        self.gpu.is_some()
+    }
+
     /// "cpu" or "cuda": where it computes.
     pub fn device_name(&self) -> &'static str {
-        if self.gpu.is_some() { "cuda" } else { "cpu" }
+        if self.is_on_gpu() { "cuda" } else { "cpu" }
     }
 
     /// The instruction set, or the name of the GPU.

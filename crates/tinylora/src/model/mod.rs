@@ -1,9 +1,10 @@
 //! Families, weights, and each layer's forward and backward. Tokens enter, hidden states leave; a gradient of
-//! hidden states enters, the gradient of the low-rank side path leaves. Nothing here samples or trains.
+//! hidden states enters, the gradient of what is trained leaves. Nothing here samples or trains.
 //!
 //! Legend of this module: T rows (tokens) of a batch, D hidden size, F intermediate size, H query heads,
 //! K key/value heads, d head size, r rank, V vocabulary.
 
+mod all_weights;
 mod attention_layer;
 pub mod batch;
 pub mod config;
@@ -13,6 +14,7 @@ mod cuda;
 #[path = "no_cuda.rs"]
 mod cuda;
 mod gpu;
+mod gradients;
 pub mod hidden;
 mod kept;
 mod linear;
@@ -22,10 +24,13 @@ mod pass;
 pub mod side;
 pub mod weights;
 
+pub(crate) use all_weights::HEAD;
+pub use all_weights::{WeightLayout, WeightSums};
 pub use batch::Batch;
 pub use gpu::{GpuOptions, with_gpu};
+pub use gradients::Gradients;
 pub use hidden::{DeviceError, Directions, Hidden};
 pub use kept::{KeptActivations, MemorySizes};
 pub use load::{Layer, Model, ModelError};
-pub use pass::{Adapters, KvCache, backward, forward};
-pub use side::{ModuleFactors, ModuleKind, SideFactors};
+pub use pass::{Adapters, KvCache, Policy, backward, forward};
+pub use side::{ModuleFactors, ModuleKind, R, SideFactors};

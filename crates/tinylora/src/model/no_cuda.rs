@@ -1,5 +1,6 @@
 //! What stands in the place of `cuda/` in a build without it: types that no value has, so that nothing here ever runs.
 
+use super::gradients::Gradients;
 use super::hidden::DeviceError;
 use super::load::{Model, ModelError, ReadRows};
 use super::pass::Adapters;
@@ -172,7 +173,7 @@ pub fn backward(
     _: &GpuDirections,
     _: &mut GpuCache,
     _: &mut GpuKept,
-    _: &mut [Vec<f64>],
+    _: &mut Gradients,
 ) -> Result<(), DeviceError> {
     match *gpu {}
 }

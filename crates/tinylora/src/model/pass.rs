@@ -1,31 +1,54 @@
 //! The one forward pass, for prefill, decode and training, and its backward pass.
 
+use super::all_weights::FINAL_NORM;
 use super::batch::Batch;
 use super::config::ModelConfig;
 use super::cuda::{self, GpuCache};
+use super::gradients::Gradients;
 use super::hidden::{DeviceError, Directions, Hidden};
 use super::kept::{KeptActivations, LayerKept};
 use super::linear::resize;
 use super::load::Model;
-use super::side::SideFactors;
+use super::side::{R, SideFactors};
 use super::{attention_layer, mlp_layer};
 use tinylora_compute::Cpu;
 use tinylora_compute::attention::KvLayer;
 use tinylora_compute::norm::{rms_norm, rms_norm_backward};
 use tinylora_compute::rows::for_chunks;
 
-/// The adapters that a batch's rows name: for each the R matrices of all adapted modules (modules · r · r).
+/// The adapters that a batch's rows name.
 #[derive(Clone, Copy)]
 pub struct Adapters<'a> {
-    /// A and B of the base model; None: no side path at all.
+    /// A and B, which all of them share; None: no side path at all.
     pub factors: Option<&'a SideFactors>,
     /// R of each adapter.
-    pub r: &'a [&'a [f32]],
+    pub r: &'a [R],
 }
 
 impl Adapters<'_> {
-    /// The base model alone.
+    /// The model alone.
     pub const NONE: Self = Self { factors: None, r: &[] };
+}
+
+/// What gives a token's probability: weights, and the adapters on them.
+#[derive(Clone, Copy)]
+pub struct Policy<'a> {
+    /// The weights.
+    pub model: &'a Model,
+    /// What is added to their products.
+    pub adapters: Adapters<'a>,
+}
+
+impl<'a> Policy<'a> {
+    /// Adapters on a model.
+    pub fn new(model: &'a Model, adapters: Adapters<'a>) -> Self {
+        Self { model, adapters }
+    }
+
+    /// A model without adapters.
+    pub fn plain(model: &'a Model) -> Self {
+        Self { model, adapters: Adapters::NONE }
+    }
 }
 
 /// Keys and values of all layers, where the model computes.
@@ -83,14 +106,14 @@ pub(super) struct Pass<'a> {
     pub model: &'a Model,
     pub batch: &'a Batch,
     pub factors: Option<&'a SideFactors>,
-    r: &'a [&'a [f32]],
+    r: &'a [R],
 }
 
 impl<'a> Pass<'a> {
-    fn new(cpu: &'a Cpu, model: &'a Model, adapters: Adapters<'a>, batch: &'a Batch) -> Self {
-        let len = adapters.factors.map_or(0, |factors| factors.modules() * factors.rank() * factors.rank());
-        if adapters.factors.is_some() {
-            assert!(adapters.r.iter().all(|r| r.len() == len), "an adapter is {len} numbers");
+    fn new(cpu: &'a Cpu, policy: Policy<'a>, batch: &'a Batch) -> Self {
+        let Policy { model, adapters } = policy;
+        if let Some(factors) = adapters.factors {
+            adapters.r.iter().for_each(|r| r.check(factors));
             let known = |&adapter: &u32| (adapter as usize) < adapters.r.len();
             assert!(batch.adapters.iter().all(known), "every row names one of {} adapters", adapters.r.len());
         }
@@ -111,8 +134,8 @@ impl<'a> Pass<'a> {
         self.batch.adapters[row] as usize
     }
 
-    pub fn r_of(&self, row: usize) -> &'a [f32] {
-        self.r[self.adapter_of(row)]
+    pub fn r_of(&self, row: usize) -> &'a R {
+        &self.r[self.adapter_of(row)]
     }
 }
 
@@ -128,18 +151,17 @@ impl<'a> Pass<'a> {
 /// If the batch does not fit the cache, the model or the adapters.
 pub fn forward(
     cpu: &Cpu,
-    model: &Model,
-    adapters: Adapters<'_>,
+    policy: Policy<'_>,
     batch: &Batch,
     outputs: &[u32],
     cache: &mut KvCache,
     kept: &mut KeptActivations,
     keep: bool,
 ) -> Result<Hidden, DeviceError> {
-    let pass = Pass::new(cpu, model, adapters, batch);
+    let (pass, model) = (Pass::new(cpu, policy, batch), policy.model);
     if let Some(gpu) = &model.gpu {
         let (cache, kept) = (cache.gpu(), &mut kept.gpu);
-        let hidden = cuda::forward(gpu, &model.config, adapters, batch, outputs, cache, kept, keep)?;
+        let hidden = cuda::forward(gpu, &model.config, policy.adapters, batch, outputs, cache, kept, keep)?;
         return Ok(Hidden::Gpu(hidden));
     }
     let cache = cache.host();
@@ -173,9 +195,9 @@ fn gather(x: &[f32], rows: &[u32], width: usize) -> Vec<f32> {
     rows.iter().flat_map(|&row| &x[row as usize * width..][..width]).copied().collect()
 }
 
-/// Takes ∂L/∂hidden of the rows `outputs`, as [`Directions::combine`] leaves it, back through the layers, and adds ∂L/∂R of every
-/// adapter to `dr` (one vector an adapter, modules · r · r). Must follow the [`forward`] that kept the
-/// activations of the same batch; the own context of every group member must be exactly its rows.
+/// Takes ∂L/∂hidden of the rows `outputs`, as [`Directions::combine`] leaves it, back through the layers, and adds the
+/// gradients of what is trained to `sums`. Must follow the [`forward`] that kept the activations of the same batch; the
+/// own context of every group member must be exactly its rows.
 ///
 /// # Errors
 /// On a GPU alone: of its driver or its memory.
@@ -184,30 +206,37 @@ fn gather(x: &[f32], rows: &[u32], width: usize) -> Vec<f32> {
 /// If that forward pass kept nothing, or a length does not fit.
 pub fn backward(
     cpu: &Cpu,
-    model: &Model,
-    adapters: Adapters<'_>,
+    policy: Policy<'_>,
     batch: &Batch,
     outputs: &[u32],
     gradient: &Directions,
     cache: &mut KvCache,
     kept: &mut KeptActivations,
-    dr: &mut [Vec<f64>],
+    sums: &mut Gradients,
 ) -> Result<(), DeviceError> {
+    if let Gradients::Factors(_) = sums {
+        assert_eq!(policy.adapters.r.len(), 1, "factors that are trained have one adapter");
+    }
+    let model = policy.model;
     let gradient = match (gradient, &model.gpu) {
         (Directions::Host { log, .. }, None) => log,
         (Directions::Gpu(gradient), Some(gpu)) => {
             let (config, cache, kept) = (&model.config, cache.gpu(), &mut kept.gpu);
-            return cuda::backward(gpu, config, adapters, batch, outputs, gradient, cache, kept, dr);
+            return cuda::backward(gpu, config, policy.adapters, batch, outputs, gradient, cache, kept, sums);
         }
         _ => panic!("a gradient of another device"),
     };
     let cache = cache.host();
     assert_eq!(kept.kept_rows.take(), Some(batch.rows()), "a forward pass that keeps comes first");
-    let pass = Pass::new(cpu, model, adapters, batch);
+    let pass = Pass::new(cpu, policy, batch);
     let width = model.config.hidden_size;
     // The last layer's output is what `forward` left in the scratch.
     let raw = gather(&kept.scratch.out, outputs, width);
     let mut d_raw = vec![0.0; raw.len()];
+    if let Some(weights) = sums.weights() {
+        assert!(pass.factors.is_none(), "all weights are trained without adapters");
+        weights.add_norm(&pass, FINAL_NORM, &raw, gradient);
+    }
     rms_norm_backward(cpu, &raw, &model.final_norm, model.config.rms_norm_eps, gradient, &mut d_raw);
     let mut dx = vec![0.0; batch.rows() * width];
     for (&row, d) in outputs.iter().zip(d_raw.chunks_exact(width)) {
@@ -215,10 +244,24 @@ pub fn backward(
     }
     for (index, layer) in model.layers.iter().enumerate().rev() {
         let buffers = &mut kept.layers[index];
-        mlp_layer::backward(&pass, index, layer, buffers, &mut kept.scratch, &mut dx, dr);
+        mlp_layer::backward(&pass, index, layer, buffers, &mut kept.scratch, &mut dx, sums);
         let store = &cache[index];
-        let last = index == 0;
-        attention_layer::backward(&pass, index, layer, store, buffers, &mut kept.scratch, &mut dx, dr, last);
+        // Below the first block there is only the embedding.
+        let last = index == 0 && sums.weights().is_none();
+        attention_layer::backward(
+            &pass,
+            index,
+            layer,
+            store,
+            buffers,
+            &mut kept.scratch,
+            &mut dx,
+            sums,
+            last,
+        );
+    }
+    if let Some(weights) = sums.weights() {
+        weights.add_embedding(&pass, &dx);
     }
     Ok(())
 }

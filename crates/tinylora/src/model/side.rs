@@ -6,6 +6,7 @@ use super::config::ModelConfig;
 use super::cuda::GpuFactors;
 use super::hidden::DeviceError;
 use super::load::Model;
+use std::borrow::Cow;
 use tinylora_compute::product::SideMatrix;
 use tinylora_compute::{Cpu, PackedMatrix, Precision};
 
@@ -78,6 +79,52 @@ pub struct ModuleFactors {
     pub b: Vec<f32>,
 }
 
+/// A and B of one module as they are packed.
+struct ModuleRows<'a> {
+    layer: usize,
+    kind: ModuleKind,
+    /// A (r, in)
+    a: &'a [f32],
+    /// Bᵀ (r, out)
+    b: Cow<'a, [f32]>,
+    /// Where the module's numbers start among all.
+    start: usize,
+}
+
+/// R of all adapted modules of one adapter.
+#[derive(Debug, Clone, PartialEq)]
+pub enum R {
+    /// A matrix a module (modules · r · r).
+    Matrices(Vec<f32>),
+    /// A multiple of the identity a module (modules).
+    Multiples(Vec<f32>),
+}
+
+impl R {
+    /// # Panics
+    /// If there is not one for each module of `factors`.
+    pub(super) fn check(&self, factors: &SideFactors) {
+        let (found, wanted) = match self {
+            Self::Matrices(r) => (r.len(), factors.modules * factors.rank * factors.rank),
+            Self::Multiples(r) => (r.len(), factors.modules),
+        };
+        assert_eq!(found, wanted, "R of {} modules, rank {}", factors.modules, factors.rank);
+    }
+
+    /// Where every matrix is the identity times a number, those numbers.
+    pub fn simplified(self, modules: usize, rank: usize) -> Self {
+        let Self::Matrices(r) = &self else { return self };
+        let multiples = r.chunks_exact((rank * rank).max(1)).map(|r| {
+            let entry = |(at, x): (usize, &f32)| *x == if at % (rank + 1) == 0 { r[0] } else { 0.0 };
+            r.iter().enumerate().all(entry).then_some(r[0])
+        });
+        match multiples.collect::<Option<Vec<f32>>>() {
+            Some(multiples) if multiples.len() == modules => Self::Multiples(multiples),
+            _ => self,
+        }
+    }
+}
+
 /// The factors of all adapted modules, packed for the forward and the backward pass.
 pub struct SideFactors {
     pub(super) rank: usize,
@@ -107,6 +154,8 @@ pub(super) struct ModuleSide {
     pub index: usize,
     /// First of its r columns in the stacked projection.
     pub offset: usize,
+    /// Where the module's numbers (A, then Bᵀ) start among those of [`SideFactors::from_numbers`].
+    pub start: usize,
     /// Bᵀ for `y += z Bᵀ`.
     pub expand: SideMatrix,
     /// Bᵀ (r, out) for `t = dy B`.
@@ -121,6 +170,53 @@ impl SideFactors {
     /// # Panics
     /// If a factor does not have the module's shape.
     pub fn new(cpu: &Cpu, config: &ModelConfig, rank: usize, modules: &[ModuleFactors]) -> Self {
+        let mut start = 0;
+        let rows: Vec<ModuleRows> = modules
+            .iter()
+            .map(|module| {
+                let (n, k) = module.kind.shape(config);
+                assert!(
+                    module.a.len() == rank * k && module.b.len() == n * rank,
+                    "factors of {:?}",
+                    module.kind
+                );
+                let b = (0..rank).flat_map(|s| (0..n).map(move |row| module.b[row * rank + s])).collect();
+                let (layer, kind, first) = (module.layer, module.kind, start);
+                start += rank * (n + k);
+                ModuleRows { layer, kind, a: &module.a, b, start: first }
+            })
+            .collect();
+        Self::from_rows(cpu, config, rank, &rows)
+    }
+
+    /// The same from one list of numbers, for factors that are trained: of each module (block and kind) A (r, in), then
+    /// Bᵀ (r, out).
+    ///
+    /// # Panics
+    /// If there are not exactly as many numbers as the modules have.
+    pub fn from_numbers(
+        cpu: &Cpu,
+        config: &ModelConfig,
+        rank: usize,
+        modules: &[(usize, ModuleKind)],
+        numbers: &[f32],
+    ) -> Self {
+        let mut start = 0;
+        let rows: Vec<ModuleRows> = modules
+            .iter()
+            .map(|&(layer, kind)| {
+                let (n, k) = kind.shape(config);
+                let (a, b) = numbers[start..start + rank * (n + k)].split_at(rank * k);
+                let rows = ModuleRows { layer, kind, a, b: Cow::Borrowed(b), start };
+                start += rank * (n + k);
+                rows
+            })
+            .collect();
+        assert_eq!(start, numbers.len(), "as many numbers as the modules have");
+        Self::from_rows(cpu, config, rank, &rows)
+    }
+
+    fn from_rows(cpu: &Cpu, config: &ModelConfig, rank: usize, modules: &[ModuleRows]) -> Self {
         let layers = (0..config.num_layers)
             .map(|layer| {
                 let group = |kinds: &[ModuleKind]| GroupSide::new(cpu, config, rank, layer, kinds, modules);
@@ -165,7 +261,7 @@ impl GroupSide {
         rank: usize,
         layer: usize,
         kinds: &[ModuleKind],
-        modules: &[ModuleFactors],
+        modules: &[ModuleRows],
     ) -> Self {
         let mut stacked = Vec::new();
         let mut inputs = 0;
@@ -175,18 +271,16 @@ impl GroupSide {
                 let index = modules.iter().position(|m| m.layer == layer && m.kind == kind)?;
                 let module = &modules[index];
                 let (n, k) = kind.shape(config);
-                assert!(module.a.len() == rank * k && module.b.len() == n * rank, "factors of {kind:?}");
                 inputs = k;
                 let offset = stacked.len() / k;
-                stacked.extend_from_slice(&module.a);
-                let transposed: Vec<f32> =
-                    (0..rank).flat_map(|s| (0..n).map(move |row| module.b[row * rank + s])).collect();
+                stacked.extend_from_slice(module.a);
                 Some(ModuleSide {
                     index,
                     offset,
-                    expand: SideMatrix::new(n, rank, &transposed),
-                    reduce: PackedMatrix::from_slice(cpu, (rank, n), Precision::F32, &transposed),
-                    back: SideMatrix::new(k, rank, &module.a),
+                    start: module.start,
+                    expand: SideMatrix::new(n, rank, &module.b),
+                    reduce: PackedMatrix::from_slice(cpu, (rank, n), Precision::F32, &module.b),
+                    back: SideMatrix::new(k, rank, module.a),
                 })
             })
             .collect();

@@ -233,6 +233,17 @@ pub fn check_size(kind: OptimizerKind, count: usize) -> Result<(), OptimizerErro
     }
 }
 
+/// Bytes of the state of n parameters, while an update makes the next one: the state and the parameters, twice.
+pub fn state_bytes(kind: OptimizerKind, n: usize) -> u64 {
+    let arrays = match kind {
+        OptimizerKind::Adamw => 2 * 2 + 1,
+        OptimizerKind::Sgd => 2 + 1,
+        OptimizerKind::Natural => 1,
+    };
+    let fisher = if kind == OptimizerKind::Natural { 2 * 8 * n * n } else { 0 };
+    (4 * arrays * n + fisher) as u64
+}
+
 /// An error if an element of the gradient is NaN or infinite.
 pub fn check_finite(step: u64, gradient: &[f32]) -> Result<(), OptimizerError> {
     match first_not_finite(gradient) {

@@ -203,7 +203,11 @@ fn origin(adapter: &Standalone) -> String {
         Method::Lora => "trained A and B",
         Method::LoraXs => "fixed A and B, trained R",
     };
-    format!("{} ({how}), from {}.\n", adapter.method.name(), adapter.source)
+    let name = adapter.method.name();
+    let Some(_) = &adapter.run else { return format!("{name} ({how}), from {}.\n", adapter.source) };
+    let scale = adapter.scale().map_or(String::new(), |scale| format!("{scale} · "));
+    let numbers = adapter.trained_numbers();
+    format!("{name} ({how}): W′ = W + {scale}B A of rank {}, {numbers} trained numbers.\n", adapter.rank())
 }
 
 /// A fence that the text doesn't hold.

@@ -77,16 +77,16 @@ pub fn read_run(folder: &Path, adapter: &AnyAdapter) -> Result<RunRecord, Publis
     if summary.model.sha256 != sha256 {
         return Err(other(format!("its base has the sha256 {}, not {sha256}", summary.model.sha256)));
     }
-    let numbers = adapter.v().len();
+    let numbers = adapter.trained_numbers();
     if summary.adapter.trainable_parameters != numbers {
         return Err(other(format!("it has {} numbers, not {numbers}", summary.adapter.trainable_parameters)));
     }
-    if let AnyAdapter::Seeded(file) = adapter
-        && (file.run.steps, file.run.seed) != (summary.steps, summary.seed)
+    if let Some(run) = adapter.run()
+        && (run.steps, run.seed) != (summary.steps, summary.seed)
     {
         return Err(other(format!(
             "{} steps with seed {}, not {} with seed {}",
-            summary.steps, summary.seed, file.run.steps, file.run.seed
+            summary.steps, summary.seed, run.steps, run.seed
         )));
     }
     let recipe = std::fs::read_to_string(folder.join(RECIPE_FILE)).ok();

@@ -158,21 +158,74 @@ pub struct SftSection {
     pub examples_per_step: usize,
     /// Which tokens the loss is over.
     pub loss_on: LossTokens,
+    /// What happens to examples that are longer than `rollout.max_tokens`.
+    pub too_long: TooLong,
+    /// A file or data set with the examples; empty: the task's own solutions.
+    pub data: String,
+    /// What a row of it is.
+    pub format: ExampleFormat,
+    /// Field with a conversation.
+    pub messages_field: String,
+    /// Field with a prompt.
+    pub prompt_field: String,
+    /// Field with its completion.
+    pub completion_field: String,
+    /// Field with a question, which is put as the task puts its own.
+    pub question_field: String,
+    /// Field with its answer.
+    pub answer_field: String,
 }
 
 /// Which tokens of an example a supervised loss is over; the mean is over all of a step's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LossTokens {
-    /// The solution's, its end token included.
+    /// The solution's, its end token included; in a conversation those of every turn of the assistant.
     Completion,
+    /// In a conversation those of the assistant's last turn alone.
+    Last,
     /// The prompt's as well, but for its first.
     All,
 }
 
+/// What happens to an example whose tokens behind the prompt are more than `rollout.max_tokens`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TooLong {
+    /// The run does not start.
+    Error,
+    /// It is left out; how many are is told.
+    Skip,
+}
+
+/// What a row of `sft.data` is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExampleFormat {
+    /// What the fields of the first row say.
+    Auto,
+    /// A conversation whose assistant is learned from.
+    Messages,
+    /// A prompt as it stands, or as messages, and its completion.
+    PromptCompletion,
+    /// A question, put as the task puts its own, and its answer.
+    QuestionAnswer,
+}
+
 impl Default for SftSection {
     fn default() -> Self {
-        Self { examples_per_step: 64, loss_on: LossTokens::Completion }
+        Self {
+            examples_per_step: 64,
+            loss_on: LossTokens::Completion,
+            too_long: TooLong::Error,
+            data: String::new(),
+            format: ExampleFormat::Auto,
+            messages_field: "messages".into(),
+            prompt_field: "prompt".into(),
+            completion_field: "completion".into(),
+            question_field: "question".into(),
+            answer_field: "answer".into(),
+        }
     }
 }
 

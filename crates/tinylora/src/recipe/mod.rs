@@ -165,6 +165,26 @@ fn resolve(recipe: &mut Recipe, given: &toml::Table) {
             adapter.projection = Projection::Basis;
         }
     }
+    if adapter.kind == AdapterKind::Full {
+        // There is no adapter: its sizes mean nothing here, whatever a recipe for another kind says.
+        let AdapterSection { rank, projection_seed, projection, .. } = AdapterSection::default();
+        (adapter.rank, adapter.u, adapter.tying) = (rank, 1, Tying::None);
+        (adapter.projection_seed, adapter.projection) = (projection_seed, projection);
+    }
+    if adapter.kind == AdapterKind::Lora {
+        // What only the other kinds have says nothing here, so that a recipe or a sweep can change its kind alone.
+        let own = adapter.clone();
+        *adapter = AdapterSection {
+            kind: own.kind,
+            rank: own.rank,
+            targets: own.targets,
+            alpha: own.alpha,
+            rslora: own.rslora,
+            storage_precision: own.storage_precision,
+            tying: Tying::None,
+            ..AdapterSection::default()
+        };
+    }
     if adapter.tying == Tying::None {
         adapter.n_tie = 1;
     }
@@ -181,6 +201,9 @@ fn resolve(recipe: &mut Recipe, given: &toml::Table) {
     }
     if !is_given("optimizer", "max_grad_norm") && recipe.optimizer.kind == OptimizerKind::Natural {
         recipe.optimizer.max_grad_norm = 0.0;
+    }
+    if recipe.task == TaskSection::Nothing && !is_given("eval", "problems") {
+        recipe.eval.problems = 0;
     }
     if let TaskSection::Benchmark(task) = &mut recipe.task
         && let Some(format) = task.format()

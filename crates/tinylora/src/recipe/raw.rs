@@ -8,12 +8,12 @@ use super::{Recipe, RecipeError};
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
 
-const KINDS: [&str; 3] = ["arithmetic", "jsonl", "benchmark"];
+const KINDS: [&str; 4] = ["arithmetic", "jsonl", "benchmark", "none"];
 
 const REQUIRED: [(&str, &str); 6] = [
     ("name", "the run's name, such as name = \"first-run\""),
     ("model.ref", "the base model, such as ref = \"smollm2-135m\""),
-    ("task.kind", "\"arithmetic\", \"jsonl\" or \"benchmark\""),
+    ("task.kind", "\"arithmetic\", \"jsonl\", \"benchmark\" or \"none\""),
     ("task.name", "the benchmark, such as name = \"gsm8k\""),
     ("task.problems", "the kind of problems, such as problems = \"sum\""),
     ("task.train", "the training file, such as train = \"train.jsonl\""),
@@ -141,7 +141,7 @@ fn task_kind(source: &Source, table: &Table, overrides: &[Override]) -> Result<S
         RecipeError::WrongType {
             place,
             key: "task.kind".into(),
-            message: format!("{found} is not \"arithmetic\", \"jsonl\" or \"benchmark\"{hint}"),
+            message: format!("{found} is not \"arithmetic\", \"jsonl\", \"benchmark\" or \"none\"{hint}"),
         }
     };
     let known = |value: &Value| value.as_str().filter(|k| KINDS.contains(k)).map(String::from);
@@ -162,6 +162,7 @@ fn complete_recipe(kind: &str) -> Table {
     let task = match kind {
         "jsonl" => "kind = \"jsonl\"\ntrain = \"a\"",
         "benchmark" => "kind = \"benchmark\"\nname = \"gsm8k\"",
+        "none" => "kind = \"none\"",
         _ => "kind = \"arithmetic\"\nproblems = \"sum\"",
     };
     let text = format!("name = \"a\"\n[model]\nref = \"a\"\n[task]\n{task}\n");

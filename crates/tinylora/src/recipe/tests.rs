@@ -274,6 +274,27 @@ fn ranges() {
 }
 
 #[test]
+fn examples_of_their_own_need_no_problems() {
+    let none = SHORT
+        .replace("kind = \"arithmetic\"\nproblems = \"sum\"", "kind = \"none\"")
+        .replace("steps = 5", "");
+    let recipe = read(&none, &["learner=sft", "sft.data=chats.jsonl"]).unwrap();
+    assert_eq!((recipe.eval.problems, recipe.train.epochs), (0, 3));
+    assert_eq!(read(&recipe.to_toml(), &[]).unwrap(), recipe);
+    assert!(error(&none, &["sft.data=chats.jsonl"]).contains("only learner = \"sft\" can learn"));
+    assert!(error(&none, &["learner=sft"]).contains("from rows that sft.data names"));
+    assert!(error(&none, &["learner=sft", "sft.data=a", "eval.problems=3"]).contains("has no problems"));
+    assert!(error(&none, &["task.problems=sum"]).contains("in [task] of kind \"none\""));
+    // Steps may follow from the rows, though the task has no end.
+    read(SHORT, &["learner=sft", "sft.data=a.jsonl", "train.steps=0"]).unwrap();
+    assert!(error(SHORT, &["learner=sft", "train.steps=0"]).contains("train.steps"));
+    assert!(error(SHORT, &["sft.format=messages"]).contains("sft.data is not given"));
+    assert!(error(SHORT, &["learner=sft", "sft.too_long=skip"]).contains("one by one"));
+    assert!(error(SHORT, &["sft.completion_field=prompt"]).contains("it is also sft.prompt_field"));
+    assert!(error(SHORT, &["sft.format=message"]).contains("did you mean \"messages\"?"));
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let message = Recipe::load(Path::new("no/such.toml"), &[]).unwrap_err().to_string();
     assert!(message.starts_with("cannot read the recipe no/such.toml: "), "{message}");

@@ -61,7 +61,7 @@ pub struct ModelSection {
     /// Whether products may round activations to bf16 where the processor multiplies bf16.
     #[serde(default)]
     pub numerics: Numerics,
-    /// Memory that weights, KV cache and kept activations may take together, in bytes.
+    /// Memory that weights, trained numbers, KV cache and kept activations may take together, in bytes.
     /// Written as a number or as text such as `"8 GiB"`. 0 means three quarters of the machine's memory.
     #[serde(default, with = "super::forms::bytes")]
     pub memory: u64,
@@ -96,13 +96,14 @@ pub enum Numerics {
     Fast,
 }
 
-/// `[adapter]`: `W' = W + scale · U Σ R Vᵀ`, where TinyLoRA (paper, section 4) has `R = Σ_i v_i P_i`, and LoRA-XS trains R.
+/// `[adapter]`: `W' = W + scale · U Σ R Vᵀ`, where TinyLoRA (paper, section 4) has `R = Σ_i v_i P_i`, and LoRA-XS trains R;
+/// or `W' = W + alpha/rank · B A`, where LoRA trains A and B.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdapterSection {
-    /// What R is made of.
+    /// What is trained.
     pub kind: AdapterKind,
-    /// r: how many singular triplets of each matrix are kept.
+    /// r: how many singular triplets of each matrix are kept; for LoRA, rows of A and columns of B.
     pub rank: usize,
     /// u: how many numbers each v holds.
     pub u: usize,
@@ -121,11 +122,15 @@ pub struct AdapterSection {
     pub init_bound: f32,
     /// Factor on the whole update.
     pub scale: f32,
+    /// LoRA: the update is multiplied by alpha / rank.
+    pub alpha: f32,
+    /// LoRA: by alpha / √rank instead (Kalajdzievski 2023).
+    pub rslora: bool,
     /// Precision in which v is stored; v is rounded to it after every update.
     pub storage_precision: StoragePrecision,
 }
 
-/// What R is made of.
+/// What is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AdapterKind {
     /// u numbers and as many fixed random matrices.
@@ -134,6 +139,24 @@ pub enum AdapterKind {
     /// r² numbers a module: R itself (Bałazy et al. 2024, arXiv 2405.17604).
     #[serde(rename = "lora-xs")]
     LoraXs,
+    /// All weights of the model, without an adapter.
+    #[serde(rename = "full")]
+    Full,
+    /// A and B of each module (Hu et al. 2021).
+    #[serde(rename = "lora")]
+    Lora,
+}
+
+impl AdapterKind {
+    /// As a recipe names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TinyLora => "tinylora",
+            Self::LoraXs => "lora-xs",
+            Self::Full => "full",
+            Self::Lora => "lora",
+        }
+    }
 }
 
 /// How modules are put into groups that share one v.
@@ -187,6 +210,8 @@ impl Default for AdapterSection {
             projection: Projection::Normal,
             init_bound: 0.0,
             scale: 1.0,
+            alpha: 32.0,
+            rslora: false,
             storage_precision: StoragePrecision::Fp32,
         }
     }
@@ -202,6 +227,9 @@ pub enum TaskSection {
     Jsonl(JsonlTask),
     /// A benchmark by name.
     Benchmark(BenchmarkTask),
+    /// No problems: supervised finetuning on `sft.data`, without evaluation.
+    #[serde(rename = "none")]
+    Nothing,
 }
 
 /// Procedural arithmetic problems: an endless training stream and a held-out set that never meet.
@@ -348,6 +376,7 @@ impl TaskSection {
         match self {
             Self::Arithmetic(task) => task.answer_format,
             Self::Jsonl(task) => task.answer_format,
+            Self::Nothing => AnswerFormat::default(),
             Self::Benchmark(task) => {
                 task.format().map_or_else(AnswerFormat::default, |format| format.answer_for(task.name))
             }

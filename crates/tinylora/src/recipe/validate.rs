@@ -2,8 +2,9 @@
 //! what is allowed. Nothing is changed, and no file or model is looked at.
 
 use super::{
-    AdapterKind, AnswerFormat, ArithmeticKind, ArithmeticTask, BenchmarkTask, JsonlTask, Learner,
-    OptimizerKind, PROMPT_FORMATS, Projection, Recipe, RecipeError, Scorer, Split, TaskSection,
+    AdapterKind, AdapterSection, AnswerFormat, ArithmeticKind, ArithmeticTask, BenchmarkTask, ExampleFormat,
+    JsonlTask, Learner, OptimizerKind, PROMPT_FORMATS, Projection, Recipe, RecipeError, Scorer, Split,
+    StoragePrecision, TaskSection, TooLong,
 };
 use std::fmt::Display;
 
@@ -28,7 +29,9 @@ pub(super) fn validate(recipe: &Recipe) -> Result<(), RecipeError> {
         TaskSection::Arithmetic(task) => arithmetic(task)?,
         TaskSection::Jsonl(task) => jsonl(task)?,
         TaskSection::Benchmark(task) => benchmark(recipe, task)?,
+        TaskSection::Nothing => no_task(recipe)?,
     }
+    sft(recipe)?;
     reward(recipe)?;
     rollout(recipe)?;
     grpo(recipe)?;
@@ -87,8 +90,6 @@ fn adapter(recipe: &Recipe) -> Result<(), RecipeError> {
     let adapter = &recipe.adapter;
     require((1..=1024).contains(&adapter.rank), "adapter.rank", adapter.rank, "allowed is 1 to 1024")?;
     require((1..=1_000_000).contains(&adapter.u), "adapter.u", adapter.u, "allowed is 1 to 1000000")?;
-    let examples = recipe.sft.examples_per_step;
-    require((1..=65536).contains(&examples), "sft.examples_per_step", examples, "allowed is 1 to 65536")?;
     require(
         recipe.learner == Learner::Grpo || recipe.optimizer.kind != OptimizerKind::Natural,
         "optimizer.kind",
@@ -108,6 +109,27 @@ fn adapter(recipe: &Recipe) -> Result<(), RecipeError> {
         adapter.u,
         format_args!("kind = \"lora-xs\" trains rank² = {square} numbers a module; leave u out"),
     )?;
+    full(recipe)?;
+    let alpha = adapter.alpha;
+    require(
+        alpha != 0.0 && alpha.is_finite(),
+        "adapter.alpha",
+        alpha,
+        "allowed is a finite number other than 0",
+    )?;
+    require(
+        kind != AdapterKind::Lora || recipe.optimizer.kind != OptimizerKind::Natural,
+        "optimizer.kind",
+        quoted("natural"),
+        "adapter.kind = \"lora\" trains too many numbers for it: use \"adamw\" or \"sgd\", or train \"tinylora\" or \"lora-xs\"",
+    )?;
+    let starts_at_zero = kind != AdapterKind::Lora || (adapter.init_bound == 0.0 && adapter.scale == 1.0);
+    require(
+        starts_at_zero,
+        "adapter.init_bound",
+        adapter.init_bound,
+        "kind = \"lora\" starts with B = 0 and is scaled by alpha: leave init_bound and scale out",
+    )?;
     require(!adapter.targets.is_empty(), "adapter.targets", "[]", "name at least one module")?;
     for (i, target) in adapter.targets.iter().enumerate() {
         let near = super::raw::nearest(target, MODULES.into_iter());
@@ -125,6 +147,46 @@ fn adapter(recipe: &Recipe) -> Result<(), RecipeError> {
         "adapter.scale",
         scale,
         "allowed is a finite number other than 0",
+    )
+}
+
+/// What has no meaning where all weights are trained.
+fn full(recipe: &Recipe) -> Result<(), RecipeError> {
+    let adapter = &recipe.adapter;
+    if adapter.kind != AdapterKind::Full {
+        return Ok(());
+    }
+    let usual = AdapterSection::default();
+    require(
+        adapter.targets == usual.targets,
+        "adapter.targets",
+        quoted(&adapter.targets.join(", ")),
+        "kind = \"full\" trains all weights; leave targets out",
+    )?;
+    require(
+        adapter.init_bound == usual.init_bound,
+        "adapter.init_bound",
+        adapter.init_bound,
+        "kind = \"full\" starts with the model's weights; leave init_bound out",
+    )?;
+    require(
+        adapter.scale == usual.scale,
+        "adapter.scale",
+        adapter.scale,
+        "kind = \"full\" has no update to scale; leave scale out and set optimizer.learning_rate",
+    )?;
+    require(
+        adapter.storage_precision == StoragePrecision::Fp32,
+        "adapter.storage_precision",
+        quoted("bf16 or fp16"),
+        "kind = \"full\" keeps its master weights in fp32; the model computes in model.dtype",
+    )?;
+    require(
+        recipe.optimizer.kind != OptimizerKind::Natural,
+        "optimizer.kind",
+        quoted("natural"),
+        "the natural gradient inverts a matrix of as many rows as there are trained numbers, which are millions with \
+         kind = \"full\"; use \"adamw\" or \"sgd\"",
     )
 }
 
@@ -197,6 +259,48 @@ fn benchmark(recipe: &Recipe, task: &BenchmarkTask) -> Result<(), RecipeError> {
         task.name.name()
     );
     require(trains, "task.train", "\"\"", allowed)
+}
+
+fn no_task(recipe: &Recipe) -> Result<(), RecipeError> {
+    let learns = recipe.learner == Learner::Sft && !recipe.sft.data.is_empty();
+    let allowed = "without problems only learner = \"sft\" can learn, from rows that sft.data names";
+    require(learns, "task.kind", quoted("none"), allowed)?;
+    let problems = recipe.eval.problems;
+    require(problems == 0, "eval.problems", problems, "task.kind = \"none\" has no problems: leave it out")
+}
+
+fn sft(recipe: &Recipe) -> Result<(), RecipeError> {
+    let sft = &recipe.sft;
+    let examples = sft.examples_per_step;
+    require((1..=65536).contains(&examples), "sft.examples_per_step", examples, "allowed is 1 to 65536")?;
+    let fields = [
+        ("sft.messages_field", &sft.messages_field),
+        ("sft.prompt_field", &sft.prompt_field),
+        ("sft.completion_field", &sft.completion_field),
+        ("sft.question_field", &sft.question_field),
+        ("sft.answer_field", &sft.answer_field),
+    ];
+    for (key, field) in fields {
+        require(!field.is_empty(), key, "\"\"", "name a field of the rows")?;
+    }
+    for (one, other) in [(1, 2), (3, 4)] {
+        let allowed = format_args!("it is also {}", fields[one].0);
+        require(fields[one].1 != fields[other].1, fields[other].0, quoted(fields[other].1), allowed)?;
+    }
+    let of_task = sft.data.is_empty();
+    require(
+        !of_task || sft.format == ExampleFormat::Auto,
+        "sft.format",
+        serde_json::json!(sft.format),
+        "it says what the rows of sft.data are, and sft.data is not given",
+    )?;
+    let endless = of_task && matches!(recipe.task, TaskSection::Arithmetic(_));
+    require(
+        recipe.learner != Learner::Sft || !endless || sft.too_long == TooLong::Error,
+        "sft.too_long",
+        quoted("skip"),
+        "an arithmetic task makes its examples one by one, so that none can be left out: allowed is \"error\"",
+    )
 }
 
 fn reward(recipe: &Recipe) -> Result<(), RecipeError> {
@@ -296,12 +400,13 @@ fn optimizer(recipe: &Recipe) -> Result<(), RecipeError> {
 
 fn train(recipe: &Recipe) -> Result<(), RecipeError> {
     let train = &recipe.train;
+    let rows = recipe.learner == Learner::Sft && !recipe.sft.data.is_empty();
     match recipe.task {
-        TaskSection::Arithmetic(_) => {
+        TaskSection::Arithmetic(_) if !rows => {
             let allowed = "an arithmetic task has no end, so it has no epochs: allowed is 1 or more";
             require(train.steps >= 1, "train.steps", train.steps, allowed)?;
         }
-        TaskSection::Jsonl(_) | TaskSection::Benchmark(_) => {
+        _ => {
             let allowed = "train.steps is 0 too: one of the two must be 1 or more";
             require(train.steps >= 1 || train.epochs >= 1, "train.epochs", train.epochs, allowed)?;
         }

@@ -11,7 +11,7 @@ use crate::data::{Problem, Prompt};
 use crate::inference::{
     Completion, Engine, EngineError, Finish, GenerateOptions, Progress, Request, Sampling,
 };
-use crate::model::Adapters;
+use crate::model::Policy;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use std::sync::atomic::AtomicBool;
 
@@ -82,7 +82,7 @@ pub fn encode_prompt(
 pub fn roll_out(
     engine: &mut Engine<'_>,
     tokenizer: &Tokenizer,
-    (adapters, adapter_version): (Adapters<'_>, u64),
+    (policy, adapter_version): (Policy<'_>, u64),
     prompts: Vec<(Problem, Vec<u32>)>,
     settings: RolloutSettings<'_>,
     observe: &mut dyn FnMut(Progress<'_>),
@@ -105,7 +105,7 @@ pub fn roll_out(
         stop: settings.stop,
         interrupt: settings.interrupt,
     };
-    let completions = engine.generate(adapters, &requests, &options, observe)?;
+    let completions = engine.generate(policy, &requests, &options, observe)?;
     let groups = prompts.into_iter().zip(completions).map(|((problem, prompt), completions)| {
         let completions = completions
             .into_iter()

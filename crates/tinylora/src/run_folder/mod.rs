@@ -48,15 +48,19 @@ pub const CHECKPOINTS_FOLDER: &str = "checkpoints";
 /// The trained adapter.
 pub const ADAPTER_FILE: &str = "adapter.tinylora";
 
+/// Name of the folder with the whole model, where all weights were trained.
+pub const MODEL_FOLDER: &str = "model";
+
 const LOCK_FILE: &str = ".lock";
 /// Whatever shows that a folder has a run.
-const PARTS: [&str; 7] = [
+const PARTS: [&str; 8] = [
     RECIPE_FILE,
     METRICS_FILE,
     SAMPLES_FILE,
     TENSORBOARD_FOLDER,
     CHECKPOINTS_FOLDER,
     ADAPTER_FILE,
+    MODEL_FOLDER,
     SUMMARY_FILE,
 ];
 

@@ -78,7 +78,7 @@ pub struct ModelSummary {
 /// The adapter of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AdapterSummary {
-    /// "tinylora".
+    /// "tinylora", "lora-xs" or "lora".
     pub kind: String,
     /// r
     pub rank: usize,
@@ -88,6 +88,12 @@ pub struct AdapterSummary {
     pub n_tie: usize,
     /// Which modules share.
     pub tying: Tying,
+    /// LoRA's alpha.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alpha: Option<f32>,
+    /// Whether LoRA is scaled by alpha / √rank.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rslora: Option<bool>,
     /// Trained numbers.
     pub trainable_parameters: usize,
     /// Bytes of the stored v.
@@ -147,6 +153,8 @@ pub(crate) mod tests {
                 u: 1,
                 n_tie: 16,
                 tying: Tying::Tiled,
+                alpha: None,
+                rslora: None,
                 trainable_parameters: 14,
                 payload_bytes: 28,
                 file_bytes: 700,

@@ -1,7 +1,8 @@
 //! A recipe enters, what its run would train and at most cost leaves, from the shapes of known models. Nothing is opened or
 //! fetched; what can't be told without the model or the data is left out.
 
-use crate::adapter::{AdapterError, TinyLoraSpec};
+use crate::adapter::AdapterError;
+use crate::base::TrainedSpec;
 use crate::bench::shape_of;
 use crate::recipe::{Learner, Recipe, WeightDtype};
 
@@ -24,7 +25,7 @@ pub struct Cost {
 /// Estimates; an error is an adapter that the model cannot have.
 pub fn estimate(recipe: &Recipe) -> Result<Cost, AdapterError> {
     let config = shape_of(&recipe.model.reference);
-    let spec = config.as_ref().map(|config| TinyLoraSpec::new(&recipe.adapter, config)).transpose()?;
+    let spec = config.as_ref().map(|config| TrainedSpec::new(&recipe.adapter, config)).transpose()?;
     let width = match recipe.model.dtype {
         WeightDtype::Bf16 => 2,
         WeightDtype::F32 => 4,
@@ -38,7 +39,7 @@ pub fn estimate(recipe: &Recipe) -> Result<Cost, AdapterError> {
     let steps = (recipe.train.steps > 0).then_some(recipe.train.steps as u64);
     Ok(Cost {
         trainable_parameters: spec.as_ref().map(|spec| spec.trainable_parameters() as u64),
-        payload_bytes: spec.as_ref().map(|spec| spec.payload_bytes() as u64),
+        payload_bytes: spec.as_ref().map(|spec| spec.payload_bytes()),
         weight_bytes: config.map(|config| config.parameters.saturating_mul(width)),
         tokens_per_step,
         tokens: tokens_per_step.zip(steps).map(|(tokens, steps)| tokens.saturating_mul(steps)),

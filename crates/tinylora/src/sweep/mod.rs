@@ -4,10 +4,14 @@
 mod cost;
 mod plan;
 mod results;
+mod time;
 
 pub use cost::{Cost, estimate};
+#[cfg(any(test, fuzzing))]
+pub(crate) use plan::parse;
 pub use plan::{PlanError, Run, describe, load};
 pub use results::{BestRate, ResultRow, best_rates};
+pub use time::{TimeLeft, finished_runs, most_seconds, time_left, work};
 
 use crate::atomic_file;
 use crate::base::Base;
@@ -16,6 +20,9 @@ use crate::train::{self, Baselines, Event, Outcome, TrainError, TrainOptions};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use tinylora_compute::Cpu;
+
+/// A line a finished run.
+pub const RESULTS_FILE: &str = "results.jsonl";
 
 /// News from a sweep.
 pub enum SweepEvent<'a> {
@@ -95,7 +102,7 @@ pub fn sweep(
 /// `results.jsonl` and `best.json`, whole or not at all.
 fn write(out: &Path, rows: &[ResultRow]) -> Result<(), TrainError> {
     let line = |row: &ResultRow| serde_json::to_string(row).expect("plain data is JSON") + "\n";
-    atomic_file::write(&out.join("results.jsonl"), rows.iter().map(line).collect::<String>().as_bytes())?;
+    atomic_file::write(&out.join(RESULTS_FILE), rows.iter().map(line).collect::<String>().as_bytes())?;
     let best = serde_json::to_string_pretty(&best_rates(rows)).expect("plain data is JSON") + "\n";
     Ok(atomic_file::write(&out.join("best.json"), best.as_bytes())?)
 }

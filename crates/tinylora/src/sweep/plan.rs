@@ -77,9 +77,14 @@ pub struct Run {
 /// Reads a sweep and checks every run. `overrides` (KEY=VALUE) apply to all runs and come last.
 pub fn load(path: &Path, overrides: &[String]) -> Result<Vec<Run>, PlanError> {
     let name = path.display().to_string();
-    let text =
-        std::fs::read_to_string(path).map_err(|source| PlanError::Read { path: name.clone(), source })?;
-    let table: Table = toml::from_str(&text)
+    let text = std::fs::read_to_string(path).map_err(|source| PlanError::Read { path: name, source })?;
+    parse(path, &text, overrides)
+}
+
+/// As [`load`], from the text of the file.
+pub(crate) fn parse(path: &Path, text: &str, overrides: &[String]) -> Result<Vec<Run>, PlanError> {
+    let name = path.display().to_string();
+    let table: Table = toml::from_str(text)
         .map_err(|e| PlanError::Syntax { path: name.clone(), message: e.message().into() })?;
     let content = |message: String| PlanError::Content { path: name.clone(), message };
     let known = ["recipe", "set", "grid", "zip"];

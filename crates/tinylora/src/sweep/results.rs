@@ -147,10 +147,10 @@ pub fn best_rates(rows: &[ResultRow]) -> Vec<BestRate> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn row(size: usize, rate: f64, seed: u64, accuracy: Option<f64>) -> ResultRow {
+    pub fn row(size: usize, rate: f64, seed: u64, accuracy: Option<f64>) -> ResultRow {
         ResultRow {
             name: format!("{size}-{rate}-{seed}"),
             learner: Learner::Grpo,

@@ -171,6 +171,16 @@ pub enum TokenizerError {
         /// What is wrong.
         problem: String,
     },
+    /// A tokenizer of a GGUF file that has no form as `tokenizer.json`.
+    #[error(
+        "{reference}: its tokenizer can't be written as tokenizer.json: {problem}; write a .gguf instead"
+    )]
+    NoJson {
+        /// The model.
+        reference: String,
+        /// Why.
+        problem: String,
+    },
     /// The model ships no chat template.
     #[error(
         "{reference}: the model ships no chat template (a base model?); give plain prompts instead of messages"

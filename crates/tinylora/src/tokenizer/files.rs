@@ -57,15 +57,13 @@ enum Decoder {
 
 /// Build the tokenizer that the files describe.
 pub(super) fn open(paths: &Paths<'_>) -> Result<Opened, TokenizerError> {
-    let (library, decoder) = load(paths.tokenizer)?;
-    let vocabulary = tokens_by_id(paths.tokenizer, &library)?;
-    let pieces = pieces(&library, &vocabulary, decoder);
+    let (library, pieces) = parse(paths.tokenizer, &read(paths.tokenizer)?)?;
 
     let config = read_json(paths.config)?;
     let generation = paths.generation_config.map(read_json).transpose()?;
     let settings = paths.tokenizer_config.map(read_json).transpose()?.unwrap_or_default();
     let settings_path = paths.tokenizer_config.unwrap_or(paths.tokenizer);
-    let token_id = |key: &str| named_token(settings_path, &settings, key, &library, vocabulary.len());
+    let token_id = |key: &str| named_token(settings_path, &settings, key, &library, pieces.len());
 
     let named_bos = token_id("bos_token")?;
     let bos = match (&named_bos, paths.tokenizer_config) {
@@ -92,6 +90,14 @@ pub(super) fn open(paths: &Paths<'_>) -> Result<Opened, TokenizerError> {
     Ok(Opened { encoder: Encoder::Library(Box::new(library)), pieces, bos, end_tokens, names, template })
 }
 
+/// The library's tokenizer and the pieces of a `tokenizer.json`, whose path is for messages.
+pub(super) fn parse(path: &Path, text: &str) -> Result<(tokenizers::Tokenizer, Pieces), TokenizerError> {
+    let (library, decoder) = load(path, text)?;
+    let vocabulary = tokens_by_id(path, &library)?;
+    let pieces = pieces(&library, &vocabulary, decoder);
+    Ok((library, pieces))
+}
+
 fn read(path: &Path) -> Result<String, TokenizerError> {
     std::fs::read_to_string(path).map_err(|source| TokenizerError::Io { path: path.to_owned(), source })
 }
@@ -107,9 +113,8 @@ fn read_json(path: &Path) -> Result<Value, TokenizerError> {
 
 /// The library's tokenizer, checked, without the truncation and padding that a file may ask for: a prompt is
 /// never cut or filled up.
-fn load(path: &Path) -> Result<(tokenizers::Tokenizer, Decoder), TokenizerError> {
-    let text = read(path)?;
-    let probe: Probe = serde_json::from_str(&text).map_err(|error| malformed(path, error))?;
+fn load(path: &Path, text: &str) -> Result<(tokenizers::Tokenizer, Decoder), TokenizerError> {
+    let probe: Probe = serde_json::from_str(text).map_err(|error| malformed(path, error))?;
     if probe.model.dropout.is_some_and(|dropout| dropout != 0.0) {
         return Err(malformed(
             path,

@@ -13,8 +13,9 @@ use tokenizers::{AddedToken, Tokenizer as Library};
 use super::error::TokenizerError;
 use super::pieces::{Join, Pieces};
 use super::spm::{Parts, SPACE, Spm};
+use super::spm_json::{self, Role, Token};
 use super::{Encoder, Frame, ID_LIMIT, Opened, pretokenizer, template};
-use crate::gguf::{GgufError, Header, Value};
+use crate::gguf::{GgufError, GgufMetadata, Header, Value};
 
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const TYPES: &str = "tokenizer.ggml.token_type";
@@ -46,6 +47,18 @@ enum Kind {
 }
 
 impl Kind {
+    fn of(number: i32) -> Option<Kind> {
+        Some(match number {
+            1 => Kind::Normal,
+            2 => Kind::Unknown,
+            3 => Kind::Control,
+            4 => Kind::UserDefined,
+            5 => Kind::Unused,
+            6 => Kind::Byte,
+            _ => return None,
+        })
+    }
+
     /// Recognised in a text and taken whole.
     fn is_whole(self) -> bool {
         matches!(self, Kind::Unknown | Kind::Control | Kind::UserDefined)
@@ -121,22 +134,9 @@ fn read_vocabulary(header: &Header) -> Result<Vocabulary<'_>, TokenizerError> {
     check_length(path, TYPES, types.len(), tokens.len())?;
     let mut kinds = Vec::with_capacity(types.len());
     for (id, number) in types.into_iter().enumerate() {
-        kinds.push(match number {
-            1 => Kind::Normal,
-            2 => Kind::Unknown,
-            3 => Kind::Control,
-            4 => Kind::UserDefined,
-            5 => Kind::Unused,
-            6 => Kind::Byte,
-            _ => {
-                return Err(token_problem(
-                    path,
-                    &tokens,
-                    id,
-                    format!("the type {number} is unknown (1 to 6 are)"),
-                ));
-            }
-        });
+        kinds.push(Kind::of(number).ok_or_else(|| {
+            token_problem(path, &tokens, id, format!("the type {number} is unknown (1 to 6 are)"))
+        })?);
     }
     let mut ids = HashMap::with_capacity(tokens.len());
     for (&token, id) in tokens.iter().zip(0..) {
@@ -263,6 +263,28 @@ pub(super) fn to_json(library: &Library, frame: &Frame) -> Result<String, tokeni
         library.with_post_processor(Some(template));
     }
     library.to_string(true)
+}
+
+/// The same for SentencePiece, from the metadata that it was made from.
+pub(super) fn spm_to_json(metadata: &GgufMetadata, spm: &Spm, frame: &Frame) -> Result<String, String> {
+    let array = |key: &str| metadata.get(key).ok_or_else(|| format!("the metadata have no {key}"));
+    let (tokens, types, scores) = (array(TOKENS)?, array(TYPES)?, array(SCORES)?);
+    let (Some(texts), Some(types), Some(scores)) = (tokens.as_strings(), types.as_i32s(), scores.as_f32s())
+    else {
+        return Err("the metadata's vocabulary is not that of the tokenizer".to_owned());
+    };
+    let role = |kind: i32| match Kind::of(kind) {
+        Some(Kind::Normal) => Role::Merged,
+        Some(kind) if kind.is_whole() => Role::Whole { special: kind.is_special() },
+        _ => Role::Other,
+    };
+    let tokens: Vec<Token<'_>> = texts
+        .iter()
+        .zip(types)
+        .zip(scores)
+        .map(|((text, kind), score)| Token { text, score: *score, role: role(kind) })
+        .collect();
+    spm_json::to_json(&tokens, spm.unknown(), spm.space_prefix(), frame)
 }
 
 /// The rules `left right`, best first. All three tokens must exist.

@@ -8,6 +8,7 @@ mod gguf;
 mod pieces;
 mod pretokenizer;
 mod spm;
+mod spm_json;
 mod template;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,6 +18,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub use error::TokenizerError;
 pub use pieces::StreamDecoder;
 
+use crate::gguf::GgufMetadata;
 use crate::hub::{ModelFiles, ModelLayout};
 use pieces::Pieces;
 use template::ChatTemplate;
@@ -159,14 +161,17 @@ impl Tokenizer {
         &self.end_tokens
     }
 
-    /// The text of a `tokenizer.json` with the same encoding, for a byte-level tokenizer of a GGUF file; None for others:
-    /// those of a folder have their file, and SentencePiece's pieces with scores have no such form.
-    pub fn to_json(&self) -> Option<Result<String, TokenizerError>> {
-        let Encoder::ByteLevel(library, frame) = &self.encoder else { return None };
-        Some(gguf::to_json(library, frame).map_err(|error| TokenizerError::Encode {
-            text: "tokenizer.json".to_owned(),
-            problem: error.to_string(),
-        }))
+    /// The text of a `tokenizer.json` with the same encoding, for the tokenizer of a GGUF file with these metadata; None for that
+    /// of a folder, which has its file.
+    pub fn to_json(&self, metadata: &GgufMetadata) -> Option<Result<String, TokenizerError>> {
+        let json = match &self.encoder {
+            Encoder::Library(_) => return None,
+            Encoder::ByteLevel(library, frame) => {
+                gguf::to_json(library, frame).map_err(|error| error.to_string())
+            }
+            Encoder::Spm(spm, frame) => gguf::spm_to_json(metadata, spm, frame),
+        };
+        Some(json.map_err(|problem| TokenizerError::NoJson { reference: self.reference.clone(), problem }))
     }
 
     /// Whether the model ships a chat template.
@@ -249,6 +254,38 @@ fn byte_token(token: &str) -> Option<u8> {
     let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
     let valid = digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
     if valid { u8::from_str_radix(digits, 16).ok() } else { None }
+}
+
+/// For fuzzing: the text of a `tokenizer.json`, which encodes and decodes `texts` if it is accepted.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn try_json(json: &str, texts: &[&str]) -> Result<(), TokenizerError> {
+    let (library, pieces) = files::parse(std::path::Path::new("tokenizer.json"), json)?;
+    let tokenizer = Tokenizer {
+        reference: String::new(),
+        encoder: Encoder::Library(Box::new(library)),
+        pieces: Arc::new(pieces),
+        bos: None,
+        end_tokens: Vec::new(),
+        template: None,
+    };
+    for text in texts {
+        if let Ok(ids) = tokenizer.encode(text, true) {
+            let mut stream = tokenizer.stream_decoder();
+            let streamed: String = ids.iter().filter_map(|&id| stream.push(id)).collect();
+            assert!(tokenizer.decode(&ids).starts_with(&streamed), "the stream decodes as the whole does");
+        }
+    }
+    Ok(())
+}
+
+/// For fuzzing: the text of a chat template, filled in with two messages if it is accepted.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn try_template(text: &str) -> Result<(), TokenizerError> {
+    let source = template::Source { origin: "template".to_owned(), text: text.to_owned() };
+    let names = [("bos_token", "<s>"), ("eos_token", "</s>")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+    let template = ChatTemplate::new(source, names.into(), 1_700_000_000)?;
+    let message = |role: &str, content: &str| Message { role: role.to_owned(), content: content.to_owned() };
+    template.render(&[message("system", "Be kind."), message("user", "What is 7 + 5?")], true).map(drop)
 }
 
 #[cfg(test)]

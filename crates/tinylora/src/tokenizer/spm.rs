@@ -94,6 +94,14 @@ impl Spm {
         Ok(Spm { merged, longest, whole, whole_ids, bytes, unknown, space_prefix })
     }
 
+    pub(super) fn unknown(&self) -> Option<u32> {
+        self.unknown
+    }
+
+    pub(super) fn space_prefix(&self) -> bool {
+        self.space_prefix
+    }
+
     /// The ids of a text, or the character that cannot be expressed.
     pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>, char> {
         let text = text.replace(' ', SPACE);

@@ -141,4 +141,5 @@ fn small_bpe(merges: &[&str]) -> Builder {
 
 mod broken;
 mod golden;
+mod json;
 mod small;

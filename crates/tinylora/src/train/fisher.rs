@@ -3,6 +3,7 @@
 use super::rollouts::Scored;
 use super::setup::{Session, TrainError};
 use super::step::training_completion;
+use crate::base::Trained;
 use crate::gradient::{TrainingGroup, scores};
 use crate::optimizer::Fisher;
 
@@ -32,17 +33,18 @@ pub(super) fn fisher_matrix(
                 .collect(),
         })
         .collect();
-    let mut fisher = Fisher::new(session.adapter.v().len());
-    let matrices = [session.adapter.matrices()];
+    let Trained::Projected(adapter) = &session.trained else {
+        return Err(TrainError::NaturalKind { kind: session.recipe.adapter.kind.name() });
+    };
+    let mut fisher = Fisher::new(adapter.v().len());
     let inverse_temperature = 1.0 / session.recipe.rollout.temperature;
     let rows = scores(
         session.cpu,
-        &session.base.model,
-        session.adapter.adapters(&matrices),
+        session.trained.policy(session.base),
         &groups,
         (optimizer.fisher, inverse_temperature, session.plan.micro_batch_tokens),
         &mut session.workspace,
-        &mut |tokens, dr| fisher.push(&session.adapter.gradient(dr), tokens),
+        &mut |tokens, dr| fisher.push(&adapter.gradient(dr), tokens),
     )?;
     Ok((fisher, rows))
 }

@@ -1,6 +1,9 @@
 //! What a run will hold in memory, estimated before it starts and kept to the recipe's limit.
 
+use crate::base::TrainedSpec;
 use crate::model::MemorySizes;
+use crate::model::config::ModelConfig;
+use crate::optimizer::{state_bytes, state_bytes_in_place};
 use crate::recipe::Recipe;
 use serde::{Deserialize, Serialize};
 use tinylora_compute::attention::BLOCK_TOKENS;
@@ -12,6 +15,9 @@ pub struct MemoryPlan {
     pub limit: u64,
     /// Weights, once.
     pub weights: u64,
+    /// What is trained, its gradient, the optimizer's state, and older versions that sample.
+    #[serde(default)]
+    pub trained: u64,
     /// Keys and values of sampling.
     pub kv_cache: u64,
     /// Activations, keys and values that training keeps.
@@ -27,29 +33,74 @@ pub struct MemoryPlan {
 impl MemoryPlan {
     /// The sum.
     pub fn total(&self) -> u64 {
-        self.weights + self.kv_cache + self.activations
+        self.weights + self.trained + self.kv_cache + self.activations
     }
 }
 
 /// The recipe does not fit.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "the run needs at least {needed} bytes ({weights} for the weights, {kv} for one group's keys and values, \
-     {activations} for the activations of one sequence), but model.memory allows {limit}; raise it, or lower \
-     rollout.max_tokens or rollout.samples_per_prompt, or take a smaller model"
-)]
+#[error("{}", self.message())]
 pub struct MemoryError {
     needed: u64,
     weights: u64,
+    trained: u64,
+    /// What `trained` is made of, where that is all weights.
+    full: Option<FullParts>,
     kv: u64,
     activations: u64,
     limit: u64,
 }
 
+/// Memory of all weights in training, in bytes.
+#[derive(Debug, Clone, Copy)]
+struct FullParts {
+    master: u64,
+    gradient: u64,
+    optimizer: u64,
+    packed: u64,
+    older: u64,
+}
+
+impl MemoryError {
+    fn message(&self) -> String {
+        let Self { needed, weights, trained, full, kv, activations, limit } = self;
+        let Some(parts) = full else {
+            return format!(
+                "the run needs at least {needed} bytes ({weights} for the weights, {trained} for what is trained and \
+                 its optimizer, {kv} for one group's keys and values, {activations} for the activations of one \
+                 sequence), but model.memory allows {limit}; raise it, or lower rollout.max_tokens, \
+                 rollout.samples_per_prompt or adapter.rank, or take a smaller model"
+            );
+        };
+        let gib = |bytes: &u64| format!("{:.2} GiB", *bytes as f64 / (1u64 << 30) as f64);
+        let older = match parts.older {
+            0 => String::new(),
+            older => format!("older weights that sample {}, ", gib(&older)),
+        };
+        format!(
+            "training all weights needs at least {}: base {}, packed copy that is trained {}, f32 master weights {}, \
+             gradient {}, optimizer {}, {older}one group's keys and values {}, activations of one sequence {}; but \
+             model.memory allows {}. Raise it; or take optimizer.kind = \"sgd\", lower rollout.max_tokens, \
+             rollout.samples_per_prompt or rollout.staleness, take a smaller model, or train an adapter \
+             (adapter.kind = \"tinylora\")",
+            gib(needed),
+            gib(weights),
+            gib(&parts.packed),
+            gib(&parts.master),
+            gib(&parts.gradient),
+            gib(&parts.optimizer),
+            gib(kv),
+            gib(activations),
+            gib(limit),
+        )
+    }
+}
+
 /// Shares the memory out beside `weights` bytes of weights, where the model computes. `longest_prompt` is in tokens.
 pub(super) fn plan(
-    sizes: MemorySizes,
+    (sizes, config): (MemorySizes, &ModelConfig),
     weights: u64,
+    spec: &TrainedSpec,
     recipe: &Recipe,
     longest_prompt: usize,
 ) -> Result<MemoryPlan, MemoryError> {
@@ -65,9 +116,22 @@ pub(super) fn plan(
     let one_group = prompt_blocks + samples * new_blocks;
     let one_sequence = longest_prompt + new;
     let (kv, activations) = (one_group as u64 * block, one_sequence as u64 * per_token);
-    let needed = weights + kv + activations;
+    let numbers = spec.trainable_parameters();
+    let older = 4 * numbers as u64 * recipe.rollout.staleness as u64;
+    let full = matches!(spec, TrainedSpec::Full(_)).then(|| FullParts {
+        master: 4 * numbers as u64,
+        gradient: 4 * numbers as u64,
+        optimizer: state_bytes_in_place(recipe.optimizer.kind, numbers),
+        packed: weights,
+        older,
+    });
+    let trained = match &full {
+        Some(parts) => parts.master + parts.gradient + parts.optimizer + parts.packed + older,
+        None => spec.bytes_in_training(config) + state_bytes(recipe.optimizer.kind, numbers) + older,
+    };
+    let needed = weights + trained + kv + activations;
     if needed > limit {
-        return Err(MemoryError { needed, weights, kv, activations, limit });
+        return Err(MemoryError { needed, weights, trained, full, kv, activations, limit });
     }
     let max_batch = match recipe.rollout.max_batch {
         0 => sizes.max_batch,
@@ -84,6 +148,7 @@ pub(super) fn plan(
     Ok(MemoryPlan {
         limit,
         weights,
+        trained,
         kv_cache: blocks * block,
         activations: micro_batch_tokens as u64 * per_token,
         max_batch,

@@ -2,12 +2,15 @@
 //! Read it from [`train`] down.
 
 mod fisher;
+mod lessons;
 mod memory;
 mod rollouts;
 mod setup;
 mod sft;
 mod step;
+mod update;
 
+pub use lessons::LessonError;
 pub use memory::{MemoryError, MemoryPlan};
 pub use setup::{TrainError, TrainOptions, plan};
 
@@ -19,9 +22,10 @@ use crate::optimizer::OptimizerState;
 use crate::recipe::{
     AdapterSection, GrpoSection, Learner, OptimizerSection, Recipe, SftSection, TrainSection,
 };
-use crate::run_folder::{ADAPTER_FILE, EvalResult, RunFolder, Summary};
+use crate::run_folder::{EvalResult, RunFolder, Summary};
 pub use setup::open_base;
 use setup::{Session, Start};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -177,7 +181,7 @@ fn run(
     let (mut folder, mut state) = place.restore(&mut session, report)?;
     let before = state.carried.wall_seconds;
     let steps = session.steps;
-    report(Event::Start { done: state.step, steps, trainable: session.adapter.v().len() });
+    report(Event::Start { done: state.step, steps, trainable: session.trained.numbers().len() });
     if state.carried.eval_before.is_none() && recipe.eval.problems > 0 {
         let key = Baselines::key(base, recipe);
         let known = key.as_ref().and_then(|key| baselines.0.get(key)).cloned();
@@ -233,7 +237,7 @@ fn finish(
     (start, before): (Instant, f64),
     report: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome, TrainError> {
-    let bytes = session.write_adapter(&folder.path().join(ADAPTER_FILE), state.step)?;
+    let bytes = session.write_trained(folder.path(), state.step)?;
     let mut eval_after = None;
     if session.recipe.eval.problems > 0 {
         match session.evaluate("evaluation after", report)? {
@@ -263,11 +267,11 @@ fn save(
 ) -> Result<PathBuf, TrainError> {
     let checkpoint = Checkpoint {
         step: state.step,
-        adapter_version: session.adapter.version(),
+        adapter_version: session.trained.version(),
         recipe: session.recipe.to_toml(),
         base_sha256: session.base.identity.sha256,
-        v: session.adapter.v().to_vec(),
-        optimizer: state.optimizer.clone(),
+        v: Cow::Borrowed(session.trained.numbers()),
+        optimizer: Cow::Borrowed(&state.optimizer),
         counters: Counters {
             problems: state.problems,
             completions: state.problems * session.recipe.rollout.samples_per_prompt as u64,

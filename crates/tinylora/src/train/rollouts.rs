@@ -32,12 +32,12 @@ pub(super) fn roll_out_and_score(
     if staleness == 0 {
         return all_rounds(session, state, report);
     }
-    let current = (session.adapter.version(), session.adapter.v().to_vec());
+    let current = (session.trained.version(), session.trained.numbers().to_vec());
     if let Some((version, v)) = state.history.front() {
-        session.adapter.set(v, *version);
+        session.trained.set(session.cpu, v, *version);
     }
     let sampled = all_rounds(session, state, report);
-    session.adapter.set(&current.1, current.0);
+    session.trained.set(session.cpu, &current.1, current.0);
     state.history.push_back(current);
     if state.history.len() > staleness {
         state.history.pop_front();
@@ -100,11 +100,10 @@ fn one_round(
     };
     let total = prompts.len() * rollout.samples_per_prompt;
     let (mut done, mut tokens) = (0, 0);
-    let matrices = [session.adapter.matrices()];
     let groups = roll_out(
         &mut session.engine,
         &session.base.tokenizer,
-        (session.adapter.adapters(&matrices), session.adapter.version()),
+        (session.trained.policy(session.base), session.trained.version()),
         prompts,
         settings,
         &mut |progress| match progress {

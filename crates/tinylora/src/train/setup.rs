@@ -1,25 +1,28 @@
 //! From a recipe to everything that a step needs: folder, base, adapter, data, memory; and back from a
 //! checkpoint.
 
+use super::lessons::{LessonError, Lessons, ReadError, Reader};
 use super::memory::{self, MemoryError, MemoryPlan};
 use super::{Carried, Event, State};
-use crate::adapter::{AdapterFileError, RunMetadata, TinyLoraSpec};
+use crate::adapter::{AdapterFileError, RunMetadata};
 use crate::atomic_file::AtomicFileError;
-use crate::base::{Adapter, Base, BaseError, Loading};
+use crate::base::{Base, BaseError, FullModel, Loading, Trained, TrainedSpec};
 use crate::checkpoint::{self, CheckpointError};
 use crate::data::{DataError, Problem, TaskData};
 use crate::evaluate::{EvalSettings, EvaluateError, Evaluation, evaluate};
 use crate::gradient::{GradientError, GradientWorkspace};
 use crate::hub::{self, HubOptions};
 use crate::inference::{Engine, EngineError, Progress, Sampling};
+use crate::interop::{self, InteropError, NewWeights, OutputType};
 use crate::model::MemorySizes;
 use crate::model::weights::Weights;
 use crate::optimizer::{OptimizerError, OptimizerState, check_size};
-use crate::recipe::{AdapterKind, Recipe, TaskSection, WeightDtype};
+use crate::recipe::{AdapterKind, AdapterSection, Learner, Recipe, TaskSection, WeightDtype};
 use crate::reward::{RewardError, Rewarder};
 use crate::rollout::{TextStop, encode_prompt};
 use crate::run_folder::{
-    AdapterSummary, EvalResult, ModelSummary, RunFolder, RunFolderError, StoppedRun, Summary,
+    ADAPTER_FILE, AdapterSummary, EvalResult, MODEL_FOLDER, ModelSummary, RunFolder, RunFolderError,
+    StoppedRun, Summary,
 };
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use std::collections::{BTreeMap, VecDeque};
@@ -45,6 +48,8 @@ pub struct TrainOptions<'a> {
 pub enum TrainError {
     #[error(transparent)]
     Base(#[from] BaseError),
+    #[error(transparent)]
+    Interop(#[from] InteropError),
     #[error(transparent)]
     Data(#[from] DataError),
     #[error(transparent)]
@@ -74,25 +79,14 @@ pub enum TrainError {
         /// What the system said.
         source: std::io::Error,
     },
+    #[error(transparent)]
+    Lesson(#[from] LessonError),
     #[error(
-        "{problem} has no solution to learn from (learner = \"sft\"): JSONL rows need one in task.answer_field; \
-         for data without solutions use learner = \"grpo\""
+        "optimizer.kind = \"natural\" measures the policy in R, which adapter.kind = \"{kind}\" does not train: use \"adamw\" or \"sgd\""
     )]
-    NoSolution {
-        /// The problem.
-        problem: String,
-    },
-    #[error(
-        "the solution of {problem} has {tokens} tokens, but rollout.max_tokens is {limit}: raise it to {tokens} or \
-         more, or leave the row out"
-    )]
-    LongSolution {
-        /// The problem.
-        problem: String,
-        /// Tokens of its solution, the end token included.
-        tokens: usize,
-        /// `rollout.max_tokens`.
-        limit: usize,
+    NaturalKind {
+        /// `adapter.kind`
+        kind: &'static str,
     },
     #[error(
         "the loss of step {step} is {loss}; nothing was updated. Lower the learning rate and resume with --resume"
@@ -103,6 +97,15 @@ pub enum TrainError {
         /// What came out.
         loss: f64,
     },
+}
+
+impl From<ReadError> for TrainError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Lesson(error) => Self::Lesson(error),
+            ReadError::Data(error) => Self::Data(error),
+        }
+    }
 }
 
 impl From<EvaluateError> for TrainError {
@@ -135,7 +138,7 @@ impl Start {
         report: &mut dyn FnMut(Event<'_>),
     ) -> Result<(RunFolder, State), TrainError> {
         let kind = session.recipe.optimizer.kind;
-        let optimizer = OptimizerState::new(kind, session.adapter.v().len());
+        let optimizer = OptimizerState::new(kind, session.trained.numbers().len());
         let fresh =
             State { step: 0, problems: 0, history: VecDeque::new(), optimizer, carried: Carried::default() };
         let stopped = match self {
@@ -152,7 +155,7 @@ impl Start {
         }
         let folder = stopped.truncate_to(&checkpoint.logs)?;
         folder.write_recipe(session.recipe)?;
-        session.adapter.set(&checkpoint.v, checkpoint.adapter_version);
+        session.trained.set(session.cpu, &checkpoint.v, checkpoint.adapter_version);
         report(Event::Message(format!(
             "resuming from {} (step {} of {})",
             path.display(),
@@ -164,7 +167,7 @@ impl Start {
             step: checkpoint.step,
             problems: checkpoint.counters.problems,
             history: checkpoint.history.into(),
-            optimizer: checkpoint.optimizer,
+            optimizer: checkpoint.optimizer.into_owned(),
             carried,
         };
         Ok((folder, state))
@@ -189,10 +192,13 @@ pub(super) struct Session<'a> {
     pub cpu: &'a Cpu,
     pub recipe: &'a Recipe,
     pub base: &'a Base,
-    pub adapter: Adapter,
+    pub trained: Trained,
+    spec: TrainedSpec,
     pub engine: Engine<'a>,
     pub workspace: GradientWorkspace,
     pub data: TaskData,
+    /// What supervised finetuning learns from.
+    pub lessons: Lessons,
     pub rewarder: Rewarder,
     pub plan: MemoryPlan,
     /// Steps in all.
@@ -216,18 +222,27 @@ impl<'a> Session<'a> {
         let rewarder = Rewarder::open(&recipe.reward, recipe.task.answer_format())?;
         let held_out = with_prompts(&base.tokenizer, recipe, &data, data.held_out(recipe.eval.problems)?)?;
         let longest = longest_prompt(&base.tokenizer, recipe, &data, &held_out)?;
+        let reader =
+            Reader { recipe, tokenizer: &base.tokenizer, data: &data, positions: base.model.positions() };
+        let lessons = lessons(reader, &held_out, &options.hub, report)?;
+        let longest = longest.max(behind_prompt(&lessons, recipe));
+        let spec = TrainedSpec::new(&recipe.adapter, &base.model.config).map_err(BaseError::from)?;
+        check_size(recipe.optimizer.kind, spec.trainable_parameters())?;
         let sizes = MemorySizes::of(cpu, &base.model.config);
-        let plan = memory::plan(sizes, base.model.bytes() as u64, recipe, longest)?;
+        let weights = base.model.bytes() as u64;
+        let plan = memory::plan((sizes, &base.model.config), weights, &spec, recipe, longest)?;
         report(Event::Memory(plan));
+        if matches!(spec, TrainedSpec::Full(_)) {
+            let weights = Weights::open(&base.files).map_err(BaseError::from)?;
+            interop::check_trained(&weights, &base.files, &base.tokenizer)?;
+        }
         let cache = hub::cache_dir(&options.hub).join("factors");
-        let adapter =
-            Adapter::from_section(cpu, base, &recipe.adapter, recipe.seed, &cache, &mut |loading| {
-                report(Event::Loading(loading));
-            })?;
-        check_size(recipe.optimizer.kind, adapter.v().len())?;
+        let trained = Trained::new(cpu, base, &recipe.adapter, recipe.seed, &cache, &mut |loading| {
+            report(Event::Loading(loading));
+        })?;
         let steps = match recipe.train.steps {
             0 => {
-                let epoch = data.steps_per_epoch(recipe.problems_per_step()).unwrap_or(0);
+                let epoch = steps_per_epoch(&data, &lessons, recipe).unwrap_or(0);
                 (epoch * recipe.train.epochs) as u64
             }
             steps => steps as u64,
@@ -236,16 +251,29 @@ impl<'a> Session<'a> {
             cpu,
             recipe,
             base,
-            adapter,
+            trained,
+            spec,
             engine: Engine::new(cpu, &base.model, plan.kv_blocks),
             workspace: GradientWorkspace::new(&base.model),
             data,
+            lessons,
             rewarder,
             plan,
             steps,
             held_out,
             interrupt: options.interrupt,
         })
+    }
+
+    /// Steps of one pass over what is learned from; none where it has no end.
+    pub fn steps_per_epoch(&self) -> Option<usize> {
+        steps_per_epoch(&self.data, &self.lessons, self.recipe)
+    }
+
+    /// How examples are read.
+    pub fn reader(&self) -> Reader<'_> {
+        let Self { recipe, base, data, .. } = self;
+        Reader { recipe, tokenizer: &base.tokenizer, data, positions: base.model.positions() }
     }
 
     /// Problems with their prompts' tokens.
@@ -273,11 +301,10 @@ impl<'a> Session<'a> {
         };
         let total = self.held_out.len() * (eval.samples + usize::from(eval.greedy));
         let (mut done, mut tokens) = (0, 0);
-        let matrices = [self.adapter.matrices()];
         let evaluation = evaluate(
             &mut self.engine,
             &self.base.tokenizer,
-            self.adapter.adapters(&matrices),
+            self.trained.policy(self.base),
             &self.held_out,
             settings,
             &mut self.rewarder,
@@ -296,8 +323,12 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Writes the adapter; gives the file's size in bytes.
-    pub fn write_adapter(&self, path: &Path, steps: u64) -> Result<u64, TrainError> {
+    /// Writes what was trained into the run's folder: an adapter's file, or of all weights the folder of a model, in the
+    /// place of one that an earlier end of the run left. Gives its size in bytes.
+    pub fn write_trained(&self, folder: &Path, steps: u64) -> Result<u64, TrainError> {
+        if let Trained::Full(full) = &self.trained {
+            return self.write_model(full, &folder.join(MODEL_FOLDER));
+        }
         let run = RunMetadata {
             name: self.recipe.name.clone(),
             task: task_name(self.recipe),
@@ -305,13 +336,30 @@ impl<'a> Session<'a> {
             seed: self.recipe.seed,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        let file = self.adapter.to_file(self.base, run);
-        file.write(path)?;
-        Ok(file.to_bytes()?.len() as u64)
+        Ok(self.trained.write(self.base, run, &folder.join(ADAPTER_FILE))?)
+    }
+
+    fn write_model(&self, full: &FullModel, out: &Path) -> Result<u64, TrainError> {
+        let weights = Weights::open(&self.base.files).map_err(BaseError::from)?;
+        let matrices = match self.base.dtype() {
+            WeightDtype::Bf16 => OutputType::Bf16,
+            WeightDtype::F32 => OutputType::F32,
+        };
+        let failed = |source| TrainError::Write { path: out.to_owned(), source };
+        if out.exists() {
+            std::fs::remove_dir_all(out).map_err(failed)?;
+        }
+        let new = NewWeights { find: &|name| full.tensor(name), matrices };
+        interop::write_trained(new, &weights, &self.base.files, &self.base.tokenizer, out)?;
+        let mut bytes = 0;
+        for entry in std::fs::read_dir(out).map_err(failed)? {
+            bytes += entry.and_then(|entry| entry.metadata()).map_err(failed)?.len();
+        }
+        Ok(bytes)
     }
 
     pub fn summary(&self, state: &State, eval_after: Option<EvalResult>, file_bytes: u64) -> Summary {
-        let (spec, carried) = (&self.adapter.spec, &state.carried);
+        let carried = &state.carried;
         let rate = |tokens: u64, seconds: f64| if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 };
         Summary {
             model: ModelSummary {
@@ -320,19 +368,7 @@ impl<'a> Session<'a> {
                 family: format!("{:?}", self.base.model.config.family).to_lowercase(),
                 parameters: self.base.model.config.parameters,
             },
-            adapter: AdapterSummary {
-                kind: match spec.kind() {
-                    AdapterKind::TinyLora => "tinylora".to_owned(),
-                    AdapterKind::LoraXs => "lora-xs".to_owned(),
-                },
-                rank: spec.rank,
-                u: spec.u,
-                n_tie: spec.n_tie,
-                tying: spec.tying,
-                trainable_parameters: spec.trainable_parameters(),
-                payload_bytes: spec.payload_bytes() as u64,
-                file_bytes,
-            },
+            adapter: adapter_summary(&self.spec, &self.recipe.adapter, file_bytes),
             task: task_name(self.recipe),
             seed: self.recipe.seed,
             steps: state.step,
@@ -352,6 +388,22 @@ impl<'a> Session<'a> {
     }
 }
 
+fn adapter_summary(spec: &TrainedSpec, section: &AdapterSection, file_bytes: u64) -> AdapterSummary {
+    let lora = spec.kind() == AdapterKind::Lora;
+    AdapterSummary {
+        kind: spec.kind().name().to_owned(),
+        rank: section.rank,
+        u: section.u,
+        n_tie: section.n_tie,
+        tying: section.tying,
+        alpha: lora.then_some(section.alpha),
+        rslora: lora.then_some(section.rslora),
+        trainable_parameters: spec.trainable_parameters(),
+        payload_bytes: spec.payload_bytes(),
+        file_bytes,
+    }
+}
+
 /// The memory that a run will take, estimated from files that are here already: nothing is downloaded, and no
 /// weights are loaded.
 pub fn plan(recipe: &Recipe, options: &HubOptions) -> Result<MemoryPlan, TrainError> {
@@ -364,13 +416,53 @@ pub fn plan(recipe: &Recipe, options: &HubOptions) -> Result<MemoryPlan, TrainEr
     let held_out = with_prompts(&tokenizer, recipe, &data, data.held_out(recipe.eval.problems)?)?;
     let longest = longest_prompt(&tokenizer, recipe, &data, &held_out)?;
     let config = weights.config();
-    let spec = TinyLoraSpec::new(&recipe.adapter, config).map_err(BaseError::from)?;
+    let reader = Reader { recipe, tokenizer: &tokenizer, data: &data, positions: config.max_positions };
+    let lessons = lessons(reader, &held_out, &here, &mut |_| {})?;
+    let longest = longest.max(behind_prompt(&lessons, recipe));
+    let spec = TrainedSpec::new(&recipe.adapter, config).map_err(BaseError::from)?;
     check_size(recipe.optimizer.kind, spec.trainable_parameters())?;
     let bytes_each = match recipe.model.dtype {
         WeightDtype::Bf16 => 2,
         WeightDtype::F32 => 4,
     };
-    Ok(memory::plan(MemorySizes::on_host(config), config.parameters * bytes_each, recipe, longest)?)
+    Ok(memory::plan(
+        (MemorySizes::on_host(config), config),
+        config.parameters * bytes_each,
+        &spec,
+        recipe,
+        longest,
+    )?)
+}
+
+/// What a supervised run learns from; any other, nothing. Tells what was left out.
+fn lessons(
+    reader: Reader<'_>,
+    held_out: &[(Problem, Vec<u32>)],
+    hub: &HubOptions,
+    report: &mut dyn FnMut(Event<'_>),
+) -> Result<Lessons, TrainError> {
+    if reader.recipe.learner != Learner::Sft {
+        return Ok(Lessons::Endless);
+    }
+    let held_out = held_out.iter().map(|(_, prompt)| &prompt[..]).collect();
+    let (lessons, told) = reader.open(&held_out, hub, &mut |progress| {
+        report(Event::Loading(Loading::Hub(progress)));
+    })?;
+    told.into_iter().for_each(|line| report(Event::Message(line)));
+    Ok(lessons)
+}
+
+/// Tokens of the longest example but for those that the plan counts as new ones anyway.
+fn behind_prompt(lessons: &Lessons, recipe: &Recipe) -> usize {
+    lessons.longest().saturating_sub(recipe.rollout.max_tokens)
+}
+
+fn steps_per_epoch(data: &TaskData, lessons: &Lessons, recipe: &Recipe) -> Option<usize> {
+    let per_step = recipe.problems_per_step();
+    match (recipe.learner, lessons.count()) {
+        (Learner::Sft, Some(count)) => Some(count.div_ceil(per_step)),
+        _ => data.steps_per_epoch(per_step),
+    }
 }
 
 /// Tokens that prompts have at most: later ones may be somewhat longer than those looked at.
@@ -407,5 +499,6 @@ fn task_name(recipe: &Recipe) -> String {
         }
         TaskSection::Jsonl(task) => task.train.clone(),
         TaskSection::Benchmark(task) => task.name.name().to_owned(),
+        TaskSection::Nothing => recipe.sft.data.clone(),
     }
 }

@@ -1,14 +1,10 @@
 //! One step of supervised finetuning: examples → next-token loss → update → metrics. Nothing is sampled.
 
 use super::setup::{Session, TrainError};
+use super::update::apply_update;
 use super::{Event, State};
-use crate::adapter::round_to;
-use crate::data::Problem;
-use crate::gradient::{
-    TokenGradient, TokenView, TrainingCompletion, TrainingGroup, accumulate, micro_batches, packed_tokens,
-};
-use crate::optimizer::{apply, learning_rate_at};
-use crate::recipe::LossTokens;
+use crate::gradient::{TokenGradient, TokenView, TrainingGroup, accumulate, micro_batches, packed_tokens};
+use crate::optimizer::learning_rate_at;
 use crate::run_folder::{RunFolder, StepMetrics, rss_bytes};
 use std::time::Instant;
 
@@ -30,9 +26,8 @@ pub(super) fn train_step(
 ) -> Result<(), TrainError> {
     let start = Instant::now();
     let count = session.recipe.sft.examples_per_step;
-    let problems = session.data.train_problems(state.problems, count);
-    let groups = examples(session, problems)?;
-    let version = session.adapter.version();
+    let groups = examples(session, state.problems, count)?;
+    let version = session.trained.version();
     let updated = update(session, state, &groups)?;
     state.problems += count as u64;
     state.step += 1;
@@ -41,35 +36,18 @@ pub(super) fn train_step(
     state.carried.train_seconds += seconds;
     let metrics = metrics(session, state, &updated, (version, seconds));
     folder.append_metrics(&metrics)?;
-    report(Event::Step { metrics: &metrics, v: session.adapter.v() });
+    report(Event::Step { metrics: &metrics, v: session.trained.numbers() });
     Ok(())
 }
 
-/// Prompts with their solutions as completions, each closed by the model's end token. Where the loss is over all
-/// tokens, the first stands for the prompt and the others for the completion.
-fn examples(session: &Session<'_>, problems: Vec<Problem>) -> Result<Vec<TrainingGroup>, TrainError> {
-    let (recipe, tokenizer) = (session.recipe, &session.base.tokenizer);
-    let limit = recipe.rollout.max_tokens;
-    let mut groups = Vec::with_capacity(problems.len());
-    for (problem, mut prompt) in session.prompts(problems)? {
-        if problem.solution.trim().is_empty() {
-            return Err(TrainError::NoSolution { problem: problem.id });
-        }
-        // An assistant's turn begins without a blank; what follows "Answer:" in a plain text keeps it.
-        let chat = recipe.model.chat_template && tokenizer.has_chat_template();
-        let text = if chat { problem.solution.trim_start() } else { &problem.solution };
-        let mut tokens = tokenizer.encode(text, false)?;
-        tokens.extend(tokenizer.end_tokens().first());
-        if tokens.len() > limit {
-            return Err(TrainError::LongSolution { problem: problem.id, tokens: tokens.len(), limit });
-        }
-        if recipe.sft.loss_on == LossTokens::All && prompt.len() > 1 {
-            tokens.splice(0..0, prompt.drain(1..));
-        }
-        let completion = TrainingCompletion { tokens, ..Default::default() };
-        groups.push(TrainingGroup { prompt, completions: vec![completion] });
+/// The next examples of the stream.
+fn examples(session: &Session<'_>, first: u64, count: usize) -> Result<Vec<TrainingGroup>, TrainError> {
+    if session.lessons.count().is_some() {
+        return Ok(session.lessons.at(first, count));
     }
-    Ok(groups)
+    let problems = session.data.train_problems(first, count);
+    let reader = session.reader();
+    Ok(problems.iter().map(|problem| reader.lesson(problem)).collect::<Result<_, _>>()?)
 }
 
 /// One update along the gradient of the mean of −ln p over the tokens that count.
@@ -81,17 +59,15 @@ fn update(
     let recipe = session.recipe;
     let learning_rate = learning_rate_at(&recipe.optimizer, state.step, session.steps);
     let completions = || groups.iter().flat_map(|group| &group.completions);
-    let tokens: usize = completions().map(|completion| completion.tokens.len()).sum();
+    let tokens: usize = completions().map(|completion| completion.learned().count()).sum();
     let weight = 1.0 / tokens.max(1) as f64;
     let batches = micro_batches(groups, session.plan.micro_batch_tokens);
-    let mut dr = vec![0f64; session.adapter.matrices().len()];
+    let mut sums = session.trained.sums();
     let mut loss = 0.0;
     for batch in &batches {
-        let matrices = [session.adapter.matrices()];
         loss += accumulate(
             session.cpu,
-            &session.base.model,
-            session.adapter.adapters(&matrices),
+            session.trained.policy(session.base),
             batch,
             1.0,
             &mut |token: TokenView| TokenGradient {
@@ -99,18 +75,13 @@ fn update(
                 slope: -weight as f32,
             },
             &mut session.workspace,
-            &mut dr,
+            &mut sums,
         )?;
     }
     if !loss.is_finite() {
         return Err(TrainError::LossNotFinite { step: state.step, loss });
     }
-    let gradient = session.adapter.gradient(&dr);
-    let mut v = session.adapter.v().to_vec();
-    let grad_norm =
-        apply(&recipe.optimizer, state.step, learning_rate, &gradient, &mut state.optimizer, &mut v)?;
-    round_to(recipe.adapter.storage_precision, &mut v);
-    session.adapter.set(&v, session.adapter.version() + 1);
+    let grad_norm = apply_update(session, state, learning_rate, sums, None)?;
     let rows = batches.iter().map(|batch| packed_tokens(batch) as u64).sum();
     Ok(Updated { loss, grad_norm, learning_rate, rows, tokens })
 }
@@ -126,7 +97,7 @@ fn metrics(
     let none = f64::NAN;
     StepMetrics {
         step: state.step,
-        epoch: session.data.steps_per_epoch(per_step).map_or(0.0, |steps| state.step as f64 / steps as f64),
+        epoch: session.steps_per_epoch().map_or(0.0, |steps| state.step as f64 / steps as f64),
         reward_mean: none,
         accuracy: none,
         reward_std: none,
@@ -142,7 +113,7 @@ fn metrics(
         logprob_gap_max: none,
         loss: updated.loss,
         grad_norm: f64::from(updated.grad_norm),
-        v_norm: session.adapter.v().iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt(),
+        v_norm: session.trained.numbers().iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt(),
         learning_rate: f64::from(updated.learning_rate),
         rollout_tokens: 0,
         rollout_seconds: 0.0,

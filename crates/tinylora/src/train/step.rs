@@ -3,15 +3,15 @@
 use super::fisher::fisher_matrix;
 use super::rollouts::{Scored, roll_out_and_score};
 use super::setup::{Session, TrainError};
+use super::update::apply_update;
 use super::{Event, State};
-use crate::adapter::round_to;
 use crate::evaluate::is_right;
 use crate::gradient::{
     BatchTotals, PolicyLoss, PolicyStatistics, TrainingCompletion, TrainingGroup, accumulate_completions,
     completion_logprobs, importance_weights, micro_batches, packed_tokens, weigh,
 };
-use crate::model::Adapters;
-use crate::optimizer::{apply, apply_natural, learning_rate_at};
+use crate::model::Policy;
+use crate::optimizer::learning_rate_at;
 use crate::recipe::{GrpoSection, ImportanceRule, OptimizerKind};
 use crate::reward::Scores;
 use crate::rollout::Rollout;
@@ -51,7 +51,7 @@ pub(super) fn train_step(
     for sample in &samples {
         folder.append_sample(sample)?;
     }
-    report(Event::Step { metrics: &metrics, v: session.adapter.v() });
+    report(Event::Step { metrics: &metrics, v: session.trained.numbers() });
     let every = session.recipe.train.sample_every as u64;
     if every > 0 && (state.step - 1).is_multiple_of(every) {
         // The best completion of the step's first problem says most.
@@ -99,35 +99,23 @@ fn update(session: &mut Session<'_>, state: &mut State, scored: &Scored) -> Resu
     }
     for round in 0..recipe.grpo.updates_per_batch {
         let mut loss = PolicyLoss::new(&recipe.grpo);
-        let mut dr = vec![0f64; session.adapter.matrices().len()];
+        let mut sums = session.trained.sums();
         let mut total = 0.0;
         for batch in &batches {
-            let matrices = [session.adapter.matrices()];
             total += accumulate_completions(
                 session.cpu,
-                &session.base.model,
-                session.adapter.adapters(&matrices),
+                session.trained.policy(session.base),
                 batch,
                 (inverse_temperature, loss.wants_entropy()),
                 &mut |completion| loss.completion(completion),
                 &mut session.workspace,
-                &mut dr,
+                &mut sums,
             )?;
         }
         if !total.is_finite() {
             return Err(TrainError::LossNotFinite { step: state.step, loss: total });
         }
-        let gradient = session.adapter.gradient(&dr);
-        let mut v = session.adapter.v().to_vec();
-        let (settings, memory) = (&recipe.optimizer, &mut state.optimizer);
-        let norm = match &fisher {
-            None => apply(settings, state.step, learning_rate, &gradient, memory, &mut v)?,
-            Some(fisher) => {
-                apply_natural(settings, state.step, learning_rate, &gradient, fisher, memory, &mut v)?
-            }
-        };
-        round_to(recipe.adapter.storage_precision, &mut v);
-        session.adapter.set(&v, session.adapter.version() + 1);
+        let norm = apply_update(session, state, learning_rate, sums, fisher.as_ref())?;
         if round == 0 {
             // Later rounds are off-policy by design: the gap between sampling and training is the first one's.
             updated.statistics.logprob_gap_max = loss.statistics.logprob_gap_max;
@@ -188,11 +176,9 @@ fn add_importance(
 ) -> Result<(), TrainError> {
     let grpo = &session.recipe.grpo;
     for group in groups {
-        let matrices = [session.adapter.matrices()];
         let logprobs = completion_logprobs(
             session.cpu,
-            &session.base.model,
-            session.adapter.adapters(&matrices),
+            session.trained.policy(session.base),
             std::slice::from_ref(&*group),
             inverse_temperature,
             &mut session.workspace,
@@ -213,12 +199,10 @@ fn add_reference(
     inverse_temperature: f32,
 ) -> Result<(), TrainError> {
     for group in groups {
-        let (cpu, model) = (session.cpu, &session.base.model);
         let one = std::slice::from_ref(&*group);
         let logprobs = completion_logprobs(
-            cpu,
-            model,
-            Adapters::NONE,
+            session.cpu,
+            Policy::plain(&session.base.model),
             one,
             inverse_temperature,
             &mut session.workspace,
@@ -268,7 +252,7 @@ fn metrics(
         logprob_gap_max: f64::from(statistics.logprob_gap_max),
         loss: updated.loss,
         grad_norm: f64::from(updated.grad_norm),
-        v_norm: session.adapter.v().iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt(),
+        v_norm: session.trained.numbers().iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt(),
         learning_rate: f64::from(updated.learning_rate),
         rollout_tokens: tokens as u64,
         rollout_seconds,

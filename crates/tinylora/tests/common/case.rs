@@ -6,7 +6,9 @@ use tinylora::gradient::{
     BatchTotals, CompletionGradient, CompletionView, GradientWorkspace, PolicyLoss, TrainingCompletion,
     TrainingGroup, accumulate_completions, micro_batches, weigh,
 };
-use tinylora::model::{Adapters, Batch, KeptActivations, KvCache, Model, SideFactors, forward};
+use tinylora::model::{
+    Adapters, Batch, Gradients, KeptActivations, KvCache, Model, Policy, R, SideFactors, forward,
+};
 use tinylora::recipe::{GrpoLoss, GrpoSection};
 use tinylora_compute::attention::{Group, Member, Span};
 use tinylora_compute::product::{Product, product};
@@ -39,7 +41,8 @@ pub fn tiny_case(name: &str) -> Case {
 
 /// All logits of one sequence, as one segment.
 pub fn logits(case: &Case, tokens: &[u32], r: Option<&[f32]>) -> Vec<f32> {
-    logits_with(case, &case.model, tokens, r.map(|r| (&case.factors, r)))
+    let r = r.map(|r| R::Matrices(r.to_vec()));
+    logits_with(case, &case.model, tokens, r.as_ref().map(|r| (&case.factors, r)))
 }
 
 /// The same with any model of the case's form, and any factors with their R.
@@ -47,7 +50,7 @@ pub fn logits_with(
     case: &Case,
     model: &Model,
     tokens: &[u32],
-    adapter: Option<(&SideFactors, &[f32])>,
+    adapter: Option<(&SideFactors, &R)>,
 ) -> Vec<f32> {
     let mut batch = Batch::default();
     for (i, &token) in tokens.iter().enumerate() {
@@ -59,11 +62,12 @@ pub fn logits_with(
     batch.groups.push(Group { shared: vec![], members: vec![Member { first_row: 0, rows: n, own }] });
     let mut cache = KvCache::new(model, n.div_ceil(16));
     let outputs: Vec<u32> = (0..n as u32).collect();
-    let rs: Vec<&[f32]> = adapter.iter().map(|(_, r)| *r).collect();
+    let rs: Vec<R> = adapter.iter().map(|(_, r)| (*r).clone()).collect();
     let adapters = Adapters { factors: adapter.map(|(factors, _)| factors), r: &rs };
     let mut kept = KeptActivations::default();
-    let hidden = forward(&case.cpu, model, adapters, &batch, &outputs, &mut cache, &mut kept, false)
-        .expect("on the host");
+    let policy = Policy::new(model, adapters);
+    let hidden =
+        forward(&case.cpu, policy, &batch, &outputs, &mut cache, &mut kept, false).expect("on the host");
     let mut logits = vec![0.0; n * model.config.vocab_size];
     let head = model.head();
     let hidden = hidden.host().expect("on the host");
@@ -93,8 +97,14 @@ pub fn groups(golden: &Tensors) -> Vec<TrainingGroup> {
     groups
 }
 
-/// (loss, dL/dR, dL/dv) of a named golden loss at v; micro-batches of at most `most` rows.
-pub fn gradient(case: &Case, name: &str, v: &[f32], most: usize) -> (f32, Vec<f32>, Vec<f32>) {
+/// A named golden loss under a policy, its gradient added to `sums`; micro-batches of at most `most` rows.
+pub fn accumulate_loss(
+    case: &Case,
+    name: &str,
+    policy: Policy<'_>,
+    most: usize,
+    sums: &mut Gradients,
+) -> f32 {
     let mut groups = groups(&case.golden);
     let count: usize = groups.iter().flat_map(|g| &g.completions).map(|c| c.tokens.len()).sum();
     for completion in groups.iter_mut().flat_map(|group| &mut group.completions) {
@@ -115,7 +125,7 @@ pub fn gradient(case: &Case, name: &str, v: &[f32], most: usize) -> (f32, Vec<f3
         kl_coefficient: if name == "kl" { 1.0 } else { 0.0 },
         ..Default::default()
     };
-    let mut policy = PolicyLoss::new(&section);
+    let mut clipped = PolicyLoss::new(&section);
     let n = count as f64;
     let linear = |view: CompletionView<'_>, weight: f64| CompletionGradient {
         loss: -weight * view.logprobs.iter().map(|&l| f64::from(l)).sum::<f64>(),
@@ -128,33 +138,39 @@ pub fn gradient(case: &Case, name: &str, v: &[f32], most: usize) -> (f32, Vec<f3
             "nll" => linear(view, 1.0 / n),
             "grpo" | "grpo_tempered" => linear(view, advantage / n),
             "grpo_sequence" => linear(view, advantage / (4.0 * view.logprobs.len() as f64)),
-            "clipped" | "kl" => policy.completion(view),
+            "clipped" | "kl" => clipped.completion(view),
             other => panic!("{other}"),
         }
     };
     let inverse_temperature = if name.ends_with("tempered") { 1.0 / 0.7 } else { 1.0 };
-    let r = case.projections.r_matrices(v);
-    let mut dr = vec![0f64; r.len()];
     let mut workspace = GradientWorkspace::new(&case.model);
     let mut total = 0.0;
     for batch in micro_batches(&groups, most) {
-        let rs = [&r[..]];
-        let adapters = Adapters { factors: Some(&case.factors), r: &rs };
         let result = accumulate_completions(
             &case.cpu,
-            &case.model,
-            adapters,
+            policy,
             &batch,
             (inverse_temperature, false),
             &mut loss,
             &mut workspace,
-            &mut dr,
+            sums,
         );
         total += result.expect("finite");
     }
-    let dr: Vec<f32> = dr.into_iter().map(|x| x as f32).collect();
+    total as f32
+}
+
+/// (loss, dL/dR, dL/dv) of a named golden loss at v; micro-batches of at most `most` rows.
+pub fn gradient(case: &Case, name: &str, v: &[f32], most: usize) -> (f32, Vec<f32>, Vec<f32>) {
+    let r = case.projections.r_matrices(v);
+    let mut sums = Gradients::R(vec![vec![0f64; r.len()]]);
+    let rs = [R::Matrices(r)];
+    let policy = Policy::new(&case.model, Adapters { factors: Some(&case.factors), r: &rs });
+    let total = accumulate_loss(case, name, policy, most, &mut sums);
+    let Gradients::R(dr) = sums else { panic!("made above") };
+    let dr: Vec<f32> = dr.into_iter().flatten().map(|x| x as f32).collect();
     let dv = case.projections.v_gradient(&dr);
-    (total as f32, dr, dv)
+    (total, dr, dv)
 }
 
 /// Losses before the first of ten AdamW steps (the golden file's learning rate) and after each, and v at the same times.

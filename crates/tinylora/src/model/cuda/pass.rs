@@ -4,14 +4,14 @@
 use super::head::{GpuDirections, GpuHidden};
 use super::kept::{GpuCache, GpuKept, Grown, LayerKept, Scratch};
 use super::load::{GpuLayer, GpuModel};
-use super::side::{GpuFactors, GroupFactors};
-use crate::model::Batch;
+use super::side::{FlatR, GpuFactors, GroupFactors};
 use crate::model::config::ModelConfig;
 use crate::model::hidden::DeviceError;
 use crate::model::pass::Adapters;
+use crate::model::{Batch, Gradients};
 use tinylora_compute::attention::BLOCK_TOKENS;
 use tinylora_compute::cuda::attention::{self, Backward, Plan};
-use tinylora_compute::cuda::product::{self, Matrix, Out, Rows};
+use tinylora_compute::cuda::product::{self, Apply, Matrix, Out, Rows};
 use tinylora_compute::cuda::rows::{self, Norm, Scatter};
 use tinylora_compute::cuda::{CudaError, Device, DeviceBuffer};
 
@@ -36,6 +36,17 @@ struct PassSide<'a> {
     /// R of one adapter after the other, each of `length` numbers.
     r: DeviceBuffer<f32>,
     length: usize,
+    multiples: bool,
+}
+
+impl PassSide<'_> {
+    fn how(&self, turned: bool) -> Apply {
+        match (self.multiples, turned) {
+            (true, _) => Apply::Multiples,
+            (false, false) => Apply::Plain,
+            (false, true) => Apply::Turned,
+        }
+    }
 }
 
 type Keys = (DeviceBuffer<u16>, DeviceBuffer<u16>);
@@ -56,18 +67,19 @@ impl<'a> Pass<'a> {
         let side = match adapters.factors {
             None => None,
             Some(factors) => {
-                let all: Vec<f32> = adapters.r.concat();
-                let to = r.take(device, all.len())?;
-                if *r_there != all {
+                let all = FlatR::new(adapters.r, factors.modules(), factors.rank());
+                let to = r.take(device, all.numbers.len())?;
+                if *r_there != all.numbers {
                     r_there.clear();
-                    to.write(&all)?;
-                    *r_there = all;
+                    to.write(&all.numbers)?;
+                    *r_there = all.numbers;
                 }
                 Some(PassSide {
                     factors: factors.gpu.as_ref().expect("factors lie where the model does"),
                     adapters: device.upload("adapters of rows", &batch.adapters)?,
                     r: to,
-                    length: factors.modules() * factors.rank() * factors.rank(),
+                    length: all.length,
+                    multiples: all.multiples,
                 })
             }
         };
@@ -107,7 +119,7 @@ impl<'a> Pass<'a> {
         let (p, z) = (p.take(device, self.rows * width)?, z.take(device, self.rows * width)?);
         product::project(device, x, factors.project(), &p, (width, 0))?;
         let r = (&side.r, side.length);
-        product::apply_r(device, &factors.members, false, &p, &side.adapters, r, &z)?;
+        product::apply_r(device, &factors.members, side.how(false), &p, &side.adapters, r, &z)?;
         product::forward(device, x, w, bias, Some(&factors.forward(&z)), out)
     }
 
@@ -134,7 +146,7 @@ impl<'a> Pass<'a> {
             }
             product::r_gradient(device, members, &t, &p, &side.adapters, (dr, side.length))?;
             let r = (&side.r, side.length);
-            product::apply_r(device, members, true, &t, &side.adapters, r, &z)?;
+            product::apply_r(device, members, side.how(true), &t, &side.adapters, r, &z)?;
             added = Some(factors.backward(&z));
         }
         match dx {
@@ -326,7 +338,7 @@ fn gathered(
     Ok(raw)
 }
 
-/// Adds ∂L/∂R of every adapter to `dr`, as [`crate::model::backward`].
+/// Adds the gradient of what is trained to `sums`, as [`crate::model::backward`].
 pub fn backward(
     gpu: &GpuModel,
     config: &ModelConfig,
@@ -336,9 +348,10 @@ pub fn backward(
     gradient: &GpuDirections,
     cache: &mut GpuCache,
     kept: &mut GpuKept,
-    dr: &mut [Vec<f64>],
+    sums: &mut Gradients,
 ) -> Result<(), DeviceError> {
     assert_eq!(kept.kept_rows.take(), Some(batch.rows()), "a forward pass that keeps comes first");
+    let Gradients::R(dr) = sums else { panic!("only R is trained on a GPU") };
     let device = &*gpu.device;
     let pass = Pass::new(gpu, config, adapters, batch, (&mut kept.r, &mut kept.r_there), true)?;
     let cache = cache.layers(device, config)?;

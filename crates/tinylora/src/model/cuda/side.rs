@@ -3,7 +3,7 @@
 use super::load::GpuModel;
 use crate::model::config::ModelConfig;
 use crate::model::hidden::DeviceError;
-use crate::model::side::{ModuleFactors, ModuleKind};
+use crate::model::side::{ModuleFactors, ModuleKind, R};
 use tinylora_compute::cuda::product::{Members, Side};
 use tinylora_compute::cuda::{CudaError, Device, DeviceBuffer};
 
@@ -32,6 +32,35 @@ const GROUPS: [&[ModuleKind]; 4] = {
     use ModuleKind::{Down, Gate, K, O, Q, Up, V};
     [&[Q, K, V], &[O], &[Gate, Up], &[Down]]
 };
+
+/// R of all adapters in one list, as the kernels read it.
+pub(super) struct FlatR {
+    pub numbers: Vec<f32>,
+    /// Numbers of each adapter.
+    pub length: usize,
+    /// Whether these are multiples of the identity.
+    pub multiples: bool,
+}
+
+impl FlatR {
+    /// Where some are multiples and others matrices, matrices of all.
+    pub fn new(all: &[R], modules: usize, rank: usize) -> Self {
+        let multiples = all.iter().all(|r| matches!(r, R::Multiples(_)));
+        let mut numbers = Vec::new();
+        for r in all {
+            match r {
+                R::Multiples(r) if !multiples => {
+                    for &r in r {
+                        let diagonal = |at: usize| if at.is_multiple_of(rank + 1) { r } else { 0.0 };
+                        numbers.extend((0..rank * rank).map(diagonal));
+                    }
+                }
+                R::Matrices(r) | R::Multiples(r) => numbers.extend_from_slice(r),
+            }
+        }
+        Self { numbers, length: if multiples { modules } else { modules * rank * rank }, multiples }
+    }
+}
 
 impl GpuFactors {
     /// Factors of `modules`, in module order.

@@ -2,9 +2,9 @@
 
 use super::*;
 
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../golden/tokenizer");
+pub(super) const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../golden/tokenizer");
 
-fn golden(name: &str) -> Value {
+pub(super) fn golden(name: &str) -> Value {
     let path = Path::new(ROOT).join(name);
     serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap()
 }
@@ -14,7 +14,7 @@ fn ids(value: &Value) -> Vec<u32> {
 }
 
 /// A real model's file, or the reason why it is not tested.
-fn real(name: &str) -> Option<PathBuf> {
+pub(super) fn real(name: &str) -> Option<PathBuf> {
     let Some(folder) = std::env::var_os("TINYLORA_TEST_MODELS") else {
         eprintln!("skipped: TINYLORA_TEST_MODELS names no folder with {name}");
         return None;
@@ -28,7 +28,7 @@ fn real(name: &str) -> Option<PathBuf> {
 }
 
 /// All cases, and how many there were; every difference is listed before the test fails.
-fn compare(tokenizer: &Tokenizer, golden: &Value) -> usize {
+pub(super) fn compare(tokenizer: &Tokenizer, golden: &Value) -> usize {
     let cases = golden["cases"].as_array().unwrap();
     let mut differences = Vec::new();
     for case in cases {

@@ -1,0 +1,81 @@
+//! All weights in training: the list of numbers in f32 (the master copy) and the model packed from it, with which
+//! rollouts, evaluation and training all compute. The base's own weights stay as they are, for the KL term and for other
+//! runs of a sweep.
+
+use super::{Base, BaseError};
+use crate::model::weights::Weights;
+use crate::model::{Gradients, Model, WeightLayout, WeightSums};
+use std::sync::Arc;
+use tinylora_compute::Cpu;
+
+/// A model in training. Its version counts the changes of its numbers.
+pub struct FullModel {
+    /// Which tensor stands where.
+    pub layout: Arc<WeightLayout>,
+    numbers: Vec<f32>,
+    model: Model,
+    version: u64,
+}
+
+impl FullModel {
+    /// A copy of the base, from the numbers of its files.
+    pub fn new(cpu: &Cpu, base: &Base) -> Result<Self, BaseError> {
+        let weights = Weights::open(&base.files)?;
+        let layout = WeightLayout::new(&base.model.config);
+        let mut numbers = vec![0.0; layout.len()];
+        for (name, _) in &layout.tensors {
+            let range = layout.find(name).expect("the layout's own name");
+            weights.read_rows(name, 0, &mut numbers[range])?;
+        }
+        let (config, precision) = (base.model.config.clone(), base.model.precision());
+        let model = Model::from_numbers(cpu, (config, &layout), &numbers, precision, base.model.positions())?;
+        Ok(Self { layout: Arc::new(layout), numbers, model, version: 0 })
+    }
+
+    /// All weights.
+    pub fn numbers(&self) -> &[f32] {
+        &self.numbers
+    }
+
+    /// The model that they make.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Number of changes of the numbers since the start of training.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// A tensor's numbers; None if the model has none of this name.
+    pub fn tensor(&self, name: &str) -> Option<&[f32]> {
+        Some(&self.numbers[self.layout.find(name)?])
+    }
+
+    /// Sets the numbers and the version.
+    ///
+    /// # Panics
+    /// If there are not exactly as many as the model has.
+    pub fn set(&mut self, cpu: &Cpu, numbers: &[f32], version: u64) {
+        self.numbers.copy_from_slice(numbers);
+        self.model.repack(cpu, &self.layout, &self.numbers);
+        self.version = version;
+    }
+
+    /// Changes the numbers in place and counts that; an error leaves the version as it was, and must leave the numbers.
+    pub fn update<T, E>(
+        &mut self,
+        cpu: &Cpu,
+        change: impl FnOnce(&mut [f32]) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let result = change(&mut self.numbers)?;
+        self.model.repack(cpu, &self.layout, &self.numbers);
+        self.version += 1;
+        Ok(result)
+    }
+
+    /// Sums of 0 for a backward pass.
+    pub(super) fn sums(&self) -> Gradients {
+        Gradients::Weights(WeightSums::new(Arc::clone(&self.layout)))
+    }
+}
