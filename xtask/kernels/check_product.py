@@ -93,6 +93,10 @@ def side(emulator, random):
         matrix = lambda row, module: r[of[row], module].T if turned else r[of[row], module]
         expected = [np.concatenate([matrix(i, 3) @ p[i, :rank], matrix(i, 1) @ p[i, rank:]]) for i in range(rows)]
         close("R applied", z, np.array(expected), 1e-5)
+    multiples = np.ascontiguousarray(r[:, :, 0, 0])
+    arguments = [members, 2, p, rows, of, multiples, modules, np.zeros_like(p)]
+    z = emulator.run("side_apply", (-(-rows * 2 * rank // 128),), 128, 0, arguments)[3]
+    close("multiples applied", z, np.repeat(multiples[of][:, [3, 1]], rank, 1) * p, 1e-7)
     t, start = random.normal(size=p.shape).astype(np.float32), random.normal(size=r.shape)
     arguments = [members, t, p, rows, of, start, modules * rank * rank]
     dr = emulator.run("side_gradient", (rank * rank, 2, adapters), 128, 0, arguments)[3]

@@ -24,7 +24,7 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
         return dry_run(&recipe);
     }
     let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&recipe.name));
-    let cpu = open::device(recipe.model.numerics)?;
+    let cpu = open::device(recipe.model.numerics, args.device)?;
     let screen = Screen::stderr();
     let mut display = RunDisplay::new(screen.clone());
     let stop = Arc::new(AtomicBool::new(false));

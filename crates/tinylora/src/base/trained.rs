@@ -7,7 +7,7 @@ use super::lora::LoraAdapter;
 use super::{Base, BaseError, Loading};
 use crate::adapter::{AdapterError, AnyAdapter, LoraSpec, RunMetadata, TinyLoraSpec};
 use crate::model::config::ModelConfig;
-use crate::model::{Gradients, Policy};
+use crate::model::{DeviceError, Gradients, Policy};
 use crate::recipe::{AdapterKind, AdapterSection};
 use std::path::Path;
 use tinylora_compute::Cpu;
@@ -106,6 +106,8 @@ impl Trained {
             AdapterKind::TinyLora | AdapterKind::LoraXs => {
                 Self::Projected(Adapter::from_section(cpu, base, section, seed, cache, report)?)
             }
+            AdapterKind::Full if base.model.is_on_gpu() => return Err(DeviceError::Full.into()),
+            AdapterKind::Lora if base.model.is_on_gpu() => return Err(DeviceError::Lora.into()),
             AdapterKind::Full => Self::Full(Box::new(FullModel::new(cpu, base)?)),
             AdapterKind::Lora => {
                 Self::Lora(LoraAdapter::new(cpu, base, LoraSpec::new(section, &base.model.config)?, seed))

@@ -99,7 +99,7 @@ impl Stop for Never {
 }
 
 impl<'a> Bench<'a> {
-    pub(super) fn new(cpu: &'a Cpu, model: &'a Model) -> Self {
+    pub(super) fn new(cpu: &'a Cpu, model: &'a Model) -> Result<Self, BenchError> {
         let stream = Stream::new(0, Purpose::Sampling, u64::MAX);
         let small = |count: usize, scale: f64| -> Vec<f32> {
             (0..count).map(|i| ((stream.uniform(i as u64) - 0.5) * scale) as f32).collect()
@@ -111,15 +111,15 @@ impl<'a> Bench<'a> {
                 ModuleFactors { layer, kind, a: small(RANK * k, 0.1), b: small(n * RANK, 0.1) }
             })
             .collect();
-        Self {
+        Ok(Self {
             cpu,
             model,
-            factors: SideFactors::new(cpu, &model.config, RANK, &modules),
+            factors: SideFactors::beside(cpu, model, RANK, &modules)?,
             r: [R::Matrices(small(modules.len() * RANK * RANK, 1e-2))],
             workspace: GradientWorkspace::new(model),
             engine: None,
             calls: 0,
-        }
+        })
     }
 
     fn tokens(&mut self, count: usize) -> Vec<u32> {

@@ -6,8 +6,8 @@
 
 use super::blocks::{BlockPool, spans_of};
 use super::prefix::PrefixTree;
-use super::sampling::{Sampled, Sampling, sample_rows};
-use crate::model::{Batch, KeptActivations, KvCache, Model, Policy, forward};
+use super::sampling::{Sampled, Sampling, sample_hidden};
+use crate::model::{Batch, DeviceError, Hidden, KeptActivations, KvCache, Model, Policy, forward};
 use crate::random::{Purpose, Stream};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -156,6 +156,9 @@ pub enum EngineError {
         /// What came out.
         value: f32,
     },
+    /// The GPU failed, or has no memory.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// The caller asked to stop.
     #[error("interrupted")]
     Interrupted,
@@ -232,8 +235,8 @@ struct NodeState {
     computed: bool,
     /// Samples that are not finished and need the node.
     users: usize,
-    /// The last token's hidden state (D), where a prompt ends here.
-    hidden: Vec<f32>,
+    /// The last token's hidden state (1, D), where a prompt ends here and is needed.
+    hidden: Option<Hidden>,
     is_end: bool,
     /// The same for all requests through the node.
     adapter: u32,
@@ -282,7 +285,7 @@ impl<'a> Run<'a> {
                 blocks: vec![],
                 computed: false,
                 users: 0,
-                hidden: vec![],
+                hidden: None,
                 is_end: false,
                 adapter: 0,
             })
@@ -333,7 +336,7 @@ impl<'a> Run<'a> {
             }
             let step = self.pack(&mut engine.pool, &admitted);
             let hidden = if step.batch.rows() == 0 {
-                Vec::new()
+                policy.model.no_hidden()
             } else {
                 forward(
                     engine.cpu,
@@ -343,7 +346,7 @@ impl<'a> Run<'a> {
                     &mut engine.cache,
                     &mut engine.buffers,
                     false,
-                )
+                )?
             };
             self.advance(engine, policy.model, &step, hidden, observe)?;
         }
@@ -473,20 +476,20 @@ impl<'a> Run<'a> {
         engine: &mut Engine<'_>,
         model: &Model,
         step: &Step,
-        mut hidden: Vec<f32>,
+        mut hidden: Hidden,
         observe: &mut dyn FnMut(Progress<'_>),
     ) -> Result<(), EngineError> {
-        let width = model.config.hidden_size;
         for (i, &node) in step.ends.iter().enumerate() {
-            self.nodes[node].hidden = hidden[i * width..][..width].to_vec();
+            self.nodes[node].hidden = Some(hidden.pick(&[i]));
         }
-        hidden.drain(..step.ends.len() * width);
+        hidden.drop_first(step.ends.len());
         while self.active.len() < self.options.max_batch {
             let Some((request, sample)) = self.ready.pop_front() else { break };
-            hidden.extend_from_slice(&self.nodes[self.tree.ends[request]].hidden);
+            let end = &self.nodes[self.tree.ends[request]];
+            hidden.append(end.hidden.as_ref().expect("the prompt is computed"));
             self.active.push(Sequence { request, sample, blocks: vec![], tokens: vec![], ids: vec![] });
         }
-        let sampled = self.sample(engine.cpu, model, &hidden);
+        let sampled = self.sample(engine.cpu, model, &hidden)?;
         for (sequence, token) in self.active.iter_mut().zip(sampled) {
             if !token.logprob.is_finite() {
                 let (request, value) = (sequence.request, token.logprob);
@@ -501,8 +504,7 @@ impl<'a> Run<'a> {
     }
 
     /// One token for every running sequence; those with the same settings in one pass over the head.
-    fn sample(&self, cpu: &Cpu, model: &Model, hidden: &[f32]) -> Vec<Sampled> {
-        let width = model.config.hidden_size;
+    fn sample(&self, cpu: &Cpu, model: &Model, hidden: &Hidden) -> Result<Vec<Sampled>, DeviceError> {
         let mut sampled: Vec<Option<Sampled>> = vec![None; self.active.len()];
         while let Some(first) = sampled.iter().position(Option::is_none) {
             let sampling = self.requests[self.active[first].request].sampling;
@@ -510,23 +512,22 @@ impl<'a> Run<'a> {
                 sampled[i].is_none() && self.requests[self.active[i].request].sampling == sampling
             };
             let rows: Vec<usize> = (first..self.active.len()).filter(same).collect();
-            let uniforms: Vec<f64> = rows
+            let draws: Vec<(Stream, u64)> = rows
                 .iter()
                 .map(|&i| {
                     let sequence = &self.active[i];
                     let number = self.requests[sequence.request].stream + sequence.sample as u64;
                     let stream = Stream::new(self.options.seed, Purpose::Sampling, number);
-                    stream.uniform(sequence.ids.len() as u64)
+                    (stream, sequence.ids.len() as u64)
                 })
                 .collect();
-            let picked: Vec<f32> =
-                rows.iter().flat_map(|&i| &hidden[i * width..][..width]).copied().collect();
-            let tokens = sample_rows(cpu, model.head(), &picked, sampling, &uniforms);
+            let picked = hidden.pick(&rows);
+            let tokens = sample_hidden(cpu, model, &picked, sampling, &draws)?;
             for (row, token) in rows.into_iter().zip(tokens) {
                 sampled[row] = Some(token);
             }
         }
-        sampled.into_iter().map(|token| token.expect("every row was sampled")).collect()
+        Ok(sampled.into_iter().map(|token| token.expect("every row was sampled")).collect())
     }
 
     fn retire(&mut self, pool: &mut BlockPool, observe: &mut dyn FnMut(Progress<'_>)) {
@@ -559,7 +560,7 @@ impl<'a> Run<'a> {
             state.users -= 1;
             if state.users == 0 {
                 state.blocks.drain(..).for_each(|block| pool.release(block));
-                state.hidden = Vec::new();
+                state.hidden = None;
             }
         }
     }

@@ -8,4 +8,4 @@ mod sampling;
 
 pub use blocks::{BlockPool, spans_of};
 pub use engine::{Completion, Engine, EngineError, Finish, GenerateOptions, Progress, Request, Stop};
-pub use sampling::{Sampled, Sampling, sample_rows, support_normalizer};
+pub use sampling::{Sampled, Sampling, sample_hidden, sample_rows, support_normalizer};

@@ -1,6 +1,8 @@
 //! Hidden states enter, tokens with their log-probs leave. With top-k or top-p the log-probs are those of the
 //! distribution that was sampled from, and the support goes with the token, so that training can use it.
 
+use crate::model::{DeviceError, Hidden, Model};
+use crate::random::Stream;
 use tinylora_compute::head::{Choice, greedy, head_statistics, sample};
 use tinylora_compute::product::{Product, product};
 use tinylora_compute::{Cpu, PackedMatrix};
@@ -46,6 +48,38 @@ pub struct Sampled {
 
 /// Rows whose whole logits are held at once, for top-k and top-p.
 const TRUNCATED_ROWS: usize = 16;
+
+/// Samples one token for each row of `hidden` where the model computes; the number of a stream at a counter decides.
+pub fn sample_hidden(
+    cpu: &Cpu,
+    model: &Model,
+    hidden: &Hidden,
+    sampling: Sampling,
+    draws: &[(Stream, u64)],
+) -> Result<Vec<Sampled>, DeviceError> {
+    let uniforms =
+        || -> Vec<f64> { draws.iter().map(|(stream, counter)| stream.uniform(*counter)).collect() };
+    let inverse_temperature = sampling.inverse_temperature();
+    match (hidden.host(), sampling.is_truncated()) {
+        (Some(hidden), _) => Ok(sample_rows(cpu, model.head(), hidden, sampling, &uniforms())),
+        (None, false) => {
+            let greedy = sampling.temperature <= 0.0;
+            let choices = model.choose(hidden, inverse_temperature, draws, greedy)?;
+            let sampled = |(token, logprob, entropy)| Sampled { token, logprob, entropy, support: None };
+            Ok(choices.into_iter().map(sampled).collect())
+        }
+        (None, true) => {
+            let mut sampled = Vec::with_capacity(draws.len());
+            let rows: Vec<usize> = (0..hidden.rows()).collect();
+            for (rows, uniforms) in rows.chunks(TRUNCATED_ROWS).zip(uniforms().chunks(TRUNCATED_ROWS)) {
+                let logits = model.logits(&hidden.pick(rows), inverse_temperature)?;
+                let logits = logits.chunks_exact(model.config.vocab_size).zip(uniforms);
+                sampled.extend(logits.map(|(logits, &uniform)| sample_truncated(logits, sampling, uniform)));
+            }
+            Ok(sampled)
+        }
+    }
+}
 
 /// Samples one token for each row of `hidden` (n, D), with `uniforms[i]` in [0, 1) deciding.
 pub fn sample_rows(

@@ -3,7 +3,9 @@
 use super::all_weights::FINAL_NORM;
 use super::batch::Batch;
 use super::config::ModelConfig;
+use super::cuda::{self, GpuCache};
 use super::gradients::Gradients;
+use super::hidden::{DeviceError, Directions, Hidden};
 use super::kept::{KeptActivations, LayerKept};
 use super::linear::resize;
 use super::load::Model;
@@ -49,29 +51,52 @@ impl<'a> Policy<'a> {
     }
 }
 
-/// Keys and values of all layers.
-pub struct KvCache {
-    layers: Vec<KvLayer>,
+/// Keys and values of all layers, where the model computes.
+pub struct KvCache(Place);
+
+enum Place {
+    Host { layers: Vec<KvLayer> },
+    Gpu(GpuCache),
 }
 
 impl KvCache {
-    /// Room for so many blocks of sixteen tokens.
+    /// Room for so many blocks of sixteen tokens. On a GPU it is taken by the first pass, which may find that there is none.
     pub fn new(model: &Model, blocks: usize) -> Self {
         let config = &model.config;
+        if model.gpu.is_some() {
+            return Self(Place::Gpu(GpuCache::new(blocks)));
+        }
         let layers = (0..config.num_layers)
             .map(|_| KvLayer::new(blocks, config.num_kv_heads, config.head_dim))
             .collect();
-        Self { layers }
+        Self(Place::Host { layers })
     }
 
-    /// Bytes of one block in all layers.
+    /// Bytes of one block in all layers, on the host; on a GPU it is half of that.
     pub fn block_bytes(config: &ModelConfig) -> usize {
         config.num_layers * KvLayer::block_bytes(config.num_kv_heads, config.head_dim)
     }
 
     /// Number of blocks.
     pub fn blocks(&self) -> usize {
-        self.layers.first().map_or(0, KvLayer::blocks)
+        match &self.0 {
+            Place::Host { layers } => layers.first().map_or(0, KvLayer::blocks),
+            Place::Gpu(cache) => cache.blocks(),
+        }
+    }
+
+    fn host(&mut self) -> &mut Vec<KvLayer> {
+        match &mut self.0 {
+            Place::Host { layers } => layers,
+            Place::Gpu(_) => panic!("a cache of a model on a GPU"),
+        }
+    }
+
+    fn gpu(&mut self) -> &mut GpuCache {
+        match &mut self.0 {
+            Place::Gpu(cache) => cache,
+            Place::Host { .. } => panic!("a cache of a model on the host"),
+        }
     }
 }
 
@@ -119,6 +144,9 @@ impl<'a> Pass<'a> {
 ///
 /// With `keep`, everything that [`backward`] needs stays in `kept`; without, it is overwritten layer by layer.
 ///
+/// # Errors
+/// On a GPU alone: of its driver or its memory.
+///
 /// # Panics
 /// If the batch does not fit the cache, the model or the adapters.
 pub fn forward(
@@ -129,8 +157,14 @@ pub fn forward(
     cache: &mut KvCache,
     kept: &mut KeptActivations,
     keep: bool,
-) -> Vec<f32> {
+) -> Result<Hidden, DeviceError> {
     let (pass, model) = (Pass::new(cpu, policy, batch), policy.model);
+    if let Some(gpu) = &model.gpu {
+        let (cache, kept) = (cache.gpu(), &mut kept.gpu);
+        let hidden = cuda::forward(gpu, &model.config, policy.adapters, batch, outputs, cache, kept, keep)?;
+        return Ok(Hidden::Gpu(hidden));
+    }
+    let cache = cache.host();
     let layers = if keep { model.layers.len() } else { 1 };
     kept.layers.resize_with(layers.max(kept.layers.len()), LayerKept::default);
     kept.kept_rows = keep.then(|| batch.rows());
@@ -139,14 +173,14 @@ pub fn forward(
     for (index, layer) in model.layers.iter().enumerate() {
         let buffers = &mut kept.layers[if keep { index } else { 0 }];
         std::mem::swap(&mut buffers.x, &mut x);
-        attention_layer::forward(&pass, index, layer, &mut cache.layers[index], buffers, &mut kept.scratch);
+        attention_layer::forward(&pass, index, layer, &mut cache[index], buffers, &mut kept.scratch);
         mlp_layer::forward(&pass, index, layer, buffers, &mut kept.scratch, &mut x);
     }
     let raw = gather(&x, outputs, model.config.hidden_size);
     let mut hidden = vec![0.0; raw.len()];
     rms_norm(cpu, &raw, &model.final_norm, model.config.rms_norm_eps, &mut hidden);
     kept.scratch.out = x;
-    hidden
+    Ok(Hidden::Host { width: model.config.hidden_size, values: hidden })
 }
 
 fn embed(cpu: &Cpu, model: &Model, tokens: &[u32], x: &mut Vec<f32>) {
@@ -161,9 +195,12 @@ fn gather(x: &[f32], rows: &[u32], width: usize) -> Vec<f32> {
     rows.iter().flat_map(|&row| &x[row as usize * width..][..width]).copied().collect()
 }
 
-/// Takes ∂L/∂hidden of the rows `outputs` (outputs, D) back through the layers, and adds the gradients of what is
-/// trained to `sums`. Must follow the [`forward`] that kept the activations of the same batch; the own context of
-/// every group member must be exactly its rows.
+/// Takes ∂L/∂hidden of the rows `outputs`, as [`Directions::combine`] leaves it, back through the layers, and adds the
+/// gradients of what is trained to `sums`. Must follow the [`forward`] that kept the activations of the same batch; the
+/// own context of every group member must be exactly its rows.
+///
+/// # Errors
+/// On a GPU alone: of its driver or its memory.
 ///
 /// # Panics
 /// If that forward pass kept nothing, or a length does not fit.
@@ -172,16 +209,26 @@ pub fn backward(
     policy: Policy<'_>,
     batch: &Batch,
     outputs: &[u32],
-    gradient: &[f32],
-    cache: &KvCache,
+    gradient: &Directions,
+    cache: &mut KvCache,
     kept: &mut KeptActivations,
     sums: &mut Gradients,
-) {
-    assert_eq!(kept.kept_rows.take(), Some(batch.rows()), "a forward pass that keeps comes first");
-    let (pass, model) = (Pass::new(cpu, policy, batch), policy.model);
+) -> Result<(), DeviceError> {
     if let Gradients::Factors(_) = sums {
         assert_eq!(policy.adapters.r.len(), 1, "factors that are trained have one adapter");
     }
+    let model = policy.model;
+    let gradient = match (gradient, &model.gpu) {
+        (Directions::Host { log, .. }, None) => log,
+        (Directions::Gpu(gradient), Some(gpu)) => {
+            let (config, cache, kept) = (&model.config, cache.gpu(), &mut kept.gpu);
+            return cuda::backward(gpu, config, policy.adapters, batch, outputs, gradient, cache, kept, sums);
+        }
+        _ => panic!("a gradient of another device"),
+    };
+    let cache = cache.host();
+    assert_eq!(kept.kept_rows.take(), Some(batch.rows()), "a forward pass that keeps comes first");
+    let pass = Pass::new(cpu, policy, batch);
     let width = model.config.hidden_size;
     // The last layer's output is what `forward` left in the scratch.
     let raw = gather(&kept.scratch.out, outputs, width);
@@ -198,7 +245,7 @@ pub fn backward(
     for (index, layer) in model.layers.iter().enumerate().rev() {
         let buffers = &mut kept.layers[index];
         mlp_layer::backward(&pass, index, layer, buffers, &mut kept.scratch, &mut dx, sums);
-        let store = &cache.layers[index];
+        let store = &cache[index];
         // Below the first block there is only the embedding.
         let last = index == 0 && sums.weights().is_none();
         attention_layer::backward(
@@ -216,4 +263,5 @@ pub fn backward(
     if let Some(weights) = sums.weights() {
         weights.add_embedding(&pass, &dx);
     }
+    Ok(())
 }

@@ -3,6 +3,9 @@
 //! R = scale · Σ v_i P_i. This file knows neither where A and B come from nor what R is made of.
 
 use super::config::ModelConfig;
+use super::cuda::GpuFactors;
+use super::hidden::DeviceError;
+use super::load::Model;
 use std::borrow::Cow;
 use tinylora_compute::product::SideMatrix;
 use tinylora_compute::{Cpu, PackedMatrix, Precision};
@@ -127,6 +130,8 @@ pub struct SideFactors {
     pub(super) rank: usize,
     modules: usize,
     pub(super) layers: Vec<LayerSides>,
+    /// Where the model lies on a GPU, and nothing in `layers` then.
+    pub(super) gpu: Option<GpuFactors>,
 }
 
 /// Linear layers that share their input share one projection.
@@ -223,7 +228,19 @@ impl SideFactors {
                 }
             })
             .collect();
-        Self { rank, modules: modules.len(), layers }
+        Self { rank, modules: modules.len(), layers, gpu: None }
+    }
+
+    /// The same where the model computes.
+    pub fn beside(
+        cpu: &Cpu,
+        model: &Model,
+        rank: usize,
+        modules: &[ModuleFactors],
+    ) -> Result<Self, DeviceError> {
+        let Some(gpu) = &model.gpu else { return Ok(Self::new(cpu, &model.config, rank, modules)) };
+        let gpu = Some(GpuFactors::new(gpu, &model.config, rank, modules)?);
+        Ok(Self { rank, modules: modules.len(), layers: Vec::new(), gpu })
     }
 
     /// r

@@ -1,8 +1,8 @@
 //! What a run will hold in memory, estimated before it starts and kept to the recipe's limit.
 
 use crate::base::TrainedSpec;
+use crate::model::MemorySizes;
 use crate::model::config::ModelConfig;
-use crate::model::{KvCache, kept_bytes_per_token};
 use crate::optimizer::{state_bytes, state_bytes_in_place};
 use crate::recipe::Recipe;
 use serde::{Deserialize, Serialize};
@@ -96,25 +96,20 @@ impl MemoryError {
     }
 }
 
-/// Sequences sampled at once, unless the recipe says otherwise: more hardly pays on a CPU.
-const DEFAULT_BATCH: usize = 192;
-/// Tokens of a micro-batch at most: more hardly pays on a CPU.
-const MICRO_BATCH_TOKENS: usize = 1024;
-
-/// Shares the memory out beside `weights` bytes of weights. `longest_prompt` is in tokens.
+/// Shares the memory out beside `weights` bytes of weights, where the model computes. `longest_prompt` is in tokens.
 pub(super) fn plan(
-    config: &ModelConfig,
+    (sizes, config): (MemorySizes, &ModelConfig),
     weights: u64,
     spec: &TrainedSpec,
     recipe: &Recipe,
     longest_prompt: usize,
 ) -> Result<MemoryPlan, MemoryError> {
     let limit = match recipe.model.memory {
-        0 => machine_bytes() / 4 * 3,
+        0 => sizes.limit,
         bytes => bytes,
     };
-    let block = KvCache::block_bytes(config) as u64;
-    let per_token = kept_bytes_per_token(config) as u64;
+    let MemorySizes { block, per_token, .. } = sizes;
+    let weights = weights + sizes.fixed;
     let new = recipe.rollout.max_tokens.max(recipe.eval.max_tokens);
     let samples = recipe.rollout.samples_per_prompt.max(recipe.eval.samples);
     let (prompt_blocks, new_blocks) = (longest_prompt.div_ceil(BLOCK_TOKENS) + 1, new.div_ceil(BLOCK_TOKENS));
@@ -139,12 +134,12 @@ pub(super) fn plan(
         return Err(MemoryError { needed, weights, trained, full, kv, activations, limit });
     }
     let max_batch = match recipe.rollout.max_batch {
-        0 => DEFAULT_BATCH,
+        0 => sizes.max_batch,
         batch => batch,
     };
     // All running sequences, each with a prompt of its own.
     let wanted_blocks = (max_batch + samples) * (new_blocks + prompt_blocks);
-    let tokens = MICRO_BATCH_TOKENS.max(one_sequence) as u64;
+    let tokens = sizes.micro_batch_tokens.max(one_sequence) as u64;
     let spare = limit - needed;
     let extra_tokens = (spare / 2 / per_token).min(tokens - one_sequence as u64);
     let left = spare - extra_tokens * per_token;
@@ -160,12 +155,4 @@ pub(super) fn plan(
         kv_blocks: blocks as usize,
         micro_batch_tokens,
     })
-}
-
-/// The machine's memory; 8 GiB where it can't be asked.
-fn machine_bytes() -> u64 {
-    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib =
-        info.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok());
-    kib.map_or(8 << 30, |kib: u64| kib * 1024)
 }

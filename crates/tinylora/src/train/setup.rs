@@ -14,6 +14,7 @@ use crate::gradient::{GradientError, GradientWorkspace};
 use crate::hub::{self, HubOptions};
 use crate::inference::{Engine, EngineError, Progress, Sampling};
 use crate::interop::{self, InteropError, NewWeights, OutputType};
+use crate::model::MemorySizes;
 use crate::model::weights::Weights;
 use crate::optimizer::{OptimizerError, OptimizerState, check_size};
 use crate::recipe::{AdapterKind, AdapterSection, Learner, Recipe, TaskSection, WeightDtype};
@@ -227,7 +228,9 @@ impl<'a> Session<'a> {
         let longest = longest.max(behind_prompt(&lessons, recipe));
         let spec = TrainedSpec::new(&recipe.adapter, &base.model.config).map_err(BaseError::from)?;
         check_size(recipe.optimizer.kind, spec.trainable_parameters())?;
-        let plan = memory::plan(&base.model.config, base.model.bytes() as u64, &spec, recipe, longest)?;
+        let sizes = MemorySizes::of(cpu, &base.model.config);
+        let weights = base.model.bytes() as u64;
+        let plan = memory::plan((sizes, &base.model.config), weights, &spec, recipe, longest)?;
         report(Event::Memory(plan));
         if matches!(spec, TrainedSpec::Full(_)) {
             let weights = Weights::open(&base.files).map_err(BaseError::from)?;
@@ -376,8 +379,8 @@ impl<'a> Session<'a> {
             rollout_tokens_per_second: rate(carried.rollout_tokens, carried.rollout_seconds),
             train_tokens_per_second: rate(carried.train_tokens, carried.train_seconds),
             peak_rss_bytes: crate::run_folder::peak_rss_bytes(),
-            device: "cpu".to_owned(),
-            kernel: self.cpu.kernel().name().to_owned(),
+            device: self.base.model.device_name().to_owned(),
+            kernel: self.base.model.kernel_name(self.cpu).to_owned(),
             threads: self.cpu.threads(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             commit: crate::run_folder::COMMIT.to_owned(),
@@ -422,7 +425,13 @@ pub fn plan(recipe: &Recipe, options: &HubOptions) -> Result<MemoryPlan, TrainEr
         WeightDtype::Bf16 => 2,
         WeightDtype::F32 => 4,
     };
-    Ok(memory::plan(config, config.parameters * bytes_each, &spec, recipe, longest)?)
+    Ok(memory::plan(
+        (MemorySizes::on_host(config), config),
+        config.parameters * bytes_each,
+        &spec,
+        recipe,
+        longest,
+    )?)
 }
 
 /// What a supervised run learns from; any other, nothing. Tells what was left out.

@@ -32,16 +32,22 @@ KERNEL(side_project, 128, const bf16* x, int x_row, const float* a, int rows, in
     }
 }
 
-// z = R p for each row and member, or Rᵀ p. r holds one adapter after the other, each `adapter_length` numbers.
-KERNEL(side_apply, 128, Members m, int turned, const float* p, int rows, const u32* adapters, const float* r,
+// z = R p for each row and member (how 0), or Rᵀ p (how 1). r holds one adapter after the other, each `adapter_length`
+// numbers; with how 2 one number a module, which stands for that multiple of the identity: the same bits.
+KERNEL(side_apply, 128, Members m, int how, const float* p, int rows, const u32* adapters, const float* r,
        int adapter_length, float* z) {
     int width = m.count * m.rank, index = block_x() * 128 + thread();
     if (index >= rows * width) return;
     int row = index / width, column = index % width, member = column / m.rank, i = column % m.rank;
-    const float* own = r + (size_t)adapters[row] * adapter_length + (size_t)m.module[member] * m.rank * m.rank;
+    const float* own = r + (size_t)adapters[row] * adapter_length;
+    if (how == 2) {
+        z[index] = fmaf(own[m.module[member]], p[index], 0.0f);
+        return;
+    }
+    own += (size_t)m.module[member] * m.rank * m.rank;
     const float* from = p + (size_t)row * width + member * m.rank;
     float sum = 0.0f;
-    for (int j = 0; j < m.rank; j++) sum = fmaf(turned ? own[j * m.rank + i] : own[i * m.rank + j], from[j], sum);
+    for (int j = 0; j < m.rank; j++) sum = fmaf(how ? own[j * m.rank + i] : own[i * m.rank + j], from[j], sum);
     z[index] = sum;
 }
 
