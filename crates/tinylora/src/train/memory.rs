@@ -6,6 +6,7 @@ use crate::model::{KvCache, kept_bytes_per_token};
 use crate::optimizer::{state_bytes, state_bytes_in_place};
 use crate::recipe::Recipe;
 use serde::{Deserialize, Serialize};
+use tinylora_compute::Precision;
 use tinylora_compute::attention::BLOCK_TOKENS;
 
 /// Memory of a run, in bytes.
@@ -101,9 +102,10 @@ const DEFAULT_BATCH: usize = 192;
 /// Tokens of a micro-batch at most: more hardly pays on a CPU.
 const MICRO_BATCH_TOKENS: usize = 1024;
 
-/// Shares the memory out beside `weights` bytes of weights. `longest_prompt` is in tokens.
+/// Shares the memory out beside `weights` bytes of weights, with attention's values held in `kv`. `longest_prompt` is in
+/// tokens.
 pub(super) fn plan(
-    config: &ModelConfig,
+    (config, kv): (&ModelConfig, Precision),
     weights: u64,
     spec: &TrainedSpec,
     recipe: &Recipe,
@@ -113,7 +115,7 @@ pub(super) fn plan(
         0 => machine_bytes() / 4 * 3,
         bytes => bytes,
     };
-    let block = KvCache::block_bytes(config) as u64;
+    let block = KvCache::block_bytes(config, kv) as u64;
     let per_token = kept_bytes_per_token(config) as u64;
     let new = recipe.rollout.max_tokens.max(recipe.eval.max_tokens);
     let samples = recipe.rollout.samples_per_prompt.max(recipe.eval.samples);
@@ -160,6 +162,13 @@ pub(super) fn plan(
         kv_blocks: blocks as usize,
         micro_batch_tokens,
     })
+}
+
+/// Rows of a training pass that fit beside so many bytes of weights in the share of this machine's memory that a run may
+/// take by default: half of what is left, but at least the longest sequence.
+pub fn micro_batch_rows(config: &ModelConfig, weights: u64, one_sequence: usize) -> usize {
+    let spare = (machine_bytes() / 4 * 3).saturating_sub(weights);
+    one_sequence.max((spare / 2 / kept_bytes_per_token(config) as u64) as usize)
 }
 
 /// The machine's memory; 8 GiB where it can't be asked.

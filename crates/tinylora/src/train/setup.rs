@@ -14,6 +14,7 @@ use crate::gradient::{GradientError, GradientWorkspace};
 use crate::hub::{self, HubOptions};
 use crate::inference::{Engine, EngineError, Progress, Sampling};
 use crate::interop::{self, InteropError, NewWeights, OutputType};
+use crate::model::kv_precision;
 use crate::model::weights::Weights;
 use crate::optimizer::{OptimizerError, OptimizerState, check_size};
 use crate::recipe::{AdapterKind, AdapterSection, Learner, Recipe, TaskSection, WeightDtype};
@@ -27,7 +28,7 @@ use crate::tokenizer::{Tokenizer, TokenizerError};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use tinylora_compute::Cpu;
+use tinylora_compute::{Cpu, Precision};
 
 /// Where a run's files go and how it is told to stop.
 pub struct TrainOptions<'a> {
@@ -227,7 +228,13 @@ impl<'a> Session<'a> {
         let longest = longest.max(behind_prompt(&lessons, recipe));
         let spec = TrainedSpec::new(&recipe.adapter, &base.model.config).map_err(BaseError::from)?;
         check_size(recipe.optimizer.kind, spec.trainable_parameters())?;
-        let plan = memory::plan(&base.model.config, base.model.bytes() as u64, &spec, recipe, longest)?;
+        let plan = memory::plan(
+            (&base.model.config, kv_precision(cpu, base.model.precision())),
+            base.model.bytes() as u64,
+            &spec,
+            recipe,
+            longest,
+        )?;
         report(Event::Memory(plan));
         if matches!(spec, TrainedSpec::Full(_)) {
             let weights = Weights::open(&base.files).map_err(BaseError::from)?;
@@ -251,7 +258,7 @@ impl<'a> Session<'a> {
             trained,
             spec,
             engine: Engine::new(cpu, &base.model, plan.kv_blocks),
-            workspace: GradientWorkspace::new(&base.model),
+            workspace: GradientWorkspace::default(),
             data,
             lessons,
             rewarder,
@@ -401,9 +408,9 @@ fn adapter_summary(spec: &TrainedSpec, section: &AdapterSection, file_bytes: u64
     }
 }
 
-/// The memory that a run will take, estimated from files that are here already: nothing is downloaded, and no
+/// The memory that a run on this device will take, estimated from files that are here already: nothing is downloaded, and no
 /// weights are loaded.
-pub fn plan(recipe: &Recipe, options: &HubOptions) -> Result<MemoryPlan, TrainError> {
+pub fn plan(cpu: &Cpu, recipe: &Recipe, options: &HubOptions) -> Result<MemoryPlan, TrainError> {
     // Without a Hub and without a path to pip only what is cached is found.
     let here = HubOptions { offline: true, path: None, ..options.clone() };
     let files = hub::resolve(&recipe.model.reference, &here, &mut |_| {}).map_err(BaseError::from)?;
@@ -418,11 +425,17 @@ pub fn plan(recipe: &Recipe, options: &HubOptions) -> Result<MemoryPlan, TrainEr
     let longest = longest.max(behind_prompt(&lessons, recipe));
     let spec = TrainedSpec::new(&recipe.adapter, config).map_err(BaseError::from)?;
     check_size(recipe.optimizer.kind, spec.trainable_parameters())?;
-    let bytes_each = match recipe.model.dtype {
-        WeightDtype::Bf16 => 2,
-        WeightDtype::F32 => 4,
+    let (bytes_each, precision) = match recipe.model.dtype {
+        WeightDtype::Bf16 => (2, Precision::Bf16),
+        WeightDtype::F32 => (4, Precision::F32),
     };
-    Ok(memory::plan(config, config.parameters * bytes_each, &spec, recipe, longest)?)
+    Ok(memory::plan(
+        (config, kv_precision(cpu, precision)),
+        config.parameters * bytes_each,
+        &spec,
+        recipe,
+        longest,
+    )?)
 }
 
 /// What a supervised run learns from; any other, nothing. Tells what was left out.
