@@ -17,7 +17,7 @@ use tinylora::bench::{
 use tinylora::hub::HubOptions;
 use tinylora::model::Model;
 use tinylora::recipe::WeightDtype;
-use tinylora::run_folder::{COMMIT, VERSION};
+use tinylora::run_folder::{COMMIT, VERSION, peak_rss_bytes};
 use tinylora_compute::{Cpu, Precision};
 
 /// `tinylora bench`
@@ -79,6 +79,8 @@ struct Output<'a> {
     repeats: usize,
     #[serde(flatten)]
     report: &'a BenchReport,
+    /// The most memory that the process held.
+    peak_rss_bytes: u64,
     products: &'a [ProductRow],
     #[serde(skip_serializing_if = "Option::is_none")]
     setup: Option<&'a SetupRow>,
@@ -126,12 +128,14 @@ pub fn run(args: &BenchArgs) -> Result<()> {
             commit: COMMIT,
             repeats: args.repeats,
             report: &report,
+            peak_rss_bytes: peak_rss_bytes(),
             products: &found,
             setup: setup_row.as_ref(),
         };
         println!("{}", serde_json::to_string_pretty(&output)?);
         return Ok(());
     }
+    println!("memory: {} at most", format::bytes(peak_rss_bytes()));
     if !found.is_empty() {
         println!("\n{}", style.paint(Tone::Faint, PRODUCT_TITLE));
         found.iter().for_each(|row| println!("{}", product_line(row)));

@@ -333,7 +333,7 @@ fn measure(
     let settings = &job.settings;
     let total = job.prompts.len() * settings.samples.max(1);
     let longest = job.prompts.iter().map(Vec::len).max().unwrap_or(0);
-    let (at_once, blocks) = room(&opened.base.model, longest, settings.max_tokens, 1, total);
+    let (at_once, blocks) = room(cpu, &opened.base.model, longest, settings.max_tokens, 1, total);
     let mut run = BenchmarkRun {
         problems: &job.set.data.problems,
         prompts: &job.prompts,

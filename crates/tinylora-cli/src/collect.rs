@@ -116,7 +116,7 @@ pub fn run(args: &CollectArgs) -> Result<u8> {
     let problems = problems(args, &recipe, &data, &opened)?;
     let longest = problems.iter().map(|asked| asked.tokens.len()).max().unwrap_or(0);
     let total = problems.len() * args.samples;
-    let (at_once, blocks) = room(&opened.base.model, longest, recipe.rollout.max_tokens, 1, total);
+    let (at_once, blocks) = room(&cpu, &opened.base.model, longest, recipe.rollout.max_tokens, 1, total);
     let settings = settings(args, &recipe, &opened.base.sha256, problems.len())?;
     let run = CollectRun {
         problems: &problems,

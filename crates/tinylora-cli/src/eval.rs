@@ -18,7 +18,7 @@ use tinylora::data::{DataError, Problem, TaskData};
 use tinylora::evaluate::{EvalSettings, Evaluation, evaluate_each};
 use tinylora::hub::HubOptions;
 use tinylora::inference::{Engine, Progress, Sampling};
-use tinylora::model::{Adapters, KvCache, Model, Policy};
+use tinylora::model::{Adapters, KvCache, Model, Policy, kv_precision};
 use tinylora::recipe::{
     AVERAGES, AnswerFormat, Benchmark, JsonlTask, PROMPT_FORMATS, Recipe, Scorer, TaskSection, nearest,
     prompt_format,
@@ -306,7 +306,7 @@ fn measure(
     let max_tokens = if eval.max_tokens > 0 { eval.max_tokens } else { recipe.rollout.max_tokens };
     let longest = prompts.iter().map(|(_, tokens)| tokens.len()).max().unwrap_or(0);
     let total = prompts.len() * (eval.samples + usize::from(eval.greedy)) * opened.count().max(1);
-    let (at_once, blocks) = room(model, longest, max_tokens, eval.samples.max(1), total);
+    let (at_once, blocks) = room(cpu, model, longest, max_tokens, eval.samples.max(1), total);
     let settings = EvalSettings {
         samples: eval.samples,
         greedy: eval.greedy,
@@ -346,9 +346,17 @@ fn measure(
 }
 
 /// Sequences that run together, and KV blocks for them.
-pub fn room(model: &Model, prompt: usize, new: usize, samples: usize, total: usize) -> (usize, usize) {
+pub fn room(
+    cpu: &Cpu,
+    model: &Model,
+    prompt: usize,
+    new: usize,
+    samples: usize,
+    total: usize,
+) -> (usize, usize) {
     let one = prompt.div_ceil(BLOCK_TOKENS) + new.div_ceil(BLOCK_TOKENS) + 1;
-    let fitting = KV_BYTES / (one * KvCache::block_bytes(&model.config)).max(1);
+    let fitting =
+        KV_BYTES / (one * KvCache::block_bytes(&model.config, kv_precision(cpu, model.precision()))).max(1);
     let at_once = fitting.min(MOST_AT_ONCE).min(total).max(1);
     // The samples of a problem are taken in together.
     (at_once, one * at_once.max(samples))

@@ -43,7 +43,7 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
         }
         texts.push(tokens);
     }
-    let mut workspace = GradientWorkspace::new(&opened.base.model);
+    let mut workspace = GradientWorkspace::default();
     let mut totals = (0.0, 0);
     for batch in batches(&texts) {
         let scored = score(&cpu, &opened, batch, &mut workspace)?;

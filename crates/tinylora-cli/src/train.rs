@@ -62,7 +62,8 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
 fn dry_run(recipe: &Recipe) -> Result<u8> {
     print!("{}", recipe.to_toml());
     let screen = Screen::stderr();
-    match plan(recipe, &HubOptions::from_env()) {
+    let cpu = open::host(recipe.model.numerics)?;
+    match plan(&cpu, recipe, &HubOptions::from_env()) {
         Ok(plan) => screen.print(&memory_line(&plan)),
         // Nothing is fetched for an estimate.
         Err(TrainError::Base(BaseError::Hub(HubError::NoPip { .. } | HubError::Offline { .. }))) => {

@@ -76,7 +76,7 @@ impl Simd for Round<'_> {
 
 /// The nearest bf16, ties to even; NaN stays NaN. Written out, so that it becomes vector code.
 #[inline(always)]
-fn bf16_bits(x: f32) -> u32 {
+pub(crate) fn bf16_bits(x: f32) -> u32 {
     let bits = x.to_bits();
     let rounded = bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) >> 16;
     if x.is_nan() { 0x7FC0 } else { rounded }

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tinylora::adapter::{self, AdapterFileError, AnyAdapter, Target};
 use tinylora::base::{AdapterSet, Base, BaseError, Loading, adapter_sets};
 use tinylora::hub::{HubOptions, cache_dir};
-use tinylora::model::{KvCache, R};
+use tinylora::model::{KvCache, R, kv_precision};
 use tinylora::recipe::WeightDtype;
 use tinylora_compute::Cpu;
 use tinylora_compute::attention::BLOCK_TOKENS;
@@ -260,7 +260,8 @@ fn load(options: ServeOptions, report: &mut dyn FnMut(Loading)) -> Result<Loaded
         }
     };
     let one = base.model.positions().div_ceil(BLOCK_TOKENS) + 1;
-    let affordable = options.cache_bytes / KvCache::block_bytes(&base.model.config).max(1);
+    let affordable = options.cache_bytes
+        / KvCache::block_bytes(&base.model.config, kv_precision(&cpu, base.model.precision())).max(1);
     let max_batch = options.max_batch.max(1);
     let blocks = affordable.min(one.saturating_mul(max_batch)).max(one);
     Ok(Loaded { cpu, base, factors, names, matrices, blocks, max_batch })

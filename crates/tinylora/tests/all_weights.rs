@@ -59,7 +59,7 @@ impl Full {
             }
         };
         let mut sums = Gradients::Weights(WeightSums::new(Arc::clone(&self.layout)));
-        let mut workspace = GradientWorkspace::new(model);
+        let mut workspace = GradientWorkspace::default();
         let loss = accumulate_completions(
             cpu,
             Policy::plain(model),

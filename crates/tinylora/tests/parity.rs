@@ -33,7 +33,7 @@ fn logits_and_logprobs() {
             let groups = groups(&case.golden);
             let rs = [R::Matrices(r.clone())];
             let adapters = Adapters { factors: Some(&case.factors), r: &rs };
-            let mut workspace = GradientWorkspace::new(&case.model);
+            let mut workspace = GradientWorkspace::default();
             let logprobs = completion_logprobs(
                 &case.cpu,
                 Policy::new(&case.model, adapters),

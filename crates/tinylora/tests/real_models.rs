@@ -72,7 +72,7 @@ const ROUNDING_TOLERANCE: f64 = 5e-2;
 fn check_smollm2(case: &Case, tolerance: f64) {
     let r = case.projections.r_matrices(&case.v);
     let rs = [R::Matrices(r)];
-    let mut workspace = GradientWorkspace::new(&case.model);
+    let mut workspace = GradientWorkspace::default();
     for (what, adapters) in
         [("base", Adapters::NONE), ("adapter", Adapters { factors: Some(&case.factors), r: &rs })]
     {
@@ -140,7 +140,7 @@ fn gemma3_base_model() {
         let tokens = golden.ids(&format!("tokens.{s}"));
         let completion = TrainingCompletion { tokens: tokens[1..].to_vec(), ..Default::default() };
         let group = TrainingGroup { prompt: tokens[..1].to_vec(), completions: vec![completion] };
-        let mut workspace = GradientWorkspace::new(&model);
+        let mut workspace = GradientWorkspace::default();
         let logprobs =
             completion_logprobs(&cpu, Policy::plain(&model), &[group], 1.0, &mut workspace).expect("finite");
         golden.check("Gemma 3", &format!("logprobs.base.{s}"), &logprobs[0][0], 1e-4);

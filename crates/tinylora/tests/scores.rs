@@ -25,7 +25,7 @@ fn scores_of(
 ) -> Vec<(usize, Vec<f32>)> {
     let r = [R::Matrices(case.projections.r_matrices(&case.v))];
     let policy = Policy::new(&case.model, Adapters { factors: Some(&case.factors), r: &r });
-    let mut workspace = GradientWorkspace::new(&case.model);
+    let mut workspace = GradientWorkspace::default();
     let mut all = Vec::new();
     let mut each = |tokens: usize, dr: &[f64]| {
         let dr: Vec<f32> = dr.iter().map(|&x| x as f32).collect();
@@ -47,7 +47,7 @@ fn gradient_of(
     let mut sums = Gradients::R(vec![vec![0f64; r.len()]]);
     let r = [R::Matrices(r)];
     let policy = Policy::new(&case.model, Adapters { factors: Some(&case.factors), r: &r });
-    let mut workspace = GradientWorkspace::new(&case.model);
+    let mut workspace = GradientWorkspace::default();
     let settings = (1.0, true);
     let value = accumulate_completions(&case.cpu, policy, groups, settings, loss, &mut workspace, &mut sums);
     let Gradients::R(dr) = sums else { panic!("made above") };

@@ -1,6 +1,7 @@
 //! Attention, backward. The softmax weights are computed again from queries and keys, bit for bit as in the
 //! forward pass; gradients of a shared context are summed group by group, in order.
 //!
+//! Where the store rounds values to bf16, the gradient passes the rounding as if it were not there.
 //! With P the weights and D = Σ do · o:  dV = Pᵀ dO,  dS = scale · P ∘ (dO Vᵀ − D),  dQ = dS K,  dK = dSᵀ Q.
 
 use super::forward::{Seen, Work, check, extent, gather, probabilities, seen_blocks};
@@ -175,12 +176,7 @@ impl GroupTask<'_> {
         // SAFETY: passed on to the caller.
         unsafe { probabilities::<L>(heads, self.store, self.group, unit, self.key_head, &mut work) };
         for Seen { span, at, rows } in seen_blocks(heads, self.group, unit) {
-            let values = self.store.values(span.block, self.key_head);
-            for (token, row) in values.chunks_exact(padded).enumerate() {
-                for (i, &x) in row[..heads.size].iter().enumerate() {
-                    b.turned[i * LANES + token] = x;
-                }
-            }
+            self.store.values_by_column(span.block, self.key_head, &mut b.turned);
             // SAFETY: passed on to the caller.
             unsafe {
                 Block::<f32> {

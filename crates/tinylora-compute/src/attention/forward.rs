@@ -1,11 +1,12 @@
 //! Attention, forward. Queries and a KV store enter, the heads' outputs leave.
 
+use super::store::Held;
 use super::{BLOCK_TOKENS, Group, Heads, KvLayer, Span, Unit, length, units_of};
 use crate::kernel::{Cpu, Simd, dispatch};
 use crate::lanes::{LANES, Lanes, exp};
 use crate::packed::SendPointer;
 use crate::product::with_scratch;
-use crate::tile::{Block, Start};
+use crate::tile::{Block, Element, Start};
 
 /// `out = softmax(scale · q Kᵀ) V` for every row of every group. `q` and `out` are (T, H · d). The keys and
 /// values of the rows must already be in the store. Rows in no group are left alone.
@@ -105,26 +106,16 @@ impl Forward<'_> {
         let padded = self.store.padded();
         out.fill(0.0);
         for Seen { span, at, rows } in seen_blocks(self.heads, self.group, self.unit) {
-            let values = self.store.values(span.block, self.key_head);
+            let weights = &work.scores[rows.start * work.stride + at..];
+            let to =
+                Rows { first: out[rows.start * padded..].as_mut_ptr(), stride: padded, count: rows.len() };
+            let tokens = span.count as usize;
             // SAFETY: passed on to the caller.
             unsafe {
-                Block::<f32> {
-                    inner: span.count as usize,
-                    a: work.scores.as_ptr().add(rows.start * work.stride + at),
-                    a_row: work.stride,
-                    a_inner: 1,
-                    b: values.as_ptr(),
-                    b_panel: LANES,
-                    b_inner: padded,
-                    fetch_ahead: false,
-                    c: out.as_mut_ptr().add(rows.start * padded),
-                    c_row: padded,
-                    rows: rows.len(),
-                    columns: padded,
-                    start: Start::Output,
-                    side: None,
+                match self.store.values(span.block, self.key_head) {
+                    Held::F32(values) => mix::<L, f32>((weights, work.stride), tokens, values, to),
+                    Held::Bf16(values) => mix::<L, u32>((weights, work.stride), tokens, values, to),
                 }
-                .run::<L>();
             }
         }
     }
@@ -295,6 +286,45 @@ pub(super) unsafe fn probabilities<L: Lanes>(
             }
         }
     }
+}
+
+/// Rows of results, `stride` apart.
+#[derive(Clone, Copy)]
+struct Rows {
+    first: *mut f32,
+    stride: usize,
+    count: usize,
+}
+
+/// `to[query] += Σ weight[query][token] · value[token]` over the first tokens of one block.
+///
+/// # Safety
+/// As for [`Block::run`].
+#[inline(always)]
+unsafe fn mix<L: Lanes, E: Element<Left = f32>>(
+    (weights, stride): (&[f32], usize),
+    tokens: usize,
+    values: &[E],
+    to: Rows,
+) {
+    let block = Block::<E> {
+        inner: tokens,
+        a: weights.as_ptr(),
+        a_row: stride,
+        a_inner: 1,
+        b: values.as_ptr(),
+        b_panel: LANES,
+        b_inner: to.stride,
+        fetch_ahead: false,
+        c: to.first,
+        c_row: to.stride,
+        rows: to.count,
+        columns: to.stride,
+        start: Start::Output,
+        side: None,
+    };
+    // SAFETY: passed on to the caller.
+    unsafe { block.run::<L>() }
 }
 
 /// Softmax of `scale · scores` in place.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::kernel::{Cpu, Kernel};
+use crate::packed::Precision;
 use crate::testing::numbers;
 
 /// A prompt of `prompt` tokens shared by samples of the given lengths, packed: prompt rows first.
@@ -88,25 +89,40 @@ fn to_f64(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&x| f64::from(x)).collect()
 }
 
-const CASES: [(Heads, usize, &[usize]); 4] = [
+/// What the store holds of these numbers.
+fn held(precision: Precision, x: &[f32]) -> Vec<f64> {
+    let held = |&x: &f32| match precision {
+        Precision::F32 => f64::from(x),
+        Precision::Bf16 => half::bf16::from_f32(x).to_f64(),
+    };
+    x.iter().map(held).collect()
+}
+
+fn cases() -> impl Iterator<Item = (Precision, (Heads, usize, &'static [usize]))> {
+    let of = |precision| CASES.into_iter().map(move |case| (precision, case));
+    of(Precision::F32).chain(of(Precision::Bf16))
+}
+
+const CASES: [(Heads, usize, &[usize]); 5] = [
     (Heads { queries: 9, keys: 3, size: 64, scale: 0.125, window: None }, 37, &[20, 1, 33, 5]),
     (Heads { queries: 4, keys: 2, size: 24, scale: 0.3, window: Some(8) }, 19, &[9, 30]),
     (Heads { queries: 2, keys: 2, size: 10, scale: 1.0, window: None }, 16, &[16]),
     (Heads { queries: 8, keys: 1, size: 32, scale: 0.2, window: Some(70) }, 50, &[40, 3, 3]),
+    (Heads { queries: 6, keys: 2, size: 15, scale: 0.4, window: None }, 21, &[7, 18]),
 ];
 
 #[test]
 fn forward_matches_f64_on_every_kernel_with_the_same_bits() {
-    for (heads, prompt, samples) in CASES {
+    for (precision, (heads, prompt, samples)) in cases() {
         let l = layout(prompt, samples);
         let rows = l.context.len();
         let (qw, kw) = (heads.queries * heads.size, heads.keys * heads.size);
         let (q, k, v) = (numbers(1, rows * qw), numbers(2, rows * kw), numbers(3, rows * kw));
-        let wanted = exact(heads, &l.context, &to_f64(&q), &to_f64(&k), &to_f64(&v));
+        let wanted = exact(heads, &l.context, &to_f64(&q), &to_f64(&k), &held(precision, &v));
         let mut first: Option<Vec<u32>> = None;
         for kernel in Kernel::available() {
             let cpu = Cpu::new(kernel, 2);
-            let mut store = KvLayer::new(l.blocks, heads.keys, heads.size);
+            let mut store = KvLayer::new(precision, l.blocks, heads.keys, heads.size);
             store.write(&cpu, &l.places, &k, &v);
             let mut out = vec![0.0; rows * qw];
             attention(&cpu, heads, &store, &l.groups, &q, &mut out);
@@ -122,19 +138,20 @@ fn forward_matches_f64_on_every_kernel_with_the_same_bits() {
 /// Decoding token by token, each sample alone, gives the same bits as the packed forward pass.
 #[test]
 fn decode_is_prefill_bit_for_bit() {
-    for (heads, prompt, samples) in CASES {
+    for (precision, (heads, prompt, samples)) in cases() {
         let l = layout(prompt, samples);
         let rows = l.context.len();
         let (qw, kw) = (heads.queries * heads.size, heads.keys * heads.size);
         let (q, k, v) = (numbers(1, rows * qw), numbers(2, rows * kw), numbers(3, rows * kw));
         let cpu = Cpu::new(Kernel::best(), 2);
-        let mut store = KvLayer::new(l.blocks, heads.keys, heads.size);
+        let mut store = KvLayer::new(precision, l.blocks, heads.keys, heads.size);
         store.write(&cpu, &l.places, &k, &v);
         let mut all = vec![0.0; rows * qw];
         attention(&cpu, heads, &store, &l.groups, &q, &mut all);
         for (row, context) in l.context.iter().enumerate() {
             // One contiguous sequence in other blocks: no shared part, one row.
-            let mut alone = KvLayer::new(context.len().div_ceil(BLOCK_TOKENS), heads.keys, heads.size);
+            let mut alone =
+                KvLayer::new(precision, context.len().div_ceil(BLOCK_TOKENS), heads.keys, heads.size);
             let pick = |x: &[f32]| -> Vec<f32> {
                 context.iter().flat_map(|&t| x[t * kw..][..kw].to_vec()).collect()
             };
@@ -154,7 +171,7 @@ fn decode_is_prefill_bit_for_bit() {
 
 #[test]
 fn backward_matches_finite_differences_and_threads_do_not_matter() {
-    for (heads, prompt, samples) in CASES {
+    for (precision, (heads, prompt, samples)) in cases() {
         let l = layout(prompt, samples);
         let rows = l.context.len();
         let (qw, kw) = (heads.queries * heads.size, heads.keys * heads.size);
@@ -164,7 +181,7 @@ fn backward_matches_finite_differences_and_threads_do_not_matter() {
         for (kernel, threads) in Kernel::available().into_iter().flat_map(|kernel| [(kernel, 1), (kernel, 3)])
         {
             let cpu = Cpu::new(kernel, threads);
-            let mut store = KvLayer::new(l.blocks, heads.keys, heads.size);
+            let mut store = KvLayer::new(precision, l.blocks, heads.keys, heads.size);
             store.write(&cpu, &l.places, &k, &v);
             let mut out = vec![0.0; rows * qw];
             attention(&cpu, heads, &store, &l.groups, &q, &mut out);
@@ -179,7 +196,7 @@ fn backward_matches_finite_differences_and_threads_do_not_matter() {
             }
         }
         let got = first.expect("scalar always runs");
-        let values = [to_f64(&q), to_f64(&k), to_f64(&v)];
+        let values = [to_f64(&q), to_f64(&k), held(precision, &v)];
         let loss = |values: &[Vec<f64>; 3]| -> f64 {
             let out = exact(heads, &l.context, &values[0], &values[1], &values[2]);
             out.iter().zip(&gradient).map(|(o, &g)| o * f64::from(g)).sum()

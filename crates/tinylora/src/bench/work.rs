@@ -5,7 +5,10 @@ use crate::gradient::{
     GradientWorkspace, TokenGradient, TrainingCompletion, TrainingGroup, accumulate, micro_batches,
 };
 use crate::inference::{Engine, GenerateOptions, Request, Sampling, Stop};
-use crate::model::{Adapters, Gradients, Model, ModuleFactors, ModuleKind, Policy, R, SideFactors};
+use crate::model::{
+    Adapters, Gradients, KvCache, MemorySizes, Model, ModuleFactors, ModuleKind, Policy, R, SideFactors,
+    kv_precision,
+};
 use crate::random::{Purpose, Stream};
 use std::sync::atomic::AtomicBool;
 use tinylora_compute::Cpu;
@@ -13,7 +16,7 @@ use tinylora_compute::attention::BLOCK_TOKENS;
 
 /// Rank of the random adapter: the paper's.
 const RANK: usize = 2;
-/// Rows of a training pass at most, as a run with plenty of memory has them.
+/// Rows of a training pass at most; fewer where a run of this model would have to do with fewer.
 const TRAIN_ROWS: usize = 8192;
 
 /// Arithmetic and traffic that no implementation could do without.
@@ -44,12 +47,13 @@ fn attention(model: &Model, context: f64) -> f64 {
 }
 
 impl Cost {
-    pub(super) fn decode(model: &Model, batch: usize, prompt: usize, new: usize) -> Self {
+    pub(super) fn decode(cpu: &Cpu, model: &Model, batch: usize, prompt: usize, new: usize) -> Self {
         let (linear, head) = matrices(model);
         let config = &model.config;
         let context = prompt as f64 + new as f64 / 2.0;
         let tokens = (batch * new) as f64;
-        let kv = (2 * config.num_layers * config.num_kv_heads * config.head_dim * size_of::<f32>()) as f64;
+        let kv =
+            KvCache::block_bytes(config, kv_precision(cpu, model.precision())) as f64 / BLOCK_TOKENS as f64;
         Self {
             flops: tokens * (2.0 * (linear + head) + attention(model, context)),
             bytes: new as f64 * model.bytes() as f64 + tokens * kv * context,
@@ -116,7 +120,7 @@ impl<'a> Bench<'a> {
             model,
             factors: SideFactors::beside(cpu, model, RANK, &modules)?,
             r: [R::Matrices(small(modules.len() * RANK * RANK, 1e-2))],
-            workspace: GradientWorkspace::new(model),
+            workspace: GradientWorkspace::default(),
             engine: None,
             calls: 0,
         })
@@ -179,6 +183,8 @@ impl<'a> Bench<'a> {
             .collect();
         let adapters = Adapters { factors: Some(&self.factors), r: &self.r };
         let policy = Policy::new(self.model, adapters);
+        let sizes = MemorySizes::of(self.cpu, &self.model.config, self.model.precision());
+        let rows = TRAIN_ROWS.min(sizes.micro_batch_rows(self.model.bytes() as u64, prompt + new));
         let numbers = self.factors.modules() * self.factors.rank() * self.factors.rank();
         let mut sums = Gradients::R(vec![vec![0.0; numbers]]);
         let mut loss = |token: crate::gradient::TokenView| TokenGradient {
@@ -186,7 +192,7 @@ impl<'a> Bench<'a> {
             slope: -1.0,
         };
         Ok(timed(|| {
-            for batch in micro_batches(&groups, TRAIN_ROWS) {
+            for batch in micro_batches(&groups, rows) {
                 accumulate(self.cpu, policy, &batch, 1.0, &mut loss, &mut self.workspace, &mut sums)?;
             }
             Ok::<(), crate::gradient::GradientError>(())

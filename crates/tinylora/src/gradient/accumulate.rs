@@ -89,21 +89,17 @@ pub enum GradientError {
     },
 }
 
-/// Buffers of the training pass, used again from batch to batch.
+/// Buffers of the training pass, used again from batch to batch; they grow with the first one.
+#[derive(Default)]
 pub struct GradientWorkspace {
     pub(super) cache: KvCache,
     pub(super) kept: KeptActivations,
 }
 
 impl GradientWorkspace {
-    /// Empty; it grows with the first batch.
-    pub fn new(model: &Model) -> Self {
-        Self { cache: KvCache::new(model, 0), kept: KeptActivations::default() }
-    }
-
-    pub(super) fn make_room(&mut self, model: &Model, blocks: usize) {
-        if self.cache.blocks() < blocks {
-            self.cache = KvCache::new(model, blocks);
+    pub(super) fn make_room(&mut self, cpu: &Cpu, model: &Model, blocks: usize) {
+        if !self.cache.fits(cpu, model, blocks) {
+            self.cache = KvCache::new(cpu, model, blocks);
         }
     }
 }
@@ -155,7 +151,7 @@ pub fn accumulate_completions(
         return Ok(0.0);
     }
     let (packed, model) = (pack(groups), policy.model);
-    workspace.make_room(model, packed.blocks);
+    workspace.make_room(cpu, model, packed.blocks);
     let outputs: Vec<u32> = packed.targets.iter().map(|target| target.row).collect();
     let GradientWorkspace { cache, kept } = workspace;
     let hidden = forward(cpu, policy, &packed.batch, &outputs, cache, kept, true)?;
@@ -184,7 +180,7 @@ pub fn completion_logprobs(
         return Ok(all);
     }
     let (packed, model) = (pack(groups), policy.model);
-    workspace.make_room(model, packed.blocks);
+    workspace.make_room(cpu, model, packed.blocks);
     let outputs: Vec<u32> = packed.targets.iter().map(|target| target.row).collect();
     let GradientWorkspace { cache, kept } = workspace;
     let hidden = forward(cpu, policy, &packed.batch, &outputs, cache, kept, false)?;

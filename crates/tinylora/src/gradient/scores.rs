@@ -69,7 +69,7 @@ fn backward_apart(
 ) -> Result<Vec<Vec<f64>>, GradientError> {
     let packed = pack_apart(groups, strands);
     let Policy { model, adapters } = policy;
-    workspace.make_room(model, packed.blocks);
+    workspace.make_room(cpu, model, packed.blocks);
     let outputs: Vec<u32> = packed.targets.iter().map(|target| target.row).collect();
     let copies: Vec<R> = vec![adapters.r[0].clone(); strands.len()];
     let policy = Policy::new(model, Adapters { r: &copies, ..adapters });

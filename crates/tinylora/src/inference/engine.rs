@@ -180,7 +180,7 @@ impl<'a> Engine<'a> {
     pub fn new(cpu: &'a Cpu, model: &Model, blocks: usize) -> Self {
         Self {
             cpu,
-            cache: KvCache::new(model, blocks),
+            cache: KvCache::new(cpu, model, blocks),
             pool: BlockPool::new(blocks),
             buffers: KeptActivations::default(),
         }

@@ -4,8 +4,8 @@
 use super::config::ModelConfig;
 use super::cuda::{self, GpuKept};
 use super::linear::SideScratch;
-use super::pass::KvCache;
-use tinylora_compute::Cpu;
+use super::pass::{KvCache, kv_precision};
+use tinylora_compute::{Cpu, Precision};
 
 /// Kept of one layer.
 #[derive(Default)]
@@ -88,20 +88,27 @@ pub struct MemorySizes {
 
 impl MemorySizes {
     /// Of a model loaded with this handle: on the GPU beside it, or on the host.
-    pub fn of(cpu: &Cpu, config: &ModelConfig) -> Self {
-        cuda::memory(cpu, config).unwrap_or_else(|| Self::on_host(config))
+    pub fn of(cpu: &Cpu, config: &ModelConfig, matrices: Precision) -> Self {
+        cuda::memory(cpu, config).unwrap_or_else(|| Self::on_host(config, kv_precision(cpu, matrices)))
     }
 
-    /// Of a model on the host.
-    pub fn on_host(config: &ModelConfig) -> Self {
+    /// Of a model on the host, with attention's values held in `kv`.
+    pub fn on_host(config: &ModelConfig, kv: Precision) -> Self {
         Self {
             limit: machine_bytes() / 4 * 3,
-            block: KvCache::block_bytes(config) as u64,
+            block: KvCache::block_bytes(config, kv) as u64,
             per_token: kept_bytes_per_token(config) as u64,
             fixed: 0,
             max_batch: 192,
             micro_batch_tokens: 1024,
         }
+    }
+
+    /// Rows of a training pass that fit beside so many bytes of weights: half of what is left, but at least the longest
+    /// sequence.
+    pub fn micro_batch_rows(&self, weights: u64, one_sequence: usize) -> usize {
+        let spare = self.limit.saturating_sub(weights + self.fixed);
+        one_sequence.max((spare / 2 / self.per_token) as usize)
     }
 }
 

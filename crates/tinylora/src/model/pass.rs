@@ -11,10 +11,10 @@ use super::linear::resize;
 use super::load::Model;
 use super::side::{R, SideFactors};
 use super::{attention_layer, mlp_layer};
-use tinylora_compute::Cpu;
 use tinylora_compute::attention::KvLayer;
 use tinylora_compute::norm::{rms_norm, rms_norm_backward};
 use tinylora_compute::rows::for_chunks;
+use tinylora_compute::{Cpu, Precision};
 
 /// The adapters that a batch's rows name.
 #[derive(Clone, Copy)]
@@ -51,7 +51,8 @@ impl<'a> Policy<'a> {
     }
 }
 
-/// Keys and values of all layers, where the model computes.
+/// Keys and values of all layers, where the model computes; at first room for none.
+#[derive(Default)]
 pub struct KvCache(Place);
 
 enum Place {
@@ -59,29 +60,45 @@ enum Place {
     Gpu(GpuCache),
 }
 
+impl Default for Place {
+    fn default() -> Self {
+        Self::Host { layers: Vec::new() }
+    }
+}
+
+/// How attention's values are held in the cache of a model with such matrices: rounded to bf16 where products round
+/// activations, and in f32 where they don't. Keys are f32.
+pub fn kv_precision(cpu: &Cpu, matrices: Precision) -> Precision {
+    if cpu.kernel().rounds_activations() { matrices } else { Precision::F32 }
+}
+
 impl KvCache {
     /// Room for so many blocks of sixteen tokens. On a GPU it is taken by the first pass, which may find that there is none.
-    pub fn new(model: &Model, blocks: usize) -> Self {
-        let config = &model.config;
+    pub fn new(cpu: &Cpu, model: &Model, blocks: usize) -> Self {
         if model.gpu.is_some() {
             return Self(Place::Gpu(GpuCache::new(blocks)));
         }
+        let (config, precision) = (&model.config, kv_precision(cpu, model.precision()));
         let layers = (0..config.num_layers)
-            .map(|_| KvLayer::new(blocks, config.num_kv_heads, config.head_dim))
+            .map(|_| KvLayer::new(precision, blocks, config.num_kv_heads, config.head_dim))
             .collect();
         Self(Place::Host { layers })
     }
 
-    /// Bytes of one block in all layers, on the host; on a GPU it is half of that.
-    pub fn block_bytes(config: &ModelConfig) -> usize {
-        config.num_layers * KvLayer::block_bytes(config.num_kv_heads, config.head_dim)
+    /// Bytes of one block in all layers, on the host; see [`kv_precision`].
+    pub fn block_bytes(config: &ModelConfig, precision: Precision) -> usize {
+        config.num_layers * KvLayer::block_bytes(precision, config.num_kv_heads, config.head_dim)
     }
 
-    /// Number of blocks.
-    pub fn blocks(&self) -> usize {
+    /// Whether there is room for so many blocks of a batch that runs with this device on this model.
+    pub fn fits(&self, cpu: &Cpu, model: &Model, blocks: usize) -> bool {
         match &self.0 {
-            Place::Host { layers } => layers.first().map_or(0, KvLayer::blocks),
-            Place::Gpu(cache) => cache.blocks(),
+            Place::Host { layers } => {
+                let precision = kv_precision(cpu, model.precision());
+                let fits = |layer: &KvLayer| layer.blocks() >= blocks && layer.precision() == precision;
+                model.gpu.is_none() && layers.len() == model.config.num_layers && layers.iter().all(fits)
+            }
+            Place::Gpu(cache) => model.gpu.is_some() && cache.blocks() >= blocks,
         }
     }
 

@@ -14,8 +14,8 @@ use crate::gradient::{GradientError, GradientWorkspace};
 use crate::hub::{self, HubOptions};
 use crate::inference::{Engine, EngineError, Progress, Sampling};
 use crate::interop::{self, InteropError, NewWeights, OutputType};
-use crate::model::MemorySizes;
 use crate::model::weights::Weights;
+use crate::model::{MemorySizes, kv_precision};
 use crate::optimizer::{OptimizerError, OptimizerState, check_size};
 use crate::recipe::{AdapterKind, AdapterSection, Learner, Recipe, TaskSection, WeightDtype};
 use crate::reward::{RewardError, Rewarder};
@@ -28,7 +28,7 @@ use crate::tokenizer::{Tokenizer, TokenizerError};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use tinylora_compute::Cpu;
+use tinylora_compute::{Cpu, Precision};
 
 /// Where a run's files go and how it is told to stop.
 pub struct TrainOptions<'a> {
@@ -228,7 +228,7 @@ impl<'a> Session<'a> {
         let longest = longest.max(behind_prompt(&lessons, recipe));
         let spec = TrainedSpec::new(&recipe.adapter, &base.model.config).map_err(BaseError::from)?;
         check_size(recipe.optimizer.kind, spec.trainable_parameters())?;
-        let sizes = MemorySizes::of(cpu, &base.model.config);
+        let sizes = MemorySizes::of(cpu, &base.model.config, base.model.precision());
         let weights = base.model.bytes() as u64;
         let plan = memory::plan((sizes, &base.model.config), weights, &spec, recipe, longest)?;
         report(Event::Memory(plan));
@@ -254,7 +254,7 @@ impl<'a> Session<'a> {
             trained,
             spec,
             engine: Engine::new(cpu, &base.model, plan.kv_blocks),
-            workspace: GradientWorkspace::new(&base.model),
+            workspace: GradientWorkspace::default(),
             data,
             lessons,
             rewarder,
@@ -404,9 +404,9 @@ fn adapter_summary(spec: &TrainedSpec, section: &AdapterSection, file_bytes: u64
     }
 }
 
-/// The memory that a run will take, estimated from files that are here already: nothing is downloaded, and no
+/// The memory that a run on this device will take, estimated from files that are here already: nothing is downloaded, and no
 /// weights are loaded.
-pub fn plan(recipe: &Recipe, options: &HubOptions) -> Result<MemoryPlan, TrainError> {
+pub fn plan(cpu: &Cpu, recipe: &Recipe, options: &HubOptions) -> Result<MemoryPlan, TrainError> {
     // Without a Hub and without a path to pip only what is cached is found.
     let here = HubOptions { offline: true, path: None, ..options.clone() };
     let files = hub::resolve(&recipe.model.reference, &here, &mut |_| {}).map_err(BaseError::from)?;
@@ -421,12 +421,12 @@ pub fn plan(recipe: &Recipe, options: &HubOptions) -> Result<MemoryPlan, TrainEr
     let longest = longest.max(behind_prompt(&lessons, recipe));
     let spec = TrainedSpec::new(&recipe.adapter, config).map_err(BaseError::from)?;
     check_size(recipe.optimizer.kind, spec.trainable_parameters())?;
-    let bytes_each = match recipe.model.dtype {
-        WeightDtype::Bf16 => 2,
-        WeightDtype::F32 => 4,
+    let (bytes_each, precision) = match recipe.model.dtype {
+        WeightDtype::Bf16 => (2, Precision::Bf16),
+        WeightDtype::F32 => (4, Precision::F32),
     };
     Ok(memory::plan(
-        (MemorySizes::on_host(config), config),
+        (MemorySizes::on_host(config, kv_precision(cpu, precision)), config),
         config.parameters * bytes_each,
         &spec,
         recipe,

@@ -60,7 +60,7 @@ pub fn logits_with(
     let own =
         (0..n.div_ceil(16)).map(|b| Span { block: b as u32, count: 16.min(n - 16 * b) as u32 }).collect();
     batch.groups.push(Group { shared: vec![], members: vec![Member { first_row: 0, rows: n, own }] });
-    let mut cache = KvCache::new(model, n.div_ceil(16));
+    let mut cache = KvCache::new(&case.cpu, model, n.div_ceil(16));
     let outputs: Vec<u32> = (0..n as u32).collect();
     let rs: Vec<R> = adapter.iter().map(|(_, r)| (*r).clone()).collect();
     let adapters = Adapters { factors: adapter.map(|(factors, _)| factors), r: &rs };
@@ -143,7 +143,7 @@ pub fn accumulate_loss(
         }
     };
     let inverse_temperature = if name.ends_with("tempered") { 1.0 / 0.7 } else { 1.0 };
-    let mut workspace = GradientWorkspace::new(&case.model);
+    let mut workspace = GradientWorkspace::default();
     let mut total = 0.0;
     for batch in micro_batches(&groups, most) {
         let result = accumulate_completions(
