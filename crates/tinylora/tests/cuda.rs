@@ -70,7 +70,7 @@ impl Both {
 }
 
 fn logprobs((cpu, model, factors): On<'_>, r: &R, groups: &[TrainingGroup]) -> Vec<f32> {
-    let mut workspace = GradientWorkspace::new(model);
+    let mut workspace = GradientWorkspace::default();
     let policy = Policy::new(model, Adapters { factors: Some(factors), r: std::slice::from_ref(r) });
     let all = completion_logprobs(cpu, policy, groups, 1.0 / 0.7, &mut workspace).expect("finite");
     all.into_iter().flatten().flatten().collect()
@@ -84,7 +84,7 @@ fn gradient(
     entropies: bool,
     most: usize,
 ) -> (f64, Vec<f32>) {
-    let mut workspace = GradientWorkspace::new(model);
+    let mut workspace = GradientWorkspace::default();
     let policy = Policy::new(model, Adapters { factors: Some(factors), r: std::slice::from_ref(r) });
     let numbers = factors.modules() * factors.rank() * factors.rank();
     let (mut sums, mut total) = (Gradients::R(vec![vec![0.0; numbers]]), 0.0);
@@ -286,7 +286,7 @@ fn greedy_tokens_adapters_in_one_batch_and_scores() {
     }
     let groups = trained(&requests, &together);
     let all_scores = |(cpu, model, factors): On<'_>| {
-        let (mut workspace, mut all) = (GradientWorkspace::new(model), Vec::new());
+        let (mut workspace, mut all) = (GradientWorkspace::default(), Vec::new());
         let r = std::slice::from_ref(&both.r);
         let policy = Policy::new(model, Adapters { factors: Some(factors), r });
         let mut each = |_: usize, dr: &[f64]| all.extend(dr.iter().map(|&x| x as f32));
