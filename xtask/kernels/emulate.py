@@ -20,6 +20,7 @@ PLANTED = [
     (check_product, "tile.cuh", "(right, b + piece_at<S::B_PIECES>(row, step * 2 + lane / 8 % 2))",
      "(right, b + piece_at<S::B_PIECES>(row, step * 2 + lane / 16))"),
     (check_product, "side.cu", "how ? own[j * m.rank + i]", "how ? own[i * m.rank + j]"),
+    (check_product, "side.cu", "left_row + left_at + s0", "left_row + left_at"),
     (check_attention, "attention.cu", "at < query.limit", "at <= query.limit"),
     (check_attention, "attention.cu", "        block_barrier();\n    });\n    copy_wait<0>();\n#pragma unroll\n    for (int half = 0; half < 2; half++) {\n        Query",
      "    });\n    copy_wait<0>();\n#pragma unroll\n    for (int half = 0; half < 2; half++) {\n        Query"),

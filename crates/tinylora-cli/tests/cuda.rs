@@ -15,8 +15,7 @@ seed = 5
 ref = "MODEL"
 chat_template = false
 [adapter]
-u = 13
-n_tie = "all"
+ADAPTER
 [task]
 kind = "arithmetic"
 problems = "sum"
@@ -44,6 +43,9 @@ for line in sys.stdin:
     print(json.dumps({"reward": sum(text.encode()) % 5}), flush=True)
 "#;
 
+/// What can't be trained there.
+const FULL: &str = "kind = \"full\"";
+
 struct Place {
     folder: tempfile::TempDir,
     driver: PathBuf,
@@ -69,7 +71,12 @@ impl Place {
         let text = RECIPE
             .replace("MODEL", model.to_str().expect("UTF-8"))
             .replace("GRADER", grader.to_str().expect("UTF-8"));
-        std::fs::write(folder.path().join("recipe.toml"), text).expect("writable");
+        for (file, adapter) in
+            [("recipe", "u = 13\nn_tie = \"all\""), ("lora", "kind = \"lora\"\nrank = 3"), ("full", FULL)]
+        {
+            let text = text.replace("ADAPTER", adapter);
+            std::fs::write(folder.path().join(file).with_extension("toml"), text).expect("writable");
+        }
         let to = folder.path().join("cache/kernels");
         std::fs::create_dir_all(&to).expect("a new folder");
         for file in std::fs::read_dir(kernels).expect("a folder") {
@@ -88,7 +95,11 @@ impl Place {
     }
 
     fn train(&self, out: &str, extra: &[&str]) -> Vec<u8> {
-        let arguments = [&["train", "recipe.toml", "--out", out], extra].concat();
+        self.train_recipe("recipe.toml", out, extra)
+    }
+
+    fn train_recipe(&self, recipe: &str, out: &str, extra: &[&str]) -> Vec<u8> {
+        let arguments = [&["train", recipe, "--out", out], extra].concat();
         done(&self.tinylora(&arguments).output().expect("the program starts"));
         std::fs::read(self.folder.path().join(out).join("adapter.tinylora")).expect("an adapter")
     }
@@ -142,6 +153,22 @@ fn a_run_on_the_gpu_resumes_exactly() {
     let bench: serde_json::Value = serde_json::from_str(&bench).expect("JSON");
     assert_eq!(bench["device"], "cuda");
     assert!(bench["rows"].as_array().is_some_and(|rows| rows.len() == 3), "{bench}");
+}
+
+#[test]
+fn lora_trains_on_the_gpu_and_all_weights_do_not() {
+    let Some(place) = Place::new() else { return };
+    let whole = place.train_recipe("lora.toml", "lora", &["--set", "train.steps=2"]);
+    let metrics = place.json("lora/metrics.jsonl");
+    assert!(metrics.len() == 2 && metrics.iter().all(|step| step["logprob_gap_max"] == 0.0), "{metrics:?}");
+    assert!(metrics[1]["grad_norm"].as_f64().is_some_and(|norm| norm > 0.0), "{metrics:?}");
+    let stopped = place.folder.path().join("lora/checkpoints/step-000002.ckpt");
+    std::fs::remove_file(stopped).expect("a checkpoint");
+    let again = place.train_recipe("lora.toml", "lora", &["--set", "train.steps=2", "--resume"]);
+    assert!(again == whole, "a resumed run ends in another adapter");
+    let full = place.tinylora(&["train", "full.toml", "--out", "full"]).output().expect("it starts");
+    let message = String::from_utf8_lossy(&full.stderr).into_owned();
+    assert!(!full.status.success() && message.contains("can't be trained on a GPU"), "{message}");
 }
 
 #[test]

@@ -321,3 +321,56 @@ pub fn r_gradient(
     // SAFETY: as above.
     unsafe { device.launch_some("side_gradient", Launch { blocks, threads: 128, shared: 0 }, &arguments) }
 }
+
+/// Rows whose outer products are summed before the sums are joined.
+const OUTER_ROWS: usize = 512;
+/// Ranks at once at most: what bounds the room for parts.
+const OUTER_RANKS: usize = 32;
+
+/// Numbers of `parts` that [`add_outer`] needs for so many rows and columns.
+pub fn outer_len(rows: usize, rank: usize, columns: usize) -> usize {
+    rows.div_ceil(OUTER_ROWS) * rank.min(OUTER_RANKS) * columns
+}
+
+/// out (rank, columns) += Σ left rightᵀ over the rows, where left is `rank` numbers of each row of `left` (M, stride) from `at`
+/// on: the gradients of A and Bᵀ. `parts` is scratch, see [`outer_len`].
+///
+/// # Panics
+/// If sizes don't fit.
+pub fn add_outer(
+    device: &Device,
+    (left, stride, at): (&DeviceBuffer<f32>, usize, usize),
+    rank: usize,
+    right: &Rows,
+    parts: &DeviceBuffer<f32>,
+    out: &DeviceBuffer<f32>,
+) -> Result<(), CudaError> {
+    let (rows, columns) = (right.rows, right.width);
+    assert!(left.len() >= rows * stride && at + rank <= stride, "numbers of each row");
+    assert!(out.len() == rank * columns && parts.len() >= outer_len(rows, rank, columns), "room for sums");
+    let pieces = rows.div_ceil(OUTER_ROWS);
+    for first in (0..rank).step_by(OUTER_RANKS) {
+        let count = OUTER_RANKS.min(rank - first);
+        let arguments = [
+            left.argument(),
+            int(stride),
+            int(at + first),
+            right.data.argument(),
+            int(right.stride),
+            int(rows),
+            int(columns),
+            int(count),
+            parts.argument(),
+        ];
+        let blocks = [columns.div_ceil(128) as u32, count.div_ceil(8) as u32, pieces as u32];
+        // SAFETY: the arguments are the kernel's, with room as checked.
+        unsafe { device.launch_some("side_outer", Launch { blocks, threads: 128, shared: 0 }, &arguments)? };
+        let length = count * columns;
+        let to = out.part(first * columns, length);
+        let arguments = [parts.argument(), int(pieces), int(length), to.argument()];
+        let blocks = [length.div_ceil(128) as u32, 1, 1];
+        // SAFETY: as above.
+        unsafe { device.launch_some("side_join", Launch { blocks, threads: 128, shared: 0 }, &arguments)? };
+    }
+    Ok(())
+}

@@ -107,10 +107,9 @@ impl Trained {
                 Self::Projected(Adapter::from_section(cpu, base, section, seed, cache, report)?)
             }
             AdapterKind::Full if base.model.is_on_gpu() => return Err(DeviceError::Full.into()),
-            AdapterKind::Lora if base.model.is_on_gpu() => return Err(DeviceError::Lora.into()),
             AdapterKind::Full => Self::Full(Box::new(FullModel::new(cpu, base)?)),
             AdapterKind::Lora => {
-                Self::Lora(LoraAdapter::new(cpu, base, LoraSpec::new(section, &base.model.config)?, seed))
+                Self::Lora(LoraAdapter::new(cpu, base, LoraSpec::new(section, &base.model.config)?, seed)?)
             }
         })
     }
@@ -137,12 +136,16 @@ impl Trained {
     ///
     /// # Panics
     /// If there are not exactly as many as there were.
-    pub fn set(&mut self, cpu: &Cpu, numbers: &[f32], version: u64) {
+    ///
+    /// # Errors
+    /// On a GPU alone: of its driver or its memory.
+    pub fn set(&mut self, cpu: &Cpu, numbers: &[f32], version: u64) -> Result<(), BaseError> {
         match self {
             Self::Projected(adapter) => adapter.set(numbers, version),
             Self::Full(full) => full.set(cpu, numbers, version),
-            Self::Lora(adapter) => adapter.set(cpu, numbers, version),
+            Self::Lora(adapter) => adapter.set(cpu, numbers, version)?,
         }
+        Ok(())
     }
 
     /// The base with the numbers as they are.

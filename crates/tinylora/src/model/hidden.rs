@@ -26,9 +26,6 @@ pub enum DeviceError {
          \"lora\"), or use the cpu device"
     )]
     Full,
-    /// LoRA in training.
-    #[error("LoRA can't be trained on a GPU yet: use the cpu device, or train \"tinylora\" or \"lora-xs\"")]
-    Lora,
     /// Heads of a size that no kernel has.
     #[error(
         "the kernels for GPUs serve heads of up to 256 numbers and up to 64 query heads a key head (32 above 128 numbers), \

@@ -4,7 +4,7 @@ use super::gradients::Gradients;
 use super::hidden::DeviceError;
 use super::load::{Model, ModelError, ReadRows};
 use super::pass::Adapters;
-use super::side::{ModuleFactors, ModuleKind};
+use super::side::{ModuleKind, ModuleRows};
 use super::{Batch, config::ModelConfig};
 use crate::random::Stream;
 use tinylora_compute::{Cpu, PackedMatrix};
@@ -104,8 +104,22 @@ impl GpuModel {
 }
 
 impl GpuFactors {
-    pub fn new(_: &GpuModel, _: &ModelConfig, _: usize, _: &[ModuleFactors]) -> Result<Self, DeviceError> {
+    pub(in crate::model) fn new(
+        _: &GpuModel,
+        _: &ModelConfig,
+        _: usize,
+        _: &[ModuleRows<'_>],
+    ) -> Result<Self, DeviceError> {
         unreachable!("there is no model on a GPU")
+    }
+
+    pub(in crate::model) fn replace(
+        &mut self,
+        _: &ModelConfig,
+        _: usize,
+        _: &[ModuleRows<'_>],
+    ) -> Result<(), DeviceError> {
+        match *self {}
     }
 }
 

@@ -155,7 +155,7 @@ impl Start {
         }
         let folder = stopped.truncate_to(&checkpoint.logs)?;
         folder.write_recipe(session.recipe)?;
-        session.trained.set(session.cpu, &checkpoint.v, checkpoint.adapter_version);
+        session.trained.set(session.cpu, &checkpoint.v, checkpoint.adapter_version)?;
         report(Event::Message(format!(
             "resuming from {} (step {} of {})",
             path.display(),

@@ -1,5 +1,5 @@
 // The low-rank side path around a product, y += B R A x: p = A x, z = R p (R is the row's own adapter's), and for
-// training t = Bᵀ dy, dR += Σ t pᵀ, dz = Rᵀ t. Everything in f32; sums over rows in f64, since they are long.
+// training t = Bᵀ dy, dR += Σ t pᵀ, dz = Rᵀ t; where A and B are trained dA += dz xᵀ, dB += dy zᵀ. Everything in f32; sums over rows in f64, since they are long.
 #include "prelude.cuh"
 
 #define PROJECT_COLUMNS 8
@@ -70,4 +70,39 @@ KERNEL(side_gradient, 128, Members m, const float* t, const float* p, int rows, 
         size_t at = (size_t)block_z() * adapter_length + (size_t)m.module[member] * m.rank * m.rank + block_x();
         dr[at] += sums[0] + sums[1] + sums[2] + sums[3];
     }
+}
+
+#define OUTER_RANKS 8
+#define OUTER_ROWS 512
+
+// parts[piece][s][column] = Σ left[row][left_at + s] right[row][column] over the piece's 512 rows, ascending: what the
+// gradients of A (dz xᵀ) and of Bᵀ (z dyᵀ) are made of. A thread takes a column and eight s; grid (columns / 128, rank / 8,
+// pieces).
+KERNEL(side_outer, 128, const float* left, int left_row, int left_at, const bf16* right, int right_row, int rows,
+       int columns, int rank, float* parts) {
+    int column = block_x() * 128 + thread(), s0 = block_y() * OUTER_RANKS;
+    int first = block_z() * OUTER_ROWS, last = smaller(first + OUTER_ROWS, rows), count = smaller(rank - s0, OUTER_RANKS);
+    if (column >= columns) return;
+    float sums[OUTER_RANKS];
+#pragma unroll
+    for (int s = 0; s < OUTER_RANKS; s++) sums[s] = 0.0f;
+    for (int row = first; row < last; row++) {
+        float x = widen(right[(size_t)row * right_row + column]);
+        const float* from = left + (size_t)row * left_row + left_at + s0;
+#pragma unroll
+        for (int s = 0; s < OUTER_RANKS; s++)
+            if (s < count) sums[s] = fmaf(from[s], x, sums[s]);
+    }
+#pragma unroll
+    for (int s = 0; s < OUTER_RANKS; s++)
+        if (s < count) parts[((size_t)block_z() * rank + s0 + s) * columns + column] = sums[s];
+}
+
+// out[i] += Σ parts[piece][i], pieces ascending, in f64.
+KERNEL(side_join, 128, const float* parts, int pieces, int length, float* out) {
+    int i = block_x() * 128 + thread();
+    if (i >= length) return;
+    double sum = (double)out[i];
+    for (int piece = 0; piece < pieces; piece++) sum += (double)parts[(size_t)piece * length + i];
+    out[i] = (float)sum;
 }

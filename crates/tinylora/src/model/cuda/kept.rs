@@ -87,14 +87,21 @@ pub(super) struct LayerKept {
     pub p: [Grown<f32>; 4],
 }
 
+/// Numbers of the side path, and parts of the gradients of A and B.
+#[derive(Default)]
+pub(super) struct SideScratch {
+    pub z: Grown<f32>,
+    pub t: Grown<f32>,
+    pub parts: Grown<f32>,
+}
+
 /// Overwritten by every layer.
 #[derive(Default)]
 pub(super) struct Scratch {
     pub normed: Grown<u16>,
     pub hidden: Grown<u16>,
     pub partial: Grown<f32>,
-    pub z: Grown<f32>,
-    pub t: Grown<f32>,
+    pub side: SideScratch,
     pub d_out: Grown<u16>,
     pub d_hidden: Grown<u16>,
     pub d_heads: Grown<u16>,

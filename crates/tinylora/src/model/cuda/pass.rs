@@ -2,9 +2,9 @@
 //! and `mlp_layer.rs` say for the CPU.
 
 use super::head::{GpuDirections, GpuHidden};
-use super::kept::{GpuCache, GpuKept, Grown, LayerKept, Scratch};
+use super::kept::{GpuCache, GpuKept, Grown, LayerKept, Scratch, SideScratch};
 use super::load::{GpuLayer, GpuModel};
-use super::side::{FlatR, GpuFactors, GroupFactors};
+use super::side::{FlatR, GpuFactors, GroupFactors, Sums};
 use crate::model::config::ModelConfig;
 use crate::model::hidden::DeviceError;
 use crate::model::pass::Adapters;
@@ -37,6 +37,8 @@ struct PassSide<'a> {
     r: DeviceBuffer<f32>,
     length: usize,
     multiples: bool,
+    /// Numbers of each adapter's gradient of R.
+    of_gradient: usize,
 }
 
 impl PassSide<'_> {
@@ -80,6 +82,7 @@ impl<'a> Pass<'a> {
                     r: to,
                     length: all.length,
                     multiples: all.multiples,
+                    of_gradient: factors.modules() * factors.rank() * factors.rank(),
                 })
             }
         };
@@ -123,36 +126,69 @@ impl<'a> Pass<'a> {
         product::forward(device, x, w, bias, Some(&factors.forward(&z)), out)
     }
 
-    /// dR += t pᵀ, and dx = dy W + side path where it is wanted.
+    /// Adds to the sums, and dx = dy W + side path where it is wanted. `x`, the input, is there if A and B are trained.
     fn linear_backward(
         &self,
         (layer, group): (usize, usize),
         dy: &Rows,
+        x: Option<&Rows>,
         w: &Matrix,
         p: &mut Grown<f32>,
-        (t, z): (&mut Grown<f32>, &mut Grown<f32>),
-        dr: &DeviceBuffer<f64>,
+        scratch: &mut SideScratch,
+        sums: &Sums,
         dx: Option<Out<'_>>,
     ) -> Result<(), CudaError> {
         let device = self.device;
         let mut added = None;
         if let Some((factors, side)) = self.group(layer, group) {
             let (members, width) = (&factors.members, factors.members.width());
-            let len = self.rows * width;
-            let (p, t, z) = (p.take(device, len)?, t.take(device, len)?, z.take(device, len)?);
-            for (number, (first, outputs, reduce)) in factors.reduce.iter().enumerate() {
-                let dy = dy.columns(*first, *outputs);
-                product::project(device, &dy, reduce, &t, (width, number * members.rank))?;
+            let (len, r) = (self.rows * width, (&side.r, side.length));
+            let p = p.take(device, len)?;
+            let (t, z) = (scratch.t.take(device, len)?, scratch.z.take(device, len)?);
+            for (number, member) in factors.reduce.iter().enumerate() {
+                let dy = dy.columns(member.first, member.outputs);
+                product::project(device, &dy, &member.turned, &t, (width, number * members.rank))?;
             }
-            product::r_gradient(device, members, &t, &p, &side.adapters, (dr, side.length))?;
-            let r = (&side.r, side.length);
+            if let Sums::R(dr) = sums {
+                product::r_gradient(device, members, &t, &p, &side.adapters, (dr, side.of_gradient))?;
+            }
             product::apply_r(device, members, side.how(true), &t, &side.adapters, r, &z)?;
+            if let (Sums::Factors(sums), Some(x)) = (sums, x) {
+                // z of the forward pass takes the place of t.
+                product::apply_r(device, members, side.how(false), &p, &side.adapters, r, &t)?;
+                self.factor_gradients(factors, dy, x, (&z, &t), &mut scratch.parts, sums)?;
+            }
             added = Some(factors.backward(&z));
         }
         match dx {
             None => Ok(()),
             Some(dx) => product::backward(device, dy, w, added.as_ref(), dx),
         }
+    }
+
+    /// dA += dp xᵀ and dBᵀ += z dyᵀ of each member.
+    fn factor_gradients(
+        &self,
+        factors: &GroupFactors,
+        dy: &Rows,
+        x: &Rows,
+        (dp, z): (&DeviceBuffer<f32>, &DeviceBuffer<f32>),
+        parts: &mut Grown<f32>,
+        sums: &DeviceBuffer<f32>,
+    ) -> Result<(), CudaError> {
+        let (device, rank, width) = (self.device, factors.members.rank, factors.members.width());
+        for (number, member) in factors.reduce.iter().enumerate() {
+            let (of_a, of_b) = (rank * x.width, rank * member.outputs);
+            let da = sums.part(member.start, of_a);
+            let db = sums.part(member.start + of_a, of_b);
+            let longest = x.width.max(member.outputs);
+            let parts = parts.take(device, product::outer_len(self.rows, rank, longest))?;
+            let at = number * rank;
+            product::add_outer(device, (dp, width, at), rank, x, &parts, &da)?;
+            let dy = dy.columns(member.first, member.outputs);
+            product::add_outer(device, (z, width, at), rank, &dy, &parts, &db)?;
+        }
+        Ok(())
     }
 
     /// The stream becomes the block's output.
@@ -172,7 +208,7 @@ impl<'a> Pass<'a> {
         let normed = scratch.normed.rows(device, rows, self.width)?;
         layer.input_norm.forward(device, stream, &normed)?;
         let qkv = kept.qkv.rows(device, rows, layer.qkv.rows)?;
-        let (p, z) = (&mut kept.p, &mut scratch.z);
+        let (p, z) = (&mut kept.p, &mut scratch.side.z);
         let bias = layer.qkv_bias.as_ref();
         self.linear((index, 0), &normed, &layer.qkv, bias, &mut p[0], z, Out::Bf16(&qkv))?;
         let (heads, all) = (&layer.heads, layer.heads.queries * layer.heads.size);
@@ -232,22 +268,32 @@ impl<'a> Pass<'a> {
         keys: &Keys,
         kept: &mut LayerKept,
         scratch: &mut Scratch,
-        dr: &DeviceBuffer<f64>,
+        sums: &Sums,
     ) -> Result<(), CudaError> {
         let (device, rows, layer) = (self.device, self.rows, &self.model.layers[index]);
         let d_normed = scratch.d_normed.take(device, dx.len())?;
         let d_out = self.d_out(layer.mlp_out_norm.as_ref(), &mut kept.mlp_out, dx, &mut scratch.d_out)?;
         let d_hidden = scratch.d_hidden.rows(device, rows, layer.down.columns)?;
-        let (p, tz) = (&mut kept.p, (&mut scratch.t, &mut scratch.z));
-        let out = Some(Out::Bf16(&d_hidden));
-        self.linear_backward((index, 3), &d_out, &layer.down, &mut p[3], tz, dr, out)?;
         let gate_up = kept.gate_up.rows(device, rows, layer.gate_up.rows)?;
+        // Inputs that were not kept are computed again.
+        let trains = matches!(sums, Sums::Factors(_));
+        let hidden = scratch.hidden.rows(device, rows, layer.down.columns)?;
+        if trains {
+            rows::gated(device, self.model.gate, &gate_up, &hidden)?;
+        }
+        let (p, side, out) = (&mut kept.p, &mut scratch.side, Some(Out::Bf16(&d_hidden)));
+        let x = trains.then_some(&hidden);
+        self.linear_backward((index, 3), &d_out, x, &layer.down, &mut p[3], side, sums, out)?;
         rows::gated_backward(device, self.model.gate, &gate_up, &d_hidden)?;
-        let (tz, out) = ((&mut scratch.t, &mut scratch.z), Some(Out::F32(&d_normed)));
-        self.linear_backward((index, 2), &gate_up, &layer.gate_up, &mut p[2], tz, dr, out)?;
         let middle = kept.middle.take(device, dx.len())?;
+        let normed = scratch.normed.rows(device, rows, self.width)?;
+        if trains {
+            layer.mlp_norm.forward(device, &middle, &normed)?;
+        }
+        let (x, out) = (trains.then_some(&normed), Some(Out::F32(&d_normed)));
+        self.linear_backward((index, 2), &gate_up, x, &layer.gate_up, &mut p[2], side, sums, out)?;
         layer.mlp_norm.backward_add(device, rows, &middle, &d_normed, dx)?;
-        self.attention_backward(index, layer, dx, keys, kept, scratch, dr)
+        self.attention_backward(index, layer, dx, keys, kept, scratch, sums)
     }
 
     fn attention_backward(
@@ -258,15 +304,17 @@ impl<'a> Pass<'a> {
         (keys, values): &Keys,
         kept: &mut LayerKept,
         scratch: &mut Scratch,
-        dr: &DeviceBuffer<f64>,
+        sums: &Sums,
     ) -> Result<(), CudaError> {
         let (device, rows, heads) = (self.device, self.rows, &layer.heads);
         let (all, all_keys) = (heads.queries * heads.size, heads.keys * heads.size);
         let norm = layer.attention_out_norm.as_ref();
         let d_out = self.d_out(norm, &mut kept.attention_out, dx, &mut scratch.d_out)?;
         let d_heads = scratch.d_heads.rows(device, rows, all)?;
-        let (tz, out) = ((&mut scratch.t, &mut scratch.z), Some(Out::Bf16(&d_heads)));
-        self.linear_backward((index, 1), &d_out, &layer.o, &mut kept.p[1], tz, dr, out)?;
+        let trains = matches!(sums, Sums::Factors(_));
+        let x = trains.then_some(kept.heads.rows(device, rows, all)?);
+        let (side, out) = (&mut scratch.side, Some(Out::Bf16(&d_heads)));
+        self.linear_backward((index, 1), &d_out, x.as_ref(), &layer.o, &mut kept.p[1], side, sums, out)?;
         let dq = scratch.dq.take(device, rows * all)?;
         let (dk, dv) = (scratch.dk.take(device, rows * all_keys)?, scratch.dv.take(device, rows * all_keys)?);
         let (q, out) = (kept.q.rows(device, rows, all)?, kept.heads.rows(device, rows, all)?);
@@ -288,11 +336,14 @@ impl<'a> Pass<'a> {
         layer.turn.backward(device, &qkv, &self.positions, (&dq, &dk, &dv), &d_qkv)?;
         // Nothing below the first layer needs ∂L/∂x.
         let d_normed = scratch.d_normed.take(device, dx.len())?;
-        let (tz, wanted) = ((&mut scratch.t, &mut scratch.z), index > 0);
-        let to = wanted.then_some(Out::F32(&d_normed));
-        self.linear_backward((index, 0), &d_qkv, &layer.qkv, &mut kept.p[0], tz, dr, to)?;
+        let (x, normed) = (kept.x.take(device, dx.len())?, scratch.normed.rows(device, rows, self.width)?);
+        if trains {
+            layer.input_norm.forward(device, &x, &normed)?;
+        }
+        let (side, wanted) = (&mut scratch.side, index > 0);
+        let (input, to) = (trains.then_some(&normed), wanted.then_some(Out::F32(&d_normed)));
+        self.linear_backward((index, 0), &d_qkv, input, &layer.qkv, &mut kept.p[0], side, sums, to)?;
         if wanted {
-            let x = kept.x.take(device, dx.len())?;
             layer.input_norm.backward_add(device, rows, &x, &d_normed, dx)?;
         }
         Ok(())
@@ -351,7 +402,6 @@ pub fn backward(
     sums: &mut Gradients,
 ) -> Result<(), DeviceError> {
     assert_eq!(kept.kept_rows.take(), Some(batch.rows()), "a forward pass that keeps comes first");
-    let Gradients::R(dr) = sums else { panic!("only R is trained on a GPU") };
     let device = &*gpu.device;
     let pass = Pass::new(gpu, config, adapters, batch, (&mut kept.r, &mut kept.r_there), true)?;
     let cache = cache.layers(device, config)?;
@@ -362,12 +412,10 @@ pub fn backward(
     let dx = kept.scratch.dx.take(device, stream.len())?;
     dx.clear()?;
     Scatter::new(device, outputs)?.add(device, &d_raw, pass.width, &dx)?;
-    let sums = device.zeroed::<f64>("gradients of R", dr.iter().map(Vec::len).sum())?;
+    let found = Sums::new(device, sums)?;
     for index in (0..gpu.layers.len()).rev() {
         let of_layer = &mut kept.layers[index];
-        pass.layer_backward(index, &dx, &cache[index], of_layer, &mut kept.scratch, &sums)?;
+        pass.layer_backward(index, &dx, &cache[index], of_layer, &mut kept.scratch, &found)?;
     }
-    let sums = sums.to_vec()?;
-    dr.iter_mut().flatten().zip(sums).for_each(|(dr, sum)| *dr += sum);
-    Ok(())
+    Ok(found.add_to(sums)?)
 }

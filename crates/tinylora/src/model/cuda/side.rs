@@ -1,14 +1,17 @@
 //! The factors of the low-rank side path on the GPU: A and B of the modules that share an input, side by side.
 
 use super::load::GpuModel;
+use crate::model::Gradients;
 use crate::model::config::ModelConfig;
 use crate::model::hidden::DeviceError;
-use crate::model::side::{ModuleFactors, ModuleKind, R};
+use crate::model::side::{ModuleKind, ModuleRows, R};
+use std::sync::Arc;
 use tinylora_compute::cuda::product::{Members, Side};
 use tinylora_compute::cuda::{CudaError, Device, DeviceBuffer};
 
 /// Factors of all adapted modules.
 pub struct GpuFactors {
+    device: Arc<Device>,
     pub(super) layers: Vec<[Option<GroupFactors>; 4]>,
 }
 
@@ -23,8 +26,58 @@ pub(super) struct GroupFactors {
     ends: [usize; 2],
     starts: [usize; 3],
     inputs: usize,
-    /// First output, outputs and Bᵀ (r, outputs) of each member.
-    pub reduce: Vec<(usize, usize, DeviceBuffer<f32>)>,
+    pub reduce: Vec<MemberFactors>,
+}
+
+/// B of one of them, for the backward pass.
+pub(super) struct MemberFactors {
+    /// First of its outputs among those of the group, and how many there are.
+    pub first: usize,
+    pub outputs: usize,
+    /// Bᵀ (r, outputs)
+    pub turned: DeviceBuffer<f32>,
+    /// Where its numbers (A, then Bᵀ) start among those of all modules.
+    pub start: usize,
+}
+
+/// Sums of a backward pass on the GPU.
+pub(super) enum Sums {
+    /// ∂L/∂R of all adapters.
+    R(DeviceBuffer<f64>),
+    /// ∂L/∂A and ∂L/∂Bᵀ of all modules.
+    Factors(DeviceBuffer<f32>),
+}
+
+impl Sums {
+    /// Zeros, as many as `sums` has.
+    ///
+    /// # Panics
+    /// If all weights are trained.
+    pub fn new(device: &Device, sums: &Gradients) -> Result<Self, CudaError> {
+        Ok(match sums {
+            Gradients::R(dr) => {
+                Self::R(device.zeroed("gradients of R", dr.iter().map(Vec::len).sum::<usize>())?)
+            }
+            Gradients::Factors(numbers) => {
+                Self::Factors(device.zeroed("gradients of A and B", numbers.len())?)
+            }
+            Gradients::Weights(_) => panic!("all weights are trained on the host alone"),
+        })
+    }
+
+    /// Adds them to `sums`, for which they were made.
+    pub fn add_to(&self, sums: &mut Gradients) -> Result<(), CudaError> {
+        match (self, sums) {
+            (Self::R(found), Gradients::R(dr)) => {
+                dr.iter_mut().flatten().zip(found.to_vec()?).for_each(|(sum, x)| *sum += x);
+            }
+            (Self::Factors(found), Gradients::Factors(numbers)) => {
+                numbers.iter_mut().zip(found.to_vec()?).for_each(|(sum, x)| *sum += x);
+            }
+            _ => panic!("sums of another kind"),
+        }
+        Ok(())
+    }
 }
 
 /// The linear layers of each group, in the order of modules.
@@ -64,22 +117,45 @@ impl FlatR {
 
 impl GpuFactors {
     /// Factors of `modules`, in module order.
-    pub fn new(
+    pub(in crate::model) fn new(
         model: &GpuModel,
         config: &ModelConfig,
         rank: usize,
-        modules: &[ModuleFactors],
+        modules: &[ModuleRows<'_>],
     ) -> Result<Self, DeviceError> {
-        let mut layers = Vec::with_capacity(config.num_layers);
-        for layer in 0..config.num_layers {
-            let mut groups = [const { None }; 4];
-            for (group, kinds) in groups.iter_mut().zip(GROUPS) {
-                *group = GroupFactors::new(&model.device, config, rank, layer, kinds, modules)?;
-            }
-            layers.push(groups);
-        }
-        Ok(Self { layers })
+        let device = Arc::clone(&model.device);
+        Ok(Self { layers: layers(&device, config, rank, modules)?, device })
     }
+
+    /// Other factors of the same modules.
+    pub(in crate::model) fn replace(
+        &mut self,
+        config: &ModelConfig,
+        rank: usize,
+        modules: &[ModuleRows<'_>],
+    ) -> Result<(), DeviceError> {
+        // Their memory is taken again: work that reads it comes before what is written there now.
+        self.layers.clear();
+        self.layers = layers(&self.device, config, rank, modules)?;
+        Ok(())
+    }
+}
+
+fn layers(
+    device: &Device,
+    config: &ModelConfig,
+    rank: usize,
+    modules: &[ModuleRows<'_>],
+) -> Result<Vec<[Option<GroupFactors>; 4]>, CudaError> {
+    let mut layers = Vec::with_capacity(config.num_layers);
+    for layer in 0..config.num_layers {
+        let mut groups = [const { None }; 4];
+        for (group, kinds) in groups.iter_mut().zip(GROUPS) {
+            *group = GroupFactors::new(device, config, rank, layer, kinds, modules)?;
+        }
+        layers.push(groups);
+    }
+    Ok(layers)
 }
 
 impl GroupFactors {
@@ -89,7 +165,7 @@ impl GroupFactors {
         rank: usize,
         layer: usize,
         kinds: &[ModuleKind],
-        modules: &[ModuleFactors],
+        modules: &[ModuleRows<'_>],
     ) -> Result<Option<Self>, CudaError> {
         let find = |kind| modules.iter().position(|module| module.layer == layer && module.kind == kind);
         let outputs: usize = kinds.iter().map(|kind| kind.shape(config).0).sum();
@@ -100,17 +176,16 @@ impl GroupFactors {
         for (number, &kind) in kinds.iter().enumerate() {
             let (n, k) = kind.shape(config);
             if let Some(index) = find(kind) {
-                let ModuleFactors { a, b, .. } = &modules[index];
-                assert!(a.len() == rank * k && b.len() == n * rank, "factors of {kind:?}");
+                let ModuleRows { a, b, start, .. } = &modules[index];
+                assert!(a.len() == rank * k && b.len() == rank * n, "factors of {kind:?}");
                 starts[number] = members.len() * rank;
                 members.push(index);
                 project.extend_from_slice(a);
-                let turned: Vec<f32> =
-                    (0..rank).flat_map(|s| (0..n).map(move |row| b[row * rank + s])).collect();
-                for (to, from) in expand.chunks_mut(outputs).zip(turned.chunks(n)) {
+                for (to, from) in expand.chunks_mut(outputs).zip(b.chunks(n)) {
                     to[first..first + n].copy_from_slice(from);
                 }
-                reduce.push((first, n, device.upload("factors", &turned)?));
+                let turned = device.upload("factors", b)?;
+                reduce.push(MemberFactors { first, outputs: n, turned, start: *start });
             }
             first += n;
             if let Some(end) = ends.get_mut(number) {
