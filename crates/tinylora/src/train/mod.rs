@@ -176,6 +176,16 @@ fn run<'a>(
         }
     }
     while state.step < steps {
+        if is_evaluated(recipe, state.step) {
+            // After the checkpoint of this step, so that a run that goes on from there makes it again.
+            let when = format!("step {}", state.step);
+            let Some(evaluation) = session.evaluate(&when, report)? else {
+                let checkpoint = Some(save(&session, &mut folder, &state, report)?);
+                return Ok(Outcome::Interrupted { step: state.step, checkpoint });
+            };
+            report(Event::Evaluation { when: &when, result: &evaluation.result });
+            keep_evaluation(&mut folder, state.step, &format!("step-{:06}", state.step), &evaluation)?;
+        }
         match recipe.learner {
             Learner::Grpo => step::train_step(&mut session, &mut folder, &mut state, report)?,
             Learner::Sft => sft::train_step(&mut session, &mut folder, &mut state, report)?,
@@ -189,16 +199,14 @@ fn run<'a>(
                 return Ok(Outcome::Interrupted { step: state.step, checkpoint: Some(path) });
             }
         }
-        let every = recipe.train.eval_every as u64;
-        if every > 0 && state.step.is_multiple_of(every) && state.step < steps && recipe.eval.problems > 0 {
-            let when = format!("step {}", state.step);
-            if let Some(evaluation) = session.evaluate(&when, report)? {
-                report(Event::Evaluation { when: &when, result: &evaluation.result });
-                keep_evaluation(&mut folder, state.step, &format!("step-{:06}", state.step), &evaluation)?;
-            }
-        }
     }
     finish(&mut session, &mut folder, state, clock, report)
+}
+
+/// Whether there is an evaluation between this step and the next.
+fn is_evaluated(recipe: &Recipe, step: u64) -> bool {
+    let every = recipe.train.eval_every as u64;
+    recipe.eval.problems > 0 && every > 0 && step > 0 && step.is_multiple_of(every)
 }
 
 /// The time that a run takes.
