@@ -203,8 +203,7 @@ pub struct SweepArgs {
     /// cpu, cuda (an NVIDIA GPU) or auto (a GPU if there is one) [default: TINYLORA_DEVICE, else cpu]
     #[arg(long, value_enum, hide_possible_values = true, value_name = "DEVICE")]
     pub device: Option<DeviceArg>,
-    /// Runs that sample together, where they share weights and factors; 1: one by one [default: the sweep's at_once, else as
-    /// many as fill a batch]
+    /// Runs that sample together; 1: one by one [default: the sweep's at_once, else as many as fill a batch]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub at_once: Option<u32>,
     /// Go on where the sweep in the folder was stopped; finished runs are kept

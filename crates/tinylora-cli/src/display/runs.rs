@@ -104,7 +104,8 @@ impl RunsDisplay {
 impl Runs {
     fn begin(&mut self, number: usize, what: String, head: String) {
         self.head = head;
-        self.several = !self.views.is_empty();
+        // Its own view may be there: the model is loaded before the run begins.
+        self.several = self.views.keys().any(|&other| other != number);
         self.views.insert(number, Shown { what, view: View::default() });
     }
 
@@ -116,7 +117,6 @@ impl Runs {
         now: Duration,
         live: Option<(Style, usize)>,
     ) -> Option<String> {
-        // The model is loaded before the run begins.
         let shown =
             self.views.entry(number).or_insert_with(|| Shown { what: String::new(), view: View::default() });
         let news = shown.view.take(event, now);
@@ -183,18 +183,19 @@ fn line(number: usize, shown: &Shown, style: Style, width: usize) -> String {
         (Some(metrics), _) if is_supervised(metrics) => (format!("loss {:.3}", metrics.loss), &view.losses),
         (Some(metrics), _) => (format!("reward {:.3}", metrics.reward_mean), &view.rewards),
         (None, Some(meter)) => (meter.what.clone(), &[]),
-        (None, None) => (String::new(), &[]),
+        (None, None) => ("waiting".into(), &[]),
     };
     let drawn = draw::sparkline(values, course);
     let pad = " ".repeat(course.saturating_sub(drawn.chars().count()));
     let drawn = style.paint(Tone::Up, &drawn);
-    format!("{name}  {steps:>7}  {bar}  {state:<13} {drawn}{pad}  {what}")
+    format!("{name}  {steps:>7}  {bar}  {state:<18} {drawn}{pad}  {what}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::tests::metrics;
     use super::*;
+    use tinylora::base::Loading;
 
     fn started(runs: &mut Runs, number: usize) {
         runs.begin(number, format!("seed {number}"), format!("{number} of 20 runs at once"));
@@ -214,8 +215,8 @@ mod tests {
         let lines = runs.render(seconds(2), Style::Plain, 80);
         let wanted = [
             "2 of 20 runs at once",
-            "run   1      0/4  ░░░░░░░░                            seed 1",
-            "run   2      2/4  ████░░░░  reward 0.500  ▁█          seed 2",
+            "run   1      0/4  ░░░░░░░░  waiting                        seed 1",
+            "run   2      2/4  ████░░░░  reward 0.500       ▁█          seed 2",
             "2 runs               ██████░░░░░░░░░░░░░░░░░░ 3/12 completions, 40 tokens",
         ];
         assert_eq!(lines, wanted);
@@ -234,6 +235,7 @@ mod tests {
     #[test]
     fn a_run_alone_is_shown_as_always() {
         let mut runs = Runs::default();
+        runs.take(1, &Event::Loading(Loading::Weights { done: 1, total: 2 }), Duration::ZERO, None);
         started(&mut runs, 1);
         let said = runs.take(1, &Event::Message("hello".into()), Duration::ZERO, None);
         assert_eq!(said.as_deref(), Some("hello"));

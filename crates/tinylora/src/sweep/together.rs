@@ -225,6 +225,10 @@ fn answer<'a>(
             Ask::Turn => None,
         })
         .collect();
+    let turn = || Answer { completions: Ok(Vec::new()), seconds: 0.0 };
+    if jobs.is_empty() {
+        return active.iter().map(|_| turn()).collect();
+    }
     let needs: Vec<_> = jobs.iter().map(|job| job.needs).collect();
     let blocks = blocks_together(&needs);
     if engine.as_ref().is_none_or(|(_, has)| *has < blocks) {
@@ -234,7 +238,6 @@ fn answer<'a>(
         engine.get_or_insert_with(|| (Engine::new(place.cpu, &place.base.model, blocks), blocks));
     let mut tell = |progress: BatchProgress| (place.report)(SweepEvent::Batch(progress));
     let mut answers = generate_together(engine, &place.base.model, &jobs, &mut tell).into_iter();
-    let turn = || Answer { completions: Ok(Vec::new()), seconds: 0.0 };
     let of = |run: &Active<'_, 'a>| match run.ask {
         Ask::Completions(_) => answers.next().expect("an answer for each job"),
         Ask::Turn => turn(),
