@@ -33,6 +33,7 @@ pub mod packed;
 pub mod peak;
 pub mod pool;
 pub mod product;
+pub mod recycled;
 pub mod rope;
 pub mod rows;
 #[cfg(test)]

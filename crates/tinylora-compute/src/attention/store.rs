@@ -11,7 +11,7 @@ use crate::packed::{Precision, SendPointer};
 pub const BLOCK_TOKENS: usize = LANES;
 
 /// The first `count` tokens of a block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Span {
     /// Number of the block.
     pub block: u32,

@@ -15,6 +15,7 @@ use crate::gradient::GradientError;
 use crate::inference::EngineError;
 use crate::model::Model;
 use serde::Serialize;
+use std::cell::Cell;
 use std::time::Instant;
 use tinylora_compute::{Cpu, peak};
 use work::{Bench, Cost};
@@ -83,6 +84,9 @@ pub struct BenchRow {
     pub seconds: f64,
     /// Fastest and slowest run.
     pub seconds_range: [f64; 2],
+    /// Of the batch's slots, those that stood empty at the end of the generation; 0 where all completions are of one length,
+    /// as they are here.
+    pub empty_slot_fraction: f64,
 }
 
 /// Why nothing was measured.
@@ -129,6 +133,7 @@ pub fn bench(
 ) -> Result<BenchReport, BenchError> {
     let mut bench = Bench::new(cpu, model);
     let mut rows = Vec::new();
+    let empty = Cell::new(0.0);
     let mut measure =
         |what, (batch, prompt, new): (usize, usize, usize), tokens, cost: Cost, run: &mut Run<'_>| {
             // What is touched first is slower (pages, branch predictors), by less than a second.
@@ -151,6 +156,7 @@ pub fn bench(
                 limit: if matmul >= memory { "matmul" } else { "memory" },
                 seconds: median,
                 seconds_range: [seconds[0], seconds[seconds.len() - 1]],
+                empty_slot_fraction: empty.take(),
             };
             done(&row);
             rows.push(row);
@@ -162,7 +168,9 @@ pub fn bench(
         measure("decode", (batch, prompt, new), batch * new, cost, &mut || {
             // With one token more than the prompt gives, less with the prompt alone: decode by itself.
             let alone = bench.generate(batch, 1, prompt, 1)?;
-            Ok(bench.generate(batch, 1, prompt, new + 1)? - alone)
+            let seconds = bench.generate(batch, 1, prompt, new + 1)? - alone;
+            empty.set(bench.take_empty_slots());
+            Ok(seconds)
         })?;
     }
     for &batch in &options.sequences {
@@ -182,7 +190,9 @@ pub fn bench(
             + Cost::decode(cpu, model, batch, prompt, new)
             + Cost::train(model, prompts, prompt, new, samples);
         measure("grpo_step", (batch, prompt, new), batch * new, cost, &mut || {
-            Ok(bench.generate(prompts, samples, prompt, new)? + bench.train(prompts, samples, prompt, new)?)
+            let rollout = bench.generate(prompts, samples, prompt, new)?;
+            empty.set(bench.take_empty_slots());
+            Ok(rollout + bench.train(prompts, samples, prompt, new)?)
         })?;
     }
     Ok(BenchReport {

@@ -181,7 +181,7 @@ pub fn completion_logprobs(
     let tokens = target_tokens(groups, &packed.targets);
     let statistics = head_statistics(cpu, model.head(), &hidden, inverse_temperature);
     let logits = logits_at(cpu, model.head(), &hidden, &tokens, inverse_temperature);
-    let rows = logits.iter().zip(&statistics.rows);
+    let rows = logits.iter().zip(statistics.rows.iter());
     let mut logprobs: Vec<f32> = rows.map(|(logit, row)| logit - row.log_normalizer).collect();
     let supports = Supports { cpu, model, groups, packed: &packed, hidden: &hidden, inverse_temperature };
     supports.replace(&mut logprobs, |logits, at| logits[at] - support_normalizer(logits));
@@ -249,7 +249,7 @@ impl HeadPass {
                 &mut entropy_directions,
             ),
         };
-        let rows = logits.iter().zip(&statistics.rows);
+        let rows = logits.iter().zip(statistics.rows.iter());
         let mut pass = Self {
             width: model.config.hidden_size,
             logprobs: rows.map(|(logit, row)| logit - row.log_normalizer).collect(),
@@ -259,7 +259,7 @@ impl HeadPass {
             distributions: Vec::new(),
             slopes: (Vec::new(), Vec::new()),
         };
-        pass.distributions = statistics.rows;
+        pass.distributions = statistics.rows.to_vec();
         let supports = Supports { cpu, model, groups, packed, hidden, inverse_temperature };
         supports.replace(&mut pass.logprobs, |logits, at| logits[at] - support_normalizer(logits));
         supports.replace(&mut pass.entropies, |logits, _| support_entropy(logits));

@@ -5,14 +5,16 @@
 //! once (see [`super::prefix`]). What a sequence samples depends on its prompt, adapter and stream alone.
 
 use super::blocks::{BlockPool, spans_of};
+use super::occupancy::{Count, Occupancy};
 use super::prefix::PrefixTree;
 use super::sampling::{Sampled, Sampling, sample_rows};
-use crate::model::{Batch, KeptActivations, KvCache, Model, Policy, forward};
+use super::step::{SampleBuffers, Step};
+use crate::model::{KeptActivations, KvCache, Model, Policy, forward_into};
 use crate::random::{Purpose, Stream};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use tinylora_compute::Cpu;
-use tinylora_compute::attention::{BLOCK_TOKENS, Group, Member, Span};
+use tinylora_compute::attention::{BLOCK_TOKENS, Member, Span};
 
 /// A prompt and how to continue it.
 #[derive(Debug, Clone)]
@@ -167,6 +169,11 @@ pub struct Engine<'a> {
     cache: KvCache,
     pool: BlockPool,
     buffers: KeptActivations,
+    occupancy: Occupancy,
+    step: Step,
+    /// What the head reads (rows, D).
+    hidden: Vec<f32>,
+    samples: SampleBuffers,
 }
 
 /// Prompt tokens that one step takes in at most, unless a single prompt is longer.
@@ -180,12 +187,21 @@ impl<'a> Engine<'a> {
             cache: KvCache::new(cpu, model, blocks),
             pool: BlockPool::new(blocks),
             buffers: KeptActivations::default(),
+            occupancy: Occupancy::default(),
+            step: Step::default(),
+            hidden: Vec::new(),
+            samples: SampleBuffers::default(),
         }
     }
 
     /// The largest number of KV blocks that were in use at once.
     pub fn most_blocks_used(&self) -> usize {
         self.pool.most_used()
+    }
+
+    /// How full the batch was in all calls since this was asked last.
+    pub fn take_occupancy(&mut self) -> Occupancy {
+        std::mem::take(&mut self.occupancy)
     }
 
     /// Completes all requests: for each, its samples in order.
@@ -203,6 +219,7 @@ impl<'a> Engine<'a> {
         for block in run.held_blocks() {
             self.pool.release(block);
         }
+        self.occupancy += run.count.occupancy();
         result?;
         Ok(run.results.into_iter().map(|samples| samples.into_iter().map(Option::unwrap).collect()).collect())
     }
@@ -248,6 +265,22 @@ struct Sequence {
     ids: Vec<u32>,
 }
 
+/// Tokens that a sequence has room for when it begins; longer ones grow.
+const ROOM: usize = 1024;
+
+impl Sequence {
+    fn new(request: usize, sample: usize, max_tokens: usize) -> Self {
+        let room = max_tokens.min(ROOM);
+        Self {
+            request,
+            sample,
+            blocks: Vec::with_capacity(room.div_ceil(BLOCK_TOKENS)),
+            tokens: Vec::with_capacity(room),
+            ids: Vec::with_capacity(room),
+        }
+    }
+}
+
 struct Run<'a> {
     requests: &'a [Request],
     options: &'a GenerateOptions<'a>,
@@ -262,14 +295,7 @@ struct Run<'a> {
     reserved: usize,
     blocks: usize,
     results: Vec<Vec<Option<Completion>>>,
-}
-
-/// Where a step's rows come from.
-struct Step {
-    batch: Batch,
-    outputs: Vec<u32>,
-    /// Nodes whose last row is among the outputs, in order; the running sequences follow.
-    ends: Vec<usize>,
+    count: Count,
 }
 
 impl<'a> Run<'a> {
@@ -306,6 +332,7 @@ impl<'a> Run<'a> {
             reserved: 0,
             blocks,
             results,
+            count: Count::default(),
         }
     }
 
@@ -331,21 +358,21 @@ impl<'a> Run<'a> {
                 }
                 return Ok(());
             }
-            let step = self.pack(&mut engine.pool, &admitted);
-            let hidden = if step.batch.rows() == 0 {
-                Vec::new()
-            } else {
-                forward(
+            self.pack(engine, &admitted);
+            engine.hidden.clear();
+            if engine.step.batch.rows() > 0 {
+                forward_into(
                     engine.cpu,
                     policy,
-                    &step.batch,
-                    &step.outputs,
+                    &engine.step.batch,
+                    &engine.step.outputs,
                     &mut engine.cache,
                     &mut engine.buffers,
                     false,
-                )
-            };
-            self.advance(engine, policy.model, &step, hidden, observe)?;
+                    &mut engine.hidden,
+                );
+            }
+            self.advance(engine, policy.model, observe)?;
         }
     }
 
@@ -404,9 +431,9 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn pack(&mut self, pool: &mut BlockPool, admitted: &[usize]) -> Step {
-        let mut step = Step { batch: Batch::default(), outputs: Vec::new(), ends: Vec::new() };
-        let mut groups: BTreeMap<(Option<usize>, bool), usize> = BTreeMap::new();
+    fn pack(&mut self, engine: &mut Engine<'_>, admitted: &[usize]) {
+        let step = &mut engine.step;
+        step.clear();
         for &node in admitted {
             if self.nodes[node].blocks.is_empty() {
                 continue;
@@ -418,10 +445,10 @@ impl<'a> Run<'a> {
                 let place = (state.blocks[i / BLOCK_TOKENS], (i % BLOCK_TOKENS) as u32);
                 step.batch.push(token, self.tree.nodes[node].start + i, place, adapter);
             }
-            let own = spans_of(&state.blocks, tokens.len());
+            let own = step.spans(spans_of(&state.blocks, tokens.len()));
             let parent = self.tree.nodes[node].parent;
-            let group = self.group(&mut step.batch.groups, &mut groups, parent, false);
-            step.batch.groups[group].members.push(Member { first_row, rows: tokens.len(), own });
+            let member = Member { first_row, rows: tokens.len(), own };
+            step.add_member((parent, false), member, |spans| self.shared_spans(parent, spans));
             if state.is_end {
                 step.outputs.push((first_row + tokens.len() - 1) as u32);
                 step.ends.push(node);
@@ -432,39 +459,24 @@ impl<'a> Run<'a> {
             let (request, done) = (&self.requests[sequence.request], sequence.ids.len());
             let at = done - 1;
             if at.is_multiple_of(BLOCK_TOKENS) {
-                sequence.blocks.push(pool.take().expect("reserved when the request was taken in"));
+                sequence.blocks.push(engine.pool.take().expect("reserved when the request was taken in"));
                 self.reserved -= 1;
             }
             let place = (sequence.blocks[at / BLOCK_TOKENS], (at % BLOCK_TOKENS) as u32);
-            let (first_row, own) = (step.batch.rows(), spans_of(&sequence.blocks, done));
+            let (first_row, own) = (step.batch.rows(), step.spans(spans_of(&sequence.blocks, done)));
             step.batch.push(sequence.ids[at], request.prompt.len() + at, place, request.adapter);
             step.outputs.push(first_row as u32);
-            let end = self.tree.ends[sequence.request];
-            let group = self.group(&mut step.batch.groups, &mut groups, Some(end), true);
-            step.batch.groups[group].members.push(Member { first_row, rows: 1, own });
+            let end = Some(self.tree.ends[sequence.request]);
+            let member = Member { first_row, rows: 1, own };
+            step.add_member((end, true), member, |spans| self.shared_spans(end, spans));
         }
-        step
     }
 
-    /// The group of everything that directly follows `parent`.
-    fn group(
-        &self,
-        groups: &mut Vec<Group>,
-        known: &mut BTreeMap<(Option<usize>, bool), usize>,
-        parent: Option<usize>,
-        decode: bool,
-    ) -> usize {
-        *known.entry((parent, decode)).or_insert_with(|| {
-            groups.push(Group { shared: self.shared_spans(parent), members: Vec::new() });
-            groups.len() - 1
-        })
-    }
-
-    fn shared_spans(&self, node: Option<usize>) -> Vec<Span> {
-        let path = node.map_or(Vec::new(), |node| self.tree.path(node));
-        path.into_iter()
-            .flat_map(|node| spans_of(&self.nodes[node].blocks, self.tree.nodes[node].tokens.len()))
-            .collect()
+    /// Adds the spans of everything up to a node, itself included.
+    fn shared_spans(&self, node: Option<usize>, spans: &mut Vec<Span>) {
+        let Some(node) = node else { return };
+        self.shared_spans(self.tree.nodes[node].parent, spans);
+        spans.extend(spans_of(&self.nodes[node].blocks, self.tree.nodes[node].tokens.len()));
     }
 
     /// Samples a token for every running sequence and for as many waiting ones as there are places.
@@ -472,11 +484,10 @@ impl<'a> Run<'a> {
         &mut self,
         engine: &mut Engine<'_>,
         model: &Model,
-        step: &Step,
-        mut hidden: Vec<f32>,
         observe: &mut dyn FnMut(Progress<'_>),
     ) -> Result<(), EngineError> {
         let width = model.config.hidden_size;
+        let Engine { step, hidden, samples, .. } = engine;
         for (i, &node) in step.ends.iter().enumerate() {
             self.nodes[node].hidden = hidden[i * width..][..width].to_vec();
         }
@@ -484,10 +495,13 @@ impl<'a> Run<'a> {
         while self.active.len() < self.options.max_batch {
             let Some((request, sample)) = self.ready.pop_front() else { break };
             hidden.extend_from_slice(&self.nodes[self.tree.ends[request]].hidden);
-            self.active.push(Sequence { request, sample, blocks: vec![], tokens: vec![], ids: vec![] });
+            self.active.push(Sequence::new(request, sample, self.requests[request].max_tokens));
         }
-        let sampled = self.sample(engine.cpu, model, &hidden);
-        for (sequence, token) in self.active.iter_mut().zip(sampled) {
+        let dry = self.next == self.requests.len() && self.ready.is_empty();
+        self.count.step(self.active.len(), dry);
+        self.sample(engine.cpu, model, hidden, samples);
+        for (sequence, token) in self.active.iter_mut().zip(samples.sampled.drain(..)) {
+            let token = token.expect("every row was sampled");
             if !token.logprob.is_finite() {
                 let (request, value) = (sequence.request, token.logprob);
                 return Err(EngineError::NotFinite { request, token: token.token, value });
@@ -501,32 +515,32 @@ impl<'a> Run<'a> {
     }
 
     /// One token for every running sequence; those with the same settings in one pass over the head.
-    fn sample(&self, cpu: &Cpu, model: &Model, hidden: &[f32]) -> Vec<Sampled> {
+    fn sample(&self, cpu: &Cpu, model: &Model, hidden: &[f32], buffers: &mut SampleBuffers) {
         let width = model.config.hidden_size;
-        let mut sampled: Vec<Option<Sampled>> = vec![None; self.active.len()];
+        let SampleBuffers { sampled, rows, uniforms, picked, tokens } = buffers;
+        sampled.clear();
+        sampled.resize(self.active.len(), None);
         while let Some(first) = sampled.iter().position(Option::is_none) {
             let sampling = self.requests[self.active[first].request].sampling;
             let same = |&i: &usize| {
                 sampled[i].is_none() && self.requests[self.active[i].request].sampling == sampling
             };
-            let rows: Vec<usize> = (first..self.active.len()).filter(same).collect();
-            let uniforms: Vec<f64> = rows
-                .iter()
-                .map(|&i| {
-                    let sequence = &self.active[i];
-                    let number = self.requests[sequence.request].stream + sequence.sample as u64;
-                    let stream = Stream::new(self.options.seed, Purpose::Sampling, number);
-                    stream.uniform(sequence.ids.len() as u64)
-                })
-                .collect();
-            let picked: Vec<f32> =
-                rows.iter().flat_map(|&i| &hidden[i * width..][..width]).copied().collect();
-            let tokens = sample_rows(cpu, model.head(), &picked, sampling, &uniforms);
-            for (row, token) in rows.into_iter().zip(tokens) {
+            rows.clear();
+            rows.extend((first..self.active.len()).filter(same));
+            uniforms.clear();
+            uniforms.extend(rows.iter().map(|&i| {
+                let sequence = &self.active[i];
+                let number = self.requests[sequence.request].stream + sequence.sample as u64;
+                let stream = Stream::new(self.options.seed, Purpose::Sampling, number);
+                stream.uniform(sequence.ids.len() as u64)
+            }));
+            picked.clear();
+            rows.iter().for_each(|&i| picked.extend_from_slice(&hidden[i * width..][..width]));
+            sample_rows(cpu, model.head(), picked, sampling, uniforms, tokens);
+            for (&row, token) in rows.iter().zip(tokens.drain(..)) {
                 sampled[row] = Some(token);
             }
         }
-        sampled.into_iter().map(|token| token.expect("every row was sampled")).collect()
     }
 
     fn retire(&mut self, pool: &mut BlockPool, observe: &mut dyn FnMut(Progress<'_>)) {

@@ -1,7 +1,7 @@
 //! Hidden states enter, tokens with their log-probs leave. With top-k or top-p the log-probs are those of the
 //! distribution that was sampled from, and the support goes with the token, so that training can use it.
 
-use tinylora_compute::head::{Choice, greedy, head_statistics, sample};
+use tinylora_compute::head::{Choice, Distribution, greedy, head_statistics, sample};
 use tinylora_compute::product::{Product, product};
 use tinylora_compute::{Cpu, PackedMatrix};
 
@@ -47,20 +47,20 @@ pub struct Sampled {
 /// Rows whose whole logits are held at once, for top-k and top-p.
 const TRUNCATED_ROWS: usize = 16;
 
-/// Samples one token for each row of `hidden` (n, D), with `uniforms[i]` in [0, 1) deciding.
+/// Samples one token for each row of `hidden` (n, D), with `uniforms[i]` in [0, 1) deciding, and adds them to `sampled`.
 pub fn sample_rows(
     cpu: &Cpu,
     head: &PackedMatrix,
     hidden: &[f32],
     sampling: Sampling,
     uniforms: &[f64],
-) -> Vec<Sampled> {
+    sampled: &mut Vec<Sampled>,
+) {
     let inverse_temperature = sampling.inverse_temperature();
     if sampling.is_truncated() {
         let rows = hidden.chunks(TRUNCATED_ROWS * head.columns()).zip(uniforms.chunks(TRUNCATED_ROWS));
-        return rows
-            .flat_map(|(hidden, uniforms)| truncated(cpu, head, hidden, sampling, uniforms))
-            .collect();
+        sampled.extend(rows.flat_map(|(hidden, uniforms)| truncated(cpu, head, hidden, sampling, uniforms)));
+        return;
     }
     let statistics = head_statistics(cpu, head, hidden, inverse_temperature);
     let choices = if sampling.temperature > 0.0 {
@@ -68,13 +68,13 @@ pub fn sample_rows(
     } else {
         greedy(cpu, head, hidden, &statistics)
     };
-    let pair = |(Choice { token, logit }, row): (Choice, &tinylora_compute::head::Distribution)| Sampled {
+    let pair = |(&Choice { token, logit }, row): (&Choice, &Distribution)| Sampled {
         token,
         logprob: logit - row.log_normalizer,
         entropy: row.entropy,
         support: None,
     };
-    choices.into_iter().zip(&statistics.rows).map(pair).collect()
+    sampled.extend(choices.iter().zip(statistics.rows.iter()).map(pair));
 }
 
 fn truncated(

@@ -23,5 +23,5 @@ pub use batch::Batch;
 pub use gradients::Gradients;
 pub use kept::{KeptActivations, kept_bytes_per_token};
 pub use load::{Layer, Model, ModelError};
-pub use pass::{Adapters, KvCache, Policy, backward, forward, kv_precision};
+pub use pass::{Adapters, KvCache, Policy, backward, forward, forward_into, kv_precision};
 pub use side::{ModuleFactors, ModuleKind, R, SideFactors};

@@ -139,11 +139,30 @@ pub fn forward(
     kept: &mut KeptActivations,
     keep: bool,
 ) -> Vec<f32> {
+    let mut hidden = Vec::new();
+    forward_into(cpu, policy, batch, outputs, cache, kept, keep, &mut hidden);
+    hidden
+}
+
+/// The same, with the hidden states in a vector that is used again; what it held is overwritten.
+///
+/// # Panics
+/// As [`forward`].
+pub fn forward_into(
+    cpu: &Cpu,
+    policy: Policy<'_>,
+    batch: &Batch,
+    outputs: &[u32],
+    cache: &mut KvCache,
+    kept: &mut KeptActivations,
+    keep: bool,
+    hidden: &mut Vec<f32>,
+) {
     let (pass, model) = (Pass::new(cpu, policy, batch), policy.model);
     let layers = if keep { model.layers.len() } else { 1 };
     kept.layers.resize_with(layers.max(kept.layers.len()), LayerKept::default);
     kept.kept_rows = keep.then(|| batch.rows());
-    let mut x = std::mem::take(&mut kept.layers[0].x);
+    let mut x = std::mem::take(&mut kept.scratch.stream);
     embed(cpu, model, &batch.tokens, &mut x);
     for (index, layer) in model.layers.iter().enumerate() {
         let buffers = &mut kept.layers[if keep { index } else { 0 }];
@@ -151,11 +170,12 @@ pub fn forward(
         attention_layer::forward(&pass, index, layer, &mut cache.layers[index], buffers, &mut kept.scratch);
         mlp_layer::forward(&pass, index, layer, buffers, &mut kept.scratch, &mut x);
     }
-    let raw = gather(&x, outputs, model.config.hidden_size);
-    let mut hidden = vec![0.0; raw.len()];
-    rms_norm(cpu, &raw, &model.final_norm, model.config.rms_norm_eps, &mut hidden);
-    kept.scratch.out = x;
-    hidden
+    gather(&x, outputs, model.config.hidden_size, &mut kept.scratch.raw);
+    resize(hidden, kept.scratch.raw.len());
+    rms_norm(cpu, &kept.scratch.raw, &model.final_norm, model.config.rms_norm_eps, hidden);
+    // The last layer's output is what `backward` reads; the other buffer serves the next pass.
+    std::mem::swap(&mut kept.scratch.out, &mut x);
+    kept.scratch.stream = x;
 }
 
 fn embed(cpu: &Cpu, model: &Model, tokens: &[u32], x: &mut Vec<f32>) {
@@ -166,8 +186,9 @@ fn embed(cpu: &Cpu, model: &Model, tokens: &[u32], x: &mut Vec<f32>) {
     });
 }
 
-fn gather(x: &[f32], rows: &[u32], width: usize) -> Vec<f32> {
-    rows.iter().flat_map(|&row| &x[row as usize * width..][..width]).copied().collect()
+fn gather(x: &[f32], rows: &[u32], width: usize, to: &mut Vec<f32>) {
+    to.clear();
+    rows.iter().for_each(|&row| to.extend_from_slice(&x[row as usize * width..][..width]));
 }
 
 /// Takes ∂L/∂hidden of the rows `outputs` (outputs, D) back through the layers, and adds the gradients of what is
@@ -193,7 +214,8 @@ pub fn backward(
     }
     let width = model.config.hidden_size;
     // The last layer's output is what `forward` left in the scratch.
-    let raw = gather(&kept.scratch.out, outputs, width);
+    let mut raw = Vec::new();
+    gather(&kept.scratch.out, outputs, width, &mut raw);
     let mut d_raw = vec![0.0; raw.len()];
     if let Some(weights) = sums.weights() {
         assert!(pass.factors.is_none(), "all weights are trained without adapters");
