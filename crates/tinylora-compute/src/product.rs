@@ -310,6 +310,9 @@ struct Backward<'a> {
 /// Rows of W unpacked at a time.
 const OUTER_BLOCK: usize = 512;
 
+/// Numbers of scratch memory that a thread takes at least: 256 KiB.
+const LEAST_SCRATCH: usize = 1 << 16;
+
 thread_local! {
     /// Unpacked panels of the thread's current task.
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
@@ -319,7 +322,8 @@ thread_local! {
 pub(crate) fn with_scratch<T>(len: usize, work: impl FnOnce(&mut [f32]) -> T) -> T {
     SCRATCH.with_borrow_mut(|scratch| {
         if scratch.len() < len {
-            scratch.resize(len, 0.0);
+            // A context that grows by a token a step shall not ask for memory every few steps.
+            scratch.resize(len.next_power_of_two().max(LEAST_SCRATCH), 0.0);
         }
         work(&mut scratch[..len])
     })

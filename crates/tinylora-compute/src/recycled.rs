@@ -33,6 +33,9 @@ pub(crate) use recyclable;
 
 recyclable!(u32, [f32; 3], Distribution, Choice);
 
+/// Elements that a new vector has room for: lists that grow with the context seldom outgrow it.
+const LEAST: usize = 512;
+
 /// A vector that is given back when it is dropped.
 #[derive(Debug, PartialEq)]
 pub struct Recycled<T: Recyclable>(Vec<T>);
@@ -40,14 +43,14 @@ pub struct Recycled<T: Recyclable>(Vec<T>);
 impl<T: Recyclable> Recycled<T> {
     /// An empty one.
     pub fn empty() -> Self {
-        let mut vector = T::free().with_borrow_mut(Vec::pop).unwrap_or_default();
+        let mut vector = T::free().with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(LEAST));
         vector.clear();
         Self(vector)
     }
 
     /// One with `len` elements, whatever they are: to be overwritten.
     pub(crate) fn arbitrary(len: usize) -> Self {
-        let mut vector = T::free().with_borrow_mut(Vec::pop).unwrap_or_default();
+        let mut vector = T::free().with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(LEAST));
         vector.resize(len, T::default());
         Self(vector)
     }
