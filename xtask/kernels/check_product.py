@@ -64,6 +64,7 @@ def check(emulator, random):
             close(f"{shape} added", product(emulator, shape, "add", x, given, out=start), exact + start, 1e-5)
     one_bits(emulator, random)
     side(emulator, random)
+    outer(emulator, random)
     thin(emulator, random)
 
 
@@ -93,6 +94,10 @@ def side(emulator, random):
         matrix = lambda row, module: r[of[row], module].T if turned else r[of[row], module]
         expected = [np.concatenate([matrix(i, 3) @ p[i, :rank], matrix(i, 1) @ p[i, rank:]]) for i in range(rows)]
         close("R applied", z, np.array(expected), 1e-5)
+    multiples = np.ascontiguousarray(r[:, :, 0, 0])
+    arguments = [members, 2, p, rows, of, multiples, modules, np.zeros_like(p)]
+    z = emulator.run("side_apply", (-(-rows * 2 * rank // 128),), 128, 0, arguments)[3]
+    close("multiples applied", z, np.repeat(multiples[of][:, [3, 1]], rank, 1) * p, 1e-7)
     t, start = random.normal(size=p.shape).astype(np.float32), random.normal(size=r.shape)
     arguments = [members, t, p, rows, of, start, modules * rank * rank]
     dr = emulator.run("side_gradient", (rank * rank, 2, adapters), 128, 0, arguments)[3]
@@ -101,6 +106,19 @@ def side(emulator, random):
         expected[of[row], 3] += np.outer(t[row, :rank], p[row, :rank])
         expected[of[row], 1] += np.outer(t[row, rank:], p[row, rank:])
     close("dL/dR", dr, expected, 1e-12)
+
+
+def outer(emulator, random):
+    for rows, rank, columns in [(1, 1, 9), (700, 11, 140), (1030, 3, 8)]:
+        stride, at = rank + 5, 4
+        left = random.normal(size=(rows, stride)).astype(np.float32)
+        right, start = rounded(random.normal(size=(rows, columns))), random.normal(size=(rank, columns)).astype(np.float32)
+        b, pieces = padded(right), -(-rows // 512)
+        arguments = [left, stride, at, b, b.shape[1], rows, columns, rank, np.zeros((pieces, rank, columns), np.float32)]
+        parts = emulator.run("side_outer", (-(-columns // 128), -(-rank // 8), pieces), 128, 0, arguments)[2]
+        found = emulator.run("side_join", (-(-rank * columns // 128),), 128, 0, [parts, pieces, rank * columns, start])[1]
+        exact = left[:, at:at + rank].astype(np.float64).T @ right + start
+        close("outer products", found, exact, 2e-6)
 
 
 def thin(emulator, random):

@@ -198,6 +198,9 @@ def directions(emulator, shapes, e, inverse, targets, shares, p):
         wanted = np.zeros((m, slab))
         wanted[:, :min(slab, v - first)] = p[:, first:first + slab]
         close("probabilities", from_bf16(chance), wanted, 4e-3)
+        found = emulator.run("head_entropies", (-(-m // bm), slab // 128), threads, shared, arguments, [a, left])[2]
+        surprise = np.log(np.maximum(wanted, 1e-300)) - (p * np.log(p)).sum(1)[:, None]
+        close("weights of the entropy", from_bf16(found), wanted * np.where(wanted > 0, surprise, 0), 6e-3)
         count = min(slab, v - first)
         back = lambda a, b: struct(OPERANDS, (a, b, slab, left.shape[1], m, d, count))
         side = struct([("none", "u8", 2), ("zero", "i4", 7)], ([0, 0], [0] * 7))

@@ -19,7 +19,8 @@ PLANTED = [
     (check_product, "tile.cuh", "copy_wait<S::STAGES - 2>", "copy_wait<S::STAGES - 1>"),
     (check_product, "tile.cuh", "(right, b + piece_at<S::B_PIECES>(row, step * 2 + lane / 8 % 2))",
      "(right, b + piece_at<S::B_PIECES>(row, step * 2 + lane / 16))"),
-    (check_product, "side.cu", "turned ? own[j * m.rank + i]", "turned ? own[i * m.rank + j]"),
+    (check_product, "side.cu", "how ? own[j * m.rank + i]", "how ? own[i * m.rank + j]"),
+    (check_product, "side.cu", "left_row + left_at + s0", "left_row + left_at"),
     (check_attention, "attention.cu", "at < query.limit", "at <= query.limit"),
     (check_attention, "attention.cu", "        block_barrier();\n    });\n    copy_wait<0>();\n#pragma unroll\n    for (int half = 0; half < 2; half++) {\n        Query",
      "    });\n    copy_wait<0>();\n#pragma unroll\n    for (int half = 0; half < 2; half++) {\n        Query"),
@@ -38,10 +39,12 @@ def host_side(folder):
     environment = {**os.environ, "TINYLORA_CUDA_DRIVER": str(folder / "true/kernels.so"), "PATH": ""}
     command = [sys.executable, Path(__file__).parent / "gpu_check.py", "--out", folder / "gpu-check.json"]
     command += ["--images", folder.parent / "images"]
+    if program := os.environ.get("TINYLORA_PROGRAM"):
+        command += ["--tinylora", program]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"gpu_check.py fails on the emulated driver:\n{done.stdout}{done.stderr}")
-    print("gpu_check.py: runs on the emulated driver", flush=True)
+    print(f"gpu_check.py: runs on the emulated driver{'' if program else ' (without the engine: TINYLORA_PROGRAM names none)'}", flush=True)
 
 
 def main(folder):

@@ -2,13 +2,14 @@
 driver, and either the package nvidia-cuda-nvrtc or the folder of machine code that `cargo xtask kernels` leaves in
 target/kernels/images (copy it along with the tree).
 
-gpu_check.py [--images FOLDER] [--out FILE.json] [--quick]
+gpu_check.py [--images FOLDER] [--out FILE.json] [--tinylora PROGRAM] [--model FILE.gguf] [--quick]
 
 1. Every kernel against f64, on random and odd shapes, each run twice with the same bits: the checks of emulate.py.
 2. The same once more under compute-sanitizer, where it is installed: accesses, races, uninitialised memory, barriers.
 3. Times of the products of Qwen2.5 0.5B, 3B and 7B, prefill and decode, as TFLOP/s and TB/s.
 
-What it does not do, since the engine does not run on the GPU yet: models, training, resume.
+4. With the program: tiny models of every family, and a real one, against the CPU; the same bits twice; an exact resume; the
+   speed of the Qwen2.5 shapes with random weights, and PyTorch's beside it where it is installed.
 """
 
 import ctypes
@@ -22,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 import check_attention
+import check_engine
 import check_product
 import check_rows
 from emulator import struct
@@ -103,7 +105,14 @@ def main(arguments):
     checks(gpu, result)
     if not quick:
         sanitizers(result, [a for a in arguments if a != "--quick"])
-        products(gpu, result, 64 if gpu.name == "emulated" else 1)
+        emulated = gpu.name == "emulated"
+        products(gpu, result, 64 if emulated else 1)
+        program, model = option("--tinylora", None), option("--model", None)
+        if program:
+            if not check_engine.check(program.resolve(), images, result, emulated, [model] if model else []):
+                result["checks"]["engine"] = "some of it differs"
+        else:
+            print("--tinylora names no program: the engine is not checked")
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(result, indent=1) + "\n")
         print(f"results in {out}")

@@ -17,8 +17,15 @@ pub enum Mode {
 }
 
 /// Scripts that write their files and compare with `--check`, in the order in which they build on each other.
-const WRITING: [&str; 4] =
-    ["golden/make_models.py", "golden/make_goldens.py", "golden/interop.py", "golden/parquet_files.py"];
+const WRITING: [&str; 7] = [
+    "golden/make_models.py",
+    "golden/make_goldens.py",
+    "golden/full.py",
+    "golden/interop.py",
+    "golden/lora.py",
+    "golden/counts.py",
+    "golden/parquet_files.py",
+];
 /// Scripts that print the file that stands beside them under the same name with `.json`.
 const PRINTING: [&str; 3] =
     ["golden/optimizer.py", "golden/policy.py", "crates/tinylora/src/model/weights/quants_golden.py"];

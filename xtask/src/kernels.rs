@@ -32,8 +32,20 @@ pub fn run(root: &Path, ceilings: Ceilings) -> Result<()> {
         Command::new(&python).arg(scripts.join("compile.py")).arg(target.join("images")).args(make),
         root,
     )?;
-    let emulate = scripts.join("emulate.py");
-    crate::run_command(Command::new(&python).arg(emulate).arg(target.join("emulated")), root)
+    let mut emulate = Command::new(&python);
+    emulate.arg(scripts.join("emulate.py")).arg(target.join("emulated"));
+    // What was built before is checked, too.
+    let program = program(root);
+    if program.is_file() {
+        emulate.env("TINYLORA_PROGRAM", program);
+    }
+    crate::run_command(&mut emulate, root)
+}
+
+/// The release build of `tinylora`.
+fn program(root: &Path) -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    target.join("release").join(if cfg!(windows) { "tinylora.exe" } else { "tinylora" })
 }
 
 /// Runs the checks and measurements that need a GPU. Without pip's packages the system's Python is taken as it is.
@@ -43,7 +55,19 @@ pub fn gpu_check(root: &Path, arguments: &[&str]) -> Result<()> {
         eprintln!("taking this system's own Python: {error:#}");
         PathBuf::from(if cfg!(windows) { "python" } else { "python3" })
     });
-    crate::run_command(Command::new(python).arg(scripts.join("gpu_check.py")).args(arguments), root)
+    crate::run_command(Command::new("cargo").args(["build", "--release"]), root)?;
+    let mut check = Command::new(python);
+    check.arg(scripts.join("gpu_check.py")).arg("--tinylora").arg(program(root)).args(arguments);
+    if let Some(models) = std::env::var_os("TINYLORA_TEST_MODELS") {
+        let mut listed: Vec<PathBuf> = std::fs::read_dir(&models)
+            .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
+            .unwrap_or_default();
+        listed.sort();
+        if let Some(model) = listed.iter().find(|path| path.to_string_lossy().contains("SmolLM2")) {
+            check.arg("--model").arg(model);
+        }
+    }
+    crate::run_command(&mut check, root)
 }
 
 /// The scripts' Python with their packages. The stamp is written last, so that an environment that was made halfway or is

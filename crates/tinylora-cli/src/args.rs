@@ -1,9 +1,11 @@
 //! The command line as a person writes it. Nothing here acts.
 
+use crate::bench::BenchArgs;
 use crate::collect::CollectArgs;
 use crate::count::CountArgs;
 use crate::plot::PlotArgs;
-use crate::precision::{Dtype, NumericsArg};
+use crate::precision::{DeviceArg, Dtype, NumericsArg};
+use crate::serve::ServeArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -17,7 +19,8 @@ Where REF stands, any of these names a model:
 
 const ENVIRONMENT: &str = "\
 Environment:
-  TINYLORA_DEVICE=cpu            the device [default: cpu]
+  TINYLORA_DEVICE=cpu|cuda|auto  the device [default: cpu]; TINYLORA_GPU=N which GPU, TINYLORA_GPU_MEMORY=BYTES its budget
+  TINYLORA_NVRTC=FILE            NVIDIA's compiler library for kernels [default: looked for]
   TINYLORA_KERNEL=NAME           scalar, avx2, avx512, avx512-bf16, amx or neon [default: the fastest, see --numerics]
   TINYLORA_THREADS=N             threads [default: one a core]
   TINYLORA_CACHE=DIR             factors and files from wheels [default: ~/.cache/tinylora]
@@ -174,6 +177,9 @@ pub struct TrainArgs {
     /// Change one setting of the recipe, such as rollout.max_tokens=64; may be given several times
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// cpu, cuda (an NVIDIA GPU) or auto (a GPU if there is one) [default: TINYLORA_DEVICE, else cpu]
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "DEVICE")]
+    pub device: Option<DeviceArg>,
     /// Go on from the newest checkpoint in the run's folder
     #[arg(long)]
     pub resume: bool,
@@ -194,6 +200,9 @@ pub struct SweepArgs {
     /// Change one setting in all runs; may be given several times
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// cpu, cuda (an NVIDIA GPU) or auto (a GPU if there is one) [default: TINYLORA_DEVICE, else cpu]
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "DEVICE")]
+    pub device: Option<DeviceArg>,
     /// Go on where the sweep in the folder was stopped; finished runs are kept
     #[arg(long)]
     pub resume: bool,
@@ -217,6 +226,9 @@ pub struct ModelArgs {
     /// exact: the same bits on every processor; fast: its bf16 products, where it has them (activations are rounded)
     #[arg(long, value_enum, hide_possible_values = true, default_value_t = NumericsArg::Exact)]
     pub numerics: NumericsArg,
+    /// cpu, cuda (an NVIDIA GPU) or auto (a GPU if there is one) [default: TINYLORA_DEVICE, else cpu]
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "DEVICE")]
+    pub device: Option<DeviceArg>,
 }
 
 /// `tinylora eval`
@@ -240,6 +252,9 @@ pub struct EvalArgs {
     /// exact: the same bits on every processor; fast: its bf16 products, where it has them (activations are rounded)
     #[arg(long, value_enum, hide_possible_values = true, default_value_t = NumericsArg::Exact)]
     pub numerics: NumericsArg,
+    /// cpu, cuda (an NVIDIA GPU) or auto (a GPU if there is one) [default: TINYLORA_DEVICE, else cpu]
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "DEVICE")]
+    pub device: Option<DeviceArg>,
     /// Benchmarks by name, with commas between: gsm8k, math, math500, minerva, gaokao2023en, olympiadbench,
     /// collegemath, aime24, amc23; paper or paper-math: the sets that the paper averages. Or a built-in task: sum,
     /// difference, product, chain, word-one-step, word-two-step
@@ -431,73 +446,6 @@ pub struct VerifyArgs {
     /// Pairs, one object a line; - reads standard input
     #[arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["gold", "prediction"])]
     pub batch: Option<PathBuf>,
-}
-
-/// `tinylora serve`
-#[derive(Debug, Args)]
-pub struct ServeArgs {
-    /// The model: a short name, org/name, a folder or a .gguf file (see tinylora --help)
-    #[arg(long, value_name = "REF")]
-    pub model: String,
-    /// An adapter on it, asked for by its name; may be given several times
-    #[arg(long, value_name = "NAME=FILE")]
-    pub adapter: Vec<String>,
-    /// Precision of the weights in memory
-    #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
-    pub dtype: Dtype,
-    /// exact: the same bits on every processor; fast: its bf16 products, where it has them (activations are rounded)
-    #[arg(long, value_enum, hide_possible_values = true, default_value_t = NumericsArg::Exact)]
-    pub numerics: NumericsArg,
-    /// Address to listen at
-    #[arg(long, value_name = "HOST", default_value = "127.0.0.1")]
-    pub host: String,
-    /// Port to listen at; 0: any free one
-    #[arg(long, value_name = "PORT", default_value_t = 8080)]
-    pub port: u16,
-}
-
-/// `tinylora bench`
-#[derive(Debug, Args)]
-pub struct BenchArgs {
-    /// The model: a short name, org/name, a folder or a .gguf file (see tinylora --help)
-    #[arg(long, value_name = "REF", default_value = "smollm2-135m")]
-    pub model: String,
-    /// Random weights in the shape of smollm2-135m, qwen2.5-0.5b, qwen2.5-3b or qwen2.5-7b instead of a model
-    #[arg(long, value_name = "SHAPE", conflicts_with = "model")]
-    pub random: Option<String>,
-    /// With --random: so many of the shape's layers alone, where all of them would not fit
-    #[arg(long, value_name = "N", requires = "random")]
-    pub layers: Option<usize>,
-    /// Precision of the weights in memory
-    #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
-    pub dtype: Dtype,
-    /// exact: the same bits on every processor; fast: its bf16 products, where it has them (activations are rounded)
-    #[arg(long, value_enum, hide_possible_values = true, default_value_t = NumericsArg::Fast)]
-    pub numerics: NumericsArg,
-    /// Device
-    #[arg(long, value_name = "DEVICE", value_parser = ["cpu"], default_value = "cpu")]
-    pub device: String,
-    /// Numbers of sequences to decode at
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,8,32,64,128")]
-    pub decode: Vec<usize>,
-    /// Numbers of sequences of 160 tokens to prefill and to train on
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "8,32")]
-    pub sequences: Vec<usize>,
-    /// Leave out the GRPO step
-    #[arg(long)]
-    pub no_step: bool,
-    /// Measure the products of its linear layers by themselves too
-    #[arg(long)]
-    pub products: bool,
-    /// Measure setting up an adapter too: the factors of all matrices, computed anew
-    #[arg(long)]
-    pub setup: bool,
-    /// Runs of each measurement, of which the median counts
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    pub repeats: usize,
-    /// Print one object instead of tables
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// `tinylora adapter`

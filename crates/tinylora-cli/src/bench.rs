@@ -1,12 +1,13 @@
 //! `tinylora bench`: a model's name enters, its speed on this machine leaves on standard output.
 
-use crate::args::BenchArgs;
 use crate::draw::{Style, Tone};
 use crate::failure::Usage;
 use crate::loading::LoadingDisplay;
+use crate::precision::{DeviceArg, Dtype, NumericsArg};
 use crate::screen::{Screen, stdout_style};
 use crate::{format, interrupt, open};
 use anyhow::Result;
+use clap::Args;
 use serde::Serialize;
 use tinylora::base::Base;
 use tinylora::bench::{
@@ -18,6 +19,50 @@ use tinylora::model::Model;
 use tinylora::recipe::WeightDtype;
 use tinylora::run_folder::{COMMIT, VERSION, peak_rss_bytes};
 use tinylora_compute::{Cpu, Precision};
+
+/// `tinylora bench`
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// The model: a short name, org/name, a folder or a .gguf file (see tinylora --help)
+    #[arg(long, value_name = "REF", default_value = "smollm2-135m")]
+    pub model: String,
+    /// Random weights in the shape of smollm2-135m, qwen2.5-0.5b, qwen2.5-3b or qwen2.5-7b instead of a model
+    #[arg(long, value_name = "SHAPE", conflicts_with = "model")]
+    pub random: Option<String>,
+    /// With --random: so many of the shape's layers alone, where all of them would not fit
+    #[arg(long, value_name = "N", requires = "random")]
+    pub layers: Option<usize>,
+    /// Precision of the weights in memory
+    #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
+    pub dtype: Dtype,
+    /// exact: the same bits on every processor; fast: its bf16 products, where it has them (activations are rounded)
+    #[arg(long, value_enum, hide_possible_values = true, default_value_t = NumericsArg::Fast)]
+    pub numerics: NumericsArg,
+    /// cpu, cuda (an NVIDIA GPU) or auto (a GPU if there is one) [default: TINYLORA_DEVICE, else cpu]
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "DEVICE")]
+    pub device: Option<DeviceArg>,
+    /// Numbers of sequences to decode at
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,8,32,64,128")]
+    pub decode: Vec<usize>,
+    /// Numbers of sequences of 160 tokens to prefill and to train on
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "8,32")]
+    pub sequences: Vec<usize>,
+    /// Leave out the GRPO step
+    #[arg(long)]
+    pub no_step: bool,
+    /// Measure the products of its linear layers by themselves too
+    #[arg(long)]
+    pub products: bool,
+    /// Measure setting up an adapter too: the factors of all matrices, computed anew
+    #[arg(long)]
+    pub setup: bool,
+    /// Runs of each measurement, of which the median counts
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub repeats: usize,
+    /// Print one object instead of tables
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// Longest sequence of a measurement.
 const POSITIONS: usize = 256;
@@ -47,12 +92,12 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     if args.decode.iter().chain(&args.sequences).chain([&args.repeats]).any(|&n| n == 0 || n > 4096) {
         return Err(Usage("--decode, --sequences and --repeats take numbers from 1 to 4096".into()).into());
     }
-    let cpu = open::device(args.numerics.into())?;
+    let cpu = open::device(args.numerics.into(), args.device)?;
     let (name, model) = model(&cpu, args)?;
     let style = stdout_style();
-    let peak = measure_peak(&cpu);
+    let peak = measure_peak(&cpu, &model)?;
     if !args.json {
-        print!("{}", heading(&cpu, &name, args, peak, style));
+        print!("{}", heading(&cpu, model.kernel_name(&cpu), &name, args, peak, style));
     }
     let found = if args.products {
         products(&cpu, &model.config, peak, &PRODUCT_ROWS, args.repeats)
@@ -129,16 +174,16 @@ fn model(cpu: &Cpu, args: &BenchArgs) -> Result<(String, Model)> {
         title = format!("{layers} of {all} layers of {title}");
     }
     let precision = if dtype == WeightDtype::F32 { Precision::F32 } else { Precision::Bf16 };
-    Ok((title, Model::random(cpu, config, precision, POSITIONS)))
+    Ok((title, Model::random(cpu, config, precision, POSITIONS)?))
 }
 
-fn heading(cpu: &Cpu, name: &str, args: &BenchArgs, peak: Peak, style: Style) -> String {
+fn heading(cpu: &Cpu, kernel: &str, name: &str, args: &BenchArgs, peak: Peak, style: Style) -> String {
     let threads =
         if cpu.threads() == 1 { "1 thread".to_owned() } else { format!("{} threads", cpu.threads()) };
     format!(
-        "{} on {}, {threads}\nlimits: {} in registers, {}/s from memory; medians of {}\n\n",
+        "{} on {}, {threads}\nlimits: {} of products, {}/s of memory; medians of {}\n\n",
         style.paint(Tone::Strong, name),
-        cpu.kernel().name(),
+        kernel,
         flops(peak.matmul_flops),
         format::bytes(peak.memory_bytes_per_second as u64),
         args.repeats,

@@ -87,7 +87,7 @@ pub fn run(args: &EvalArgs, benchmarks: &[Benchmark]) -> Result<u8> {
     let busy = Arc::new(AtomicBool::new(false));
     watch_interrupts(screen.clone(), stop.clone(), busy.clone())?;
     let sets = open_sets(args, benchmarks, &screen)?;
-    let cpu = open::device(args.numerics.into())?;
+    let cpu = open::device(args.numerics.into(), args.device)?;
     let adapters: Vec<&str> = args.adapter.iter().map(String::as_str).collect();
     let opened = Opened::with(&cpu, args.model(), &adapters, args.dtype, 0, &screen)?;
     let mut summaries = Vec::new();

@@ -23,7 +23,7 @@ const HELP: &str = "/reset  forget the conversation\n/quit   leave (also Ctrl-D)
 pub fn run(args: &ChatArgs) -> Result<()> {
     let sampling = open::sampling(args.temperature, args.sampling.top_p, args.sampling.top_k)?;
     let max_tokens = open::max_tokens(args.sampling.max_tokens)?;
-    let cpu = open::device(args.model.numerics.into())?;
+    let cpu = open::device(args.model.numerics.into(), args.model.device)?;
     let screen = Screen::stderr();
     let opened = Opened::new(&cpu, &args.model, 0, &screen)?;
     let tokenizer = &opened.base.tokenizer;

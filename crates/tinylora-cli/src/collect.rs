@@ -5,7 +5,7 @@ use crate::eval::room;
 use crate::failure::{DONE, INTERRUPTED, Usage};
 use crate::loading::LoadingDisplay;
 use crate::open::{self, Opened};
-use crate::precision::Dtype;
+use crate::precision::{DeviceArg, Dtype};
 use crate::report::shell_word;
 use crate::screen::Screen;
 use crate::{format, interrupt};
@@ -66,6 +66,9 @@ pub struct CollectArgs {
     /// Keep completions of a problem that say the same
     #[arg(long)]
     pub duplicates: bool,
+    /// cpu, cuda (an NVIDIA GPU) or auto (a GPU if there is one) [default: TINYLORA_DEVICE, else cpu]
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "DEVICE")]
+    pub device: Option<DeviceArg>,
     /// Go on with what was begun; begin where nothing was
     #[arg(long)]
     pub resume: bool,
@@ -102,7 +105,7 @@ pub fn run(args: &CollectArgs) -> Result<u8> {
     let stop = Arc::new(AtomicBool::new(false));
     watch_interrupts(screen.clone(), stop.clone())?;
     let data = open_data(&recipe, &screen)?;
-    let cpu = open::device(recipe.model.numerics)?;
+    let cpu = open::device(recipe.model.numerics, args.device)?;
     let dtype = match recipe.model.dtype {
         WeightDtype::Bf16 => Dtype::Bf16,
         WeightDtype::F32 => Dtype::F32,

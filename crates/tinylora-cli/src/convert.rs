@@ -77,7 +77,7 @@ pub fn standalone(name: &str, adapter: AnyAdapter, model: &str) -> Result<Standa
 
 /// A seeded adapter with the factors of its base, which is loaded as it was in training.
 fn with_factors(name: &str, file: AdapterFile, model: &str) -> Result<Standalone> {
-    let cpu = open::device(Numerics::Exact)?;
+    let cpu = open::host(Numerics::Exact)?;
     let options = HubOptions::from_env();
     let cache = cache_dir(&options).join("factors");
     let mut display = LoadingDisplay::new(Screen::stderr());

@@ -121,7 +121,7 @@ fn run_task(args: &EvalArgs) -> Result<()> {
         Some(limit) => data.held_out(limit)?,
         None => data.all_held_out().to_vec(),
     };
-    let cpu = open::device(args.numerics.into())?;
+    let cpu = open::device(args.numerics.into(), args.device)?;
     let adapters: Vec<&str> = args.adapter.iter().map(String::as_str).collect();
     let opened = Opened::with(&cpu, args.model(), &adapters, args.dtype, 0, &screen)?;
     let mut prompts = Vec::with_capacity(problems.len());

@@ -42,7 +42,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     let sampling = open::sampling(args.temperature, args.sampling.top_p, args.sampling.top_k)?;
     let max_tokens = open::max_tokens(args.sampling.max_tokens)?;
     let inputs = inputs(args)?;
-    let cpu = open::device(args.model.numerics.into())?;
+    let cpu = open::device(args.model.numerics.into(), args.model.device)?;
     let positions = inputs.iter().map(most_tokens).max().unwrap_or(0) + max_tokens;
     let opened = Opened::new(&cpu, &args.model, positions, &Screen::stderr())?;
     let tokenizer = &opened.base.tokenizer;

@@ -3,24 +3,48 @@
 use crate::args::ModelArgs;
 use crate::failure::Usage;
 use crate::loading::LoadingDisplay;
-use crate::precision::Dtype;
+use crate::precision::{DeviceArg, Dtype};
 use crate::screen::Screen;
 use anyhow::{Context, Result};
 use tinylora::adapter::{self, AnyAdapter};
 use tinylora::base::{AdapterSet, Base, adapter_sets};
 use tinylora::hub::{HubOptions, cache_dir};
 use tinylora::inference::Sampling;
-use tinylora::model::{Adapters, Policy};
+use tinylora::model::{Adapters, GpuOptions, Policy, with_gpu};
 use tinylora::recipe::Numerics;
 use tinylora_compute::Cpu;
 
-/// The device that the environment asks for; which kernel it has by default is a matter of `numerics`.
-pub fn device(numerics: Numerics) -> Result<Cpu> {
-    let wanted = std::env::var("TINYLORA_DEVICE").unwrap_or_default();
-    if !matches!(wanted.as_str(), "" | "cpu") {
-        let message = format!("TINYLORA_DEVICE={wanted}: this build computes on the processor only; use cpu");
-        return Err(Usage(message).into());
+/// The device that `--device` or the environment asks for; which kernel the processor has by default is a matter of `numerics`.
+pub fn device(numerics: Numerics, wanted: Option<DeviceArg>) -> Result<Cpu> {
+    let wanted = DeviceArg::or_environment(wanted)?;
+    let cpu = host(numerics)?;
+    if wanted == DeviceArg::Cpu {
+        return Ok(cpu);
     }
+    let number = |name: &str| match std::env::var(name) {
+        Ok(text) if !text.is_empty() => match text.parse::<usize>() {
+            Ok(number) => Ok(Some(number)),
+            Err(_) => Err(Usage(format!("{name}={text}: it is a whole number"))),
+        },
+        _ => Ok(None),
+    };
+    let options = GpuOptions {
+        number: number("TINYLORA_GPU")?.unwrap_or(0),
+        memory: number("TINYLORA_GPU_MEMORY")?,
+        kernels: cache_dir(&HubOptions::from_env()).join("kernels"),
+        driver: std::env::var_os("TINYLORA_CUDA_DRIVER").map(Into::into),
+    };
+    match with_gpu(cpu, &options) {
+        Err(error) if wanted == DeviceArg::Auto && error.is_absence() => {
+            Screen::stderr().print(&format!("device: cpu ({error})"));
+            host(numerics)
+        }
+        opened => Ok(opened?),
+    }
+}
+
+/// The processor, whatever device is asked for.
+pub fn host(numerics: Numerics) -> Result<Cpu> {
     Cpu::from_env(numerics == Numerics::Fast).context("TINYLORA_KERNEL or TINYLORA_THREADS")
 }
 

@@ -1,5 +1,6 @@
-//! `--dtype` and `--numerics`, as every command that runs a model has them.
+//! `--device`, `--dtype` and `--numerics`, as every command that runs a model has them.
 
+use crate::failure::Usage;
 use clap::ValueEnum;
 use tinylora::recipe::{Numerics, WeightDtype};
 
@@ -35,6 +36,31 @@ impl From<NumericsArg> for Numerics {
         match numerics {
             NumericsArg::Exact => Self::Exact,
             NumericsArg::Fast => Self::Fast,
+        }
+    }
+}
+
+/// `--device`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DeviceArg {
+    /// The processor.
+    Cpu,
+    /// An NVIDIA GPU.
+    Cuda,
+    /// A GPU if there is one that can be used.
+    Auto,
+}
+
+impl DeviceArg {
+    /// What the option says, or the environment, or the processor.
+    pub fn or_environment(option: Option<Self>) -> Result<Self, Usage> {
+        let wanted = std::env::var("TINYLORA_DEVICE").unwrap_or_default();
+        match (option, wanted.as_str()) {
+            (Some(option), _) => Ok(option),
+            (None, "" | "cpu") => Ok(Self::Cpu),
+            (None, "cuda") => Ok(Self::Cuda),
+            (None, "auto") => Ok(Self::Auto),
+            _ => Err(Usage(format!("TINYLORA_DEVICE={wanted}: it is cpu, cuda or auto"))),
         }
     }
 }

@@ -28,7 +28,7 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
     interrupt::leave_at_once()?;
     let name = args.text.display().to_string();
     let items = messages::score_items(&name, &messages::read(&args.text)?)?;
-    let cpu = open::device(args.model.numerics.into())?;
+    let cpu = open::device(args.model.numerics.into(), args.model.device)?;
     let longest = items.iter().map(|(_, item)| most_tokens(item)).max().unwrap_or(0);
     let opened = Opened::new(&cpu, &args.model, longest, &Screen::stderr())?;
     let vocabulary = opened.base.model.config.vocab_size;

@@ -1,13 +1,40 @@
 //! `tinylora serve`: options enter; requests are answered over HTTP until Ctrl-C.
 
-use crate::args::ServeArgs;
 use crate::failure::Usage;
 use crate::loading::LoadingDisplay;
 use crate::open;
+use crate::precision::{DeviceArg, Dtype, NumericsArg};
 use crate::screen::Screen;
 use anyhow::Result;
+use clap::Args;
 use tinylora::hub::HubOptions;
 use tinylora_serve::{News, ServeOptions};
+
+/// `tinylora serve`
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// The model: a short name, org/name, a folder or a .gguf file (see tinylora --help)
+    #[arg(long, value_name = "REF")]
+    pub model: String,
+    /// An adapter on it, asked for by its name; may be given several times
+    #[arg(long, value_name = "NAME=FILE")]
+    pub adapter: Vec<String>,
+    /// Precision of the weights in memory
+    #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
+    pub dtype: Dtype,
+    /// exact: the same bits on every processor; fast: its bf16 products, where it has them (activations are rounded)
+    #[arg(long, value_enum, hide_possible_values = true, default_value_t = NumericsArg::Exact)]
+    pub numerics: NumericsArg,
+    /// cpu, cuda (an NVIDIA GPU) or auto (a GPU if there is one) [default: TINYLORA_DEVICE, else cpu]
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "DEVICE")]
+    pub device: Option<DeviceArg>,
+    /// Address to listen at
+    #[arg(long, value_name = "HOST", default_value = "127.0.0.1")]
+    pub host: String,
+    /// Port to listen at; 0: any free one
+    #[arg(long, value_name = "PORT", default_value_t = 8080)]
+    pub port: u16,
+}
 
 /// Runs the command.
 pub fn run(args: &ServeArgs) -> Result<()> {
@@ -17,7 +44,11 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         port: args.port,
         dtype: args.dtype.into(),
         adapters: adapters?,
-        ..ServeOptions::new(open::device(args.numerics.into())?, HubOptions::from_env(), &args.model)
+        ..ServeOptions::new(
+            open::device(args.numerics.into(), args.device)?,
+            HubOptions::from_env(),
+            &args.model,
+        )
     };
     let screen = Screen::stderr();
     let mut display = LoadingDisplay::new(screen.clone());

@@ -3,6 +3,7 @@
 use crate::args::SweepArgs;
 use crate::display::RunDisplay;
 use crate::failure::{DONE, INTERRUPTED, Usage};
+use crate::precision::DeviceArg;
 use crate::screen::Screen;
 use crate::{format, interrupt, open, report};
 use anyhow::Result;
@@ -26,7 +27,7 @@ pub fn run(args: &SweepArgs) -> Result<u8> {
     let stem = args.sweep.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let out = args.out.clone().unwrap_or_else(|| Path::new("sweeps").join(stem));
     if args.dry_run {
-        print!("{}{}", planned(&runs)?, duration(&runs, &out)?);
+        print!("{}{}", planned(&runs)?, duration(&runs, &out, args.device)?);
         return Ok(DONE);
     }
     if !args.resume && out.join("runs").exists() {
@@ -38,7 +39,7 @@ pub fn run(args: &SweepArgs) -> Result<u8> {
     }
     let kinds: BTreeSet<bool> = runs.iter().map(|run| run.recipe.model.numerics == Numerics::Fast).collect();
     for fast in kinds {
-        open::device(if fast { Numerics::Fast } else { Numerics::Exact })?; // an error now, not in the middle
+        open::device(if fast { Numerics::Fast } else { Numerics::Exact }, args.device)?; // an error now, not in the middle
     }
     let screen = Screen::stderr();
     let stop = Arc::new(AtomicBool::new(false));
@@ -47,7 +48,7 @@ pub fn run(args: &SweepArgs) -> Result<u8> {
         TrainOptions { out: out.clone(), resume: args.resume, hub: HubOptions::from_env(), interrupt: &stop };
     let mut display: Option<RunDisplay> = None;
     let device = |recipe: &tinylora::recipe::Recipe| {
-        open::device(recipe.model.numerics).expect("tried before the first run")
+        open::device(recipe.model.numerics, args.device).expect("tried before the first run")
     };
     let outcome = sweep(&device, &runs, &options, &mut |event| match event {
         SweepEvent::Run { number, of, run, done } => {
@@ -119,15 +120,18 @@ fn planned(runs: &[Run]) -> Result<String> {
     Ok(text)
 }
 
-/// How long it takes, and how rough that is.
-fn duration(runs: &[Run], out: &Path) -> Result<String> {
+/// How long it takes, and how rough that is; on a GPU, only what finished runs tell.
+fn duration(runs: &[Run], out: &Path, device: Option<DeviceArg>) -> Result<String> {
     if let Some(left) = time_left(runs, &finished_runs(out)) {
         return Ok(format!("{}\n", still(&left)));
     }
     let fast = runs.iter().any(|run| run.recipe.model.numerics == Numerics::Fast);
     let numerics = if fast { Numerics::Fast } else { Numerics::Exact };
-    let cpu = open::device(numerics)?;
-    Ok(match most_seconds(runs, multiply_add_rate(&cpu)) {
+    let most = match DeviceArg::or_environment(device)? {
+        DeviceArg::Cpu => most_seconds(runs, multiply_add_rate(&open::host(numerics)?)),
+        DeviceArg::Cuda | DeviceArg::Auto => None,
+    };
+    Ok(match most {
         Some(seconds) => format!(
             "time: at most about {} here. Very rough: half of the machine's measured multiply-adds, completions as long as \
              they may be (most are shorter), prompts left out. After the first run it is told from runs\n",

@@ -24,7 +24,7 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
         return dry_run(&recipe);
     }
     let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&recipe.name));
-    let cpu = open::device(recipe.model.numerics)?;
+    let cpu = open::device(recipe.model.numerics, args.device)?;
     let screen = Screen::stderr();
     let mut display = RunDisplay::new(screen.clone());
     let stop = Arc::new(AtomicBool::new(false));
@@ -62,7 +62,7 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
 fn dry_run(recipe: &Recipe) -> Result<u8> {
     print!("{}", recipe.to_toml());
     let screen = Screen::stderr();
-    let cpu = open::device(recipe.model.numerics)?;
+    let cpu = open::host(recipe.model.numerics)?;
     match plan(&cpu, recipe, &HubOptions::from_env()) {
         Ok(plan) => screen.print(&memory_line(&plan)),
         // Nothing is fetched for an estimate.

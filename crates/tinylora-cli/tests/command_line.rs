@@ -109,7 +109,7 @@ fn a_dry_run_prints_the_recipe_and_fetches_nothing() {
 #[test]
 fn the_environment_is_checked() {
     let folder = tempfile::tempdir().unwrap();
-    for (name, value) in [("TINYLORA_DEVICE", "cuda"), ("TINYLORA_KERNEL", "sse9"), ("TINYLORA_THREADS", "0")]
+    for (name, value) in [("TINYLORA_DEVICE", "tpu"), ("TINYLORA_KERNEL", "sse9"), ("TINYLORA_THREADS", "0")]
     {
         let output = Command::new(env!("CARGO_BIN_EXE_tinylora"))
             .args(["generate", "--model", "m", "--prompt", "x"])

@@ -6,10 +6,13 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 /// Plain numbers for which all-zero bytes are a valid value.
-pub trait Zeroable: Copy + Send + Sync + 'static {}
+pub trait Zeroable: Copy + Default + Send + Sync + 'static {}
 impl Zeroable for f32 {}
+impl Zeroable for f64 {}
+impl Zeroable for i32 {}
 impl Zeroable for u16 {}
 impl Zeroable for u32 {}
+impl Zeroable for u64 {}
 
 /// A cache line.
 const ALIGNMENT: usize = 64;

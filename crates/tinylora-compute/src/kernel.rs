@@ -124,10 +124,12 @@ impl Kernel {
     }
 }
 
-/// The CPU as a device: an instruction set and a steady pool of threads.
+/// The CPU as a device: an instruction set and a steady pool of threads; and the GPU, if any, that models are to be loaded on.
 pub struct Cpu {
     kernel: Kernel,
     pool: Arc<Pool>,
+    #[cfg(feature = "cuda")]
+    gpu: Option<Arc<crate::cuda::Device>>,
 }
 
 impl Cpu {
@@ -137,7 +139,24 @@ impl Cpu {
     /// If the processor can't run the kernel: ask [`Kernel::is_available`] first.
     pub fn new(kernel: Kernel, threads: usize) -> Self {
         assert!(kernel.is_available(), "kernel {} is not available here", kernel.name());
-        Self { kernel, pool: Arc::new(Pool::new(threads.max(1))) }
+        Self {
+            kernel,
+            pool: Arc::new(Pool::new(threads.max(1))),
+            #[cfg(feature = "cuda")]
+            gpu: None,
+        }
+    }
+
+    /// The same with a GPU beside it: models that are loaded with this handle lie and compute there.
+    #[cfg(feature = "cuda")]
+    pub fn with_gpu(self, gpu: Arc<crate::cuda::Device>) -> Self {
+        Self { gpu: Some(gpu), ..self }
+    }
+
+    /// The GPU that models are loaded on.
+    #[cfg(feature = "cuda")]
+    pub fn gpu(&self) -> Option<&Arc<crate::cuda::Device>> {
+        self.gpu.as_ref()
     }
 
     /// The device that `TINYLORA_KERNEL` and `TINYLORA_THREADS` ask for: by default one thread a core, and the fastest
@@ -166,7 +185,12 @@ impl Cpu {
             Kernel::AmxEmulated => Kernel::Scalar,
             exact => exact,
         };
-        Self { kernel, pool: Arc::clone(&self.pool) }
+        Self {
+            kernel,
+            pool: Arc::clone(&self.pool),
+            #[cfg(feature = "cuda")]
+            gpu: self.gpu.clone(),
+        }
     }
 
     /// The instruction set.

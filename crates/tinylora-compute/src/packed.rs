@@ -119,6 +119,11 @@ impl PackedMatrix {
         }
     }
 
+    /// The sizes of a matrix whose numbers lie elsewhere, as on a GPU: nothing can be computed with it.
+    pub fn without_data((n, k): (usize, usize)) -> Self {
+        Self { n, k, data: Data::Bf16(Buffer::zeroed(0)) }
+    }
+
     /// Replaces all numbers by those of a matrix of the same size that lies in memory row by row, in place.
     ///
     /// # Panics

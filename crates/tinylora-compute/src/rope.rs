@@ -26,6 +26,11 @@ impl RopeTable {
         Self { half: inverse_frequencies.len(), turns }
     }
 
+    /// Cosine and sine of each position and frequency, one after the other.
+    pub fn numbers(&self) -> Vec<f32> {
+        self.turns.iter().flat_map(|&(cosine, sine)| [cosine, sine]).collect()
+    }
+
     /// Number of positions covered.
     pub fn positions(&self) -> usize {
         self.turns.len().checked_div(self.half).unwrap_or(0)

@@ -65,6 +65,11 @@ impl Stream {
         Self { key: [mixed[0], mixed[1]], high: [stream as u32, (stream >> 32) as u32] }
     }
 
+    /// Its key, then its number: what a generator elsewhere needs.
+    pub fn parts(&self) -> [u32; 4] {
+        [self.key[0], self.key[1], self.high[0], self.high[1]]
+    }
+
     /// Four random words at a counter.
     pub fn words(&self, counter: u64) -> [u32; 4] {
         philox4x32([counter as u32, (counter >> 32) as u32, self.high[0], self.high[1]], self.key)

@@ -57,6 +57,15 @@ functions! {
     free as "cuMemFree_v2": fn(Address);
     to_device as "cuMemcpyHtoD_v2": fn(Address, *const c_void, usize);
     to_host as "cuMemcpyDtoH_v2": fn(*mut c_void, Address, usize);
+    host_allocate as "cuMemHostAlloc": fn(*mut *mut c_void, usize, c_uint);
+    host_free as "cuMemFreeHost": fn(*mut c_void);
+    to_device_later as "cuMemcpyHtoDAsync_v2": fn(Address, *const c_void, usize, Handle);
+    event_create as "cuEventCreate": fn(*mut Handle, c_uint);
+    event_record as "cuEventRecord": fn(Handle, Handle);
+    event_wait as "cuEventSynchronize": fn(Handle);
+    event_destroy as "cuEventDestroy_v2": fn(Handle);
+    on_device as "cuMemcpyDtoD_v2": fn(Address, Address, usize);
+    set_bytes as "cuMemsetD8_v2": fn(Address, u8, usize);
     load_module as "cuModuleLoadData": fn(*mut Handle, *const c_void);
     unload_module as "cuModuleUnload": fn(Handle);
     function as "cuModuleGetFunction": fn(*mut Handle, Handle, *const c_char);

@@ -44,7 +44,7 @@ pub enum CudaError {
     /// More memory than the budget has.
     #[error(
         "{what} needs {wanted} bytes on the GPU, but {used} of the budget of {budget} are in use: lower the batch \
-         (rollout.max_batch), the micro-batch or the length of sequences, or raise the budget"
+         (rollout.max_batch), model.memory or the length of sequences, or raise the budget (TINYLORA_GPU_MEMORY)"
     )]
     OutOfBudget {
         /// What it was for.
@@ -82,6 +82,26 @@ pub enum CudaError {
         file: PathBuf,
         /// The reason.
         source: std::io::Error,
+    },
+    /// No compiler for kernels.
+    #[error(
+        "the kernels are not compiled yet, and NVIDIA's compiler library was not found: install it with `pip install \
+         nvidia-cuda-nvrtc` in the virtual environment in use, or with the CUDA toolkit 13, or name it in TINYLORA_NVRTC \
+         (looked for: {searched}){}", if reasons.is_empty() { String::new() } else { format!("; {reasons}") }
+    )]
+    NoCompiler {
+        /// Where it was looked for.
+        searched: String,
+        /// Why those that are there don't load.
+        reasons: String,
+    },
+    /// The compiler refuses our own kernels.
+    #[error("NVIDIA's compiler library refuses {file}: {log}")]
+    Compiler {
+        /// File of kernels.
+        file: String,
+        /// What it says.
+        log: String,
     },
     /// No such kernel.
     #[error("no file of kernels has {name}")]

@@ -1,7 +1,9 @@
 //! Which file of kernels has a kernel, and where its machine code lies: a kernel's name enters, bytes leave. Files are named
-//! by a hash of all that the code depends on, so that what was made from other sources is never loaded.
+//! by a hash of all that the code depends on, so that what was made from other sources is never loaded; what isn't there is
+//! compiled, once, if it may be.
 
 use super::error::CudaError;
+use super::nvrtc::Nvrtc;
 use sha2::{Digest, Sha256};
 use std::path::PathBuf;
 
@@ -13,14 +15,14 @@ pub fn padded_head(size: usize) -> Option<usize> {
     HEAD_SIZES.into_iter().find(|&padded| size <= padded)
 }
 
-/// What the compiler is told besides the kind of GPU, as it stands in the names' hash (a Python list).
-const OPTIONS: &str = "['--std=c++17', '--fmad=false', '--ptxas-options=-v']";
+/// What the compiler is told besides the kind of GPU.
+const OPTIONS: [&str; 3] = ["--std=c++17", "--fmad=false", "--ptxas-options=-v"];
 
-/// Headers in the order of their names.
-const HEADERS: [&str; 3] = [
-    include_str!("kernels/philox.cuh"),
-    include_str!("kernels/prelude.cuh"),
-    include_str!("kernels/tile.cuh"),
+/// (name, text) of the headers in the order of their names.
+const HEADERS: [(&str, &str); 3] = [
+    ("philox.cuh", include_str!("kernels/philox.cuh")),
+    ("prelude.cuh", include_str!("kernels/prelude.cuh")),
+    ("tile.cuh", include_str!("kernels/tile.cuh")),
 ];
 
 macro_rules! units {
@@ -37,6 +39,8 @@ units!("activation", "adamw", "attention", "head", "heads", "norm", "product", "
 pub struct Images {
     /// The folder.
     pub folder: PathBuf,
+    /// Whether what isn't there is compiled by NVRTC and put there.
+    pub compile: bool,
 }
 
 /// A file of kernels, for one head size where it depends on that.
@@ -61,17 +65,38 @@ impl Unit {
         UNITS.iter().find(|(_, text)| has(text)).map(|&(name, _)| Self { name, head })
     }
 
+    /// All of them.
+    fn all() -> impl Iterator<Item = Self> {
+        UNITS.iter().flat_map(|&(name, _)| {
+            let sizes: Vec<Option<usize>> = match name {
+                "attention" => HEAD_SIZES.into_iter().map(Some).collect(),
+                _ => vec![None],
+            };
+            sizes.into_iter().map(move |head| Self { name, head })
+        })
+    }
+
+    fn text(&self) -> &'static str {
+        UNITS.iter().find(|(name, _)| *name == self.name).expect("a unit's name is in the list").1
+    }
+
+    fn compile(&self, architecture: &str) -> Result<Vec<u8>, CudaError> {
+        let mut options = vec![format!("--gpu-architecture={architecture}")];
+        options.extend(OPTIONS.map(str::to_owned));
+        options.extend(self.head.map(|head| format!("-DHEAD={head}")));
+        Nvrtc::find()?.compile(&format!("{}.cu", self.name), self.text(), &HEADERS, &options)
+    }
+
     fn file_name(&self, architecture: &str) -> String {
-        let (_, text) =
-            UNITS.iter().find(|(name, _)| *name == self.name).expect("a unit's name is in the list");
         let mut hash = Sha256::new();
-        for part in std::iter::once(text).chain(&HEADERS) {
+        for part in std::iter::once(self.text()).chain(HEADERS.map(|(_, text)| text)) {
             hash.update(part.as_bytes());
             hash.update([0]);
         }
         hash.update(architecture.as_bytes());
         hash.update([0]);
-        hash.update(OPTIONS.as_bytes());
+        // As Python writes a list.
+        hash.update(format!("['{}']", OPTIONS.join("', '")).as_bytes());
         let digest: String = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         let head = self.head.map_or(String::new(), |head| format!("-{head}"));
         format!("{}{head}-{architecture}-{digest}.cubin", self.name)
@@ -82,12 +107,26 @@ impl Images {
     /// Machine code of a unit.
     pub(super) fn read(&self, unit: &Unit, architecture: &'static str) -> Result<Vec<u8>, CudaError> {
         let file = self.folder.join(unit.file_name(architecture));
-        std::fs::read(&file).map_err(|source| CudaError::Image {
-            unit: unit.name.to_owned(),
-            architecture,
-            file,
-            source,
-        })
+        match std::fs::read(&file) {
+            Ok(image) => Ok(image),
+            Err(_) if self.compile => {
+                let image = unit.compile(architecture)?;
+                // Another process may do the same: whole under a name of its own first. If it can't be kept, it is
+                // compiled again next time.
+                let part = file.with_extension(format!("part-{}", std::process::id()));
+                let kept = std::fs::create_dir_all(&self.folder).and_then(|()| std::fs::write(&part, &image));
+                if kept.is_err() || std::fs::rename(&part, &file).is_err() {
+                    let _ = std::fs::remove_file(&part);
+                }
+                Ok(image)
+            }
+            Err(source) => Err(CudaError::Image { unit: unit.name.to_owned(), architecture, file, source }),
+        }
+    }
+
+    /// The names of all files of machine code for a kind of GPU, as in [`super::Device::architecture`].
+    pub fn file_names(architecture: &str) -> Vec<String> {
+        Unit::all().map(|unit| unit.file_name(architecture)).collect()
     }
 }
 

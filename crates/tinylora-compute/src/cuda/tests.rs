@@ -40,7 +40,7 @@ fn folder(name: &str) -> PathBuf {
 
 /// Images that the emulated driver takes for machine code.
 fn images(folder: &Path) -> Images {
-    let images = Images { folder: folder.to_owned() };
+    let images = Images { folder: folder.to_owned(), compile: false };
     if let Err(CudaError::Image { file, .. }) = images.read(&Unit { name: "norm", head: None }, "sm_80") {
         std::fs::write(file, b"emulated").expect("writable");
     }
@@ -49,9 +49,9 @@ fn images(folder: &Path) -> Images {
 
 #[test]
 fn without_a_driver_the_error_says_so() {
-    let images = Images { folder: PathBuf::new() };
+    let images = Images { folder: PathBuf::new(), compile: false };
     let nowhere = Path::new("no-such-folder/libcuda.so.1");
-    let error = Device::open(0, 1 << 20, images, Some(nowhere)).err().expect("no driver");
+    let error = Device::open(0, Some(1 << 20), images, Some(nowhere)).err().expect("no driver");
     assert!(matches!(error, CudaError::NoDriver { .. }), "{error}");
     assert!(error.to_string().contains("use the cpu device"), "{error}");
 }
@@ -68,7 +68,8 @@ fn a_library_without_the_functions_is_an_old_driver() {
 fn a_kernel_runs_and_memory_keeps_to_the_budget() {
     let folder = folder("run");
     let Some(driver) = emulated(&folder) else { return };
-    let device = Device::open(0, 10_000, images(&folder), Some(&driver)).expect("the emulated device opens");
+    let device =
+        Device::open(0, Some(10_000), images(&folder), Some(&driver)).expect("the emulated device opens");
     let (rows, width) = (3, 70);
     let (x, weight) = (numbers(1, rows * width), numbers(2, width));
     let mut expected = numbers(3, rows * width);
@@ -102,12 +103,12 @@ fn a_kernel_runs_and_memory_keeps_to_the_budget() {
     assert!(matches!(device.buffer::<u32>("all", usize::MAX), Err(CudaError::OutOfBudget { .. })));
     drop(x);
     assert_eq!(device.used(), used - 3 * 70 * 4);
-    let no_image = Images { folder: folder.join("empty") };
-    let other = Device::open(0, 10_000, no_image, Some(&driver)).expect("opens");
+    let no_image = Images { folder: folder.join("empty"), compile: false };
+    let other = Device::open(0, Some(10_000), no_image, Some(&driver)).expect("opens");
     // SAFETY: nothing is launched, as there is no machine code.
     let error = unsafe { other.launch("rms_norm_add", launch, &arguments) }.expect_err("no machine code");
     assert!(matches!(error, CudaError::Image { .. }), "{error}");
-    let error = Device::open(1, 0, images(&folder), Some(&driver)).err().expect("there is one");
+    let error = Device::open(1, Some(0), images(&folder), Some(&driver)).err().expect("there is one");
     assert!(matches!(error, CudaError::NoSuchDevice { number: 1, count: 1 }), "{error}");
     std::fs::remove_dir_all(folder).expect("removable");
 }
@@ -130,7 +131,7 @@ fn machine_code_is_found_by_the_names_that_the_compiler_gave() {
         eprintln!("skipped: TINYLORA_CUDA_IMAGES names no folder of machine code");
         return;
     };
-    let images = Images { folder: folder.into() };
+    let images = Images { folder: folder.into(), compile: false };
     for architecture in ["sm_80", "sm_89", "sm_90a", "sm_120"] {
         for kernel in ["product_few_add", "head_pick", "attention_forward_128", "thin_join"] {
             let unit = Unit::of(kernel).expect("a kernel");
@@ -145,4 +146,31 @@ fn gpus_and_head_sizes_that_are_served() {
     assert_eq!(architecture(9, 0), Some("sm_90a"));
     assert_eq!((architecture(8, 6), architecture(7, 5), architecture(10, 0)), (Some("sm_80"), None, None));
     assert_eq!((padded_head(24), padded_head(128), padded_head(257)), (Some(32), Some(128), None));
+}
+
+/// With NVRTC at hand (`TINYLORA_NVRTC` or where it is looked for): what isn't compiled yet is, and kept.
+#[test]
+fn machine_code_is_compiled_once_and_kept() {
+    let folder = folder("compile");
+    let images = Images { folder: folder.clone(), compile: true };
+    let unit = Unit::of("embed").expect("a kernel");
+    match images.read(&unit, "sm_80") {
+        Err(error @ CudaError::NoCompiler { .. }) => eprintln!("skipped: {error}"),
+        Err(error) => panic!("{error}"),
+        Ok(image) => {
+            assert!(image.starts_with(b"\x7fELF"), "machine code");
+            let kept = Images { folder: folder.clone(), compile: false }.read(&unit, "sm_80").expect("kept");
+            assert_eq!(image, kept);
+            assert!(Images::file_names("sm_80").iter().any(|name| folder.join(name).is_file()));
+        }
+    }
+    std::fs::remove_dir_all(folder).expect("removable");
+}
+
+#[test]
+fn without_a_compiler_the_error_says_what_to_install() {
+    let places = super::nvrtc::places();
+    assert!(!places.is_empty());
+    let error = CudaError::NoCompiler { searched: "a, b".into(), reasons: String::new() }.to_string();
+    assert!(error.contains("pip install") && error.contains("a, b"), "{error}");
 }

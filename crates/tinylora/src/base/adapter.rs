@@ -38,21 +38,27 @@ impl Adapter {
         let spec = TinyLoraSpec::new(section, &base.model.config)?;
         let v = spec.init_v(seed);
         let factors = factors_of(cpu, base, &spec, cache, report)?;
-        Ok(Self::assemble(cpu, base, spec, &factors, v))
+        Self::assemble(cpu, base, spec, &factors, v)
     }
 
-    fn assemble(cpu: &Cpu, base: &Base, spec: TinyLoraSpec, factors: &Factors, v: Vec<f32>) -> Self {
+    fn assemble(
+        cpu: &Cpu,
+        base: &Base,
+        spec: TinyLoraSpec,
+        factors: &Factors,
+        v: Vec<f32>,
+    ) -> Result<Self, BaseError> {
         let modules: Vec<Module> = spec.modules().collect();
         let projections = Projections::new(&spec);
-        Self {
-            factors: side_factors(cpu, base, &modules, factors),
+        Ok(Self {
+            factors: side_factors(cpu, base, &modules, factors)?,
             sketches: FactorSketches::new(&factors.sketches()),
             r: [R::Matrices(projections.r_matrices(&v))],
             projections,
             spec,
             v,
             version: 0,
-        }
+        })
     }
 
     /// The trained numbers (groups · u).
@@ -112,8 +118,11 @@ pub(super) fn factors_of(
     cache: &Path,
     report: &mut dyn FnMut(Loading),
 ) -> Result<Factors, BaseError> {
-    let weights: Vec<&PackedMatrix> =
-        spec.modules().map(|module| base.model.layers[module.layer].weight(module.target)).collect();
+    let fetched = base.model.fetch(cpu, spec.modules().map(|module| (module.layer, module.target)))?;
+    let weights: Vec<&PackedMatrix> = match &fetched {
+        Some(fetched) => fetched.iter().collect(),
+        None => spec.modules().map(|module| base.model.layers[module.layer].weight(module.target)).collect(),
+    };
     let key = FactorKey { weights_sha256: base.identity.sha256, dtype: base.dtype };
     // Factors are computed on several threads, but told of on this one.
     let (sender, receiver) = mpsc::channel();

@@ -56,7 +56,7 @@ pub fn adapter_sets(
         sets[set].members.push(index);
         sets[set].matrices.push(r);
     }
-    Ok(sets.into_iter().map(|set| pack(cpu, base, set)).collect())
+    sets.into_iter().map(|set| pack(cpu, base, set)).collect()
 }
 
 /// A and B of an adapter's base, checked against the fingerprints in its file.
@@ -113,14 +113,19 @@ fn standalone(adapter: &Standalone, sets: &mut Vec<Collected>) -> Result<(usize,
     Ok((sets.len() - 1, r))
 }
 
-fn pack(cpu: &Cpu, base: &Base, set: Collected) -> AdapterSet {
+fn pack(cpu: &Cpu, base: &Base, set: Collected) -> Result<AdapterSet, BaseError> {
     let Collected { factors, modules, members, matrices, .. } = set;
-    let packed = side_factors(cpu, base, &modules, &factors);
-    AdapterSet { factors: packed, modules, members, matrices }
+    let packed = side_factors(cpu, base, &modules, &factors)?;
+    Ok(AdapterSet { factors: packed, modules, members, matrices })
 }
 
 /// A and B as the forward pass takes them.
-pub(super) fn side_factors(cpu: &Cpu, base: &Base, modules: &[Module], factors: &Factors) -> SideFactors {
+pub(super) fn side_factors(
+    cpu: &Cpu,
+    base: &Base,
+    modules: &[Module],
+    factors: &Factors,
+) -> Result<SideFactors, BaseError> {
     let modules: Vec<ModuleFactors> = modules
         .iter()
         .zip(&factors.modules)
@@ -131,5 +136,5 @@ pub(super) fn side_factors(cpu: &Cpu, base: &Base, modules: &[Module], factors: 
             b: factors.b.clone(),
         })
         .collect();
-    SideFactors::new(cpu, &base.model.config, factors.rank, &modules)
+    Ok(SideFactors::beside(cpu, &base.model, factors.rank, &modules)?)
 }

@@ -3,7 +3,7 @@
 use super::Base;
 use crate::adapter::{LoraSpec, RunMetadata, Standalone, Target};
 use crate::model::config::ModelConfig;
-use crate::model::{Adapters, Gradients, R, SideFactors};
+use crate::model::{Adapters, DeviceError, Gradients, R, SideFactors};
 use tinylora_compute::Cpu;
 
 /// An adapter in use. Its version counts the changes of its numbers.
@@ -20,18 +20,21 @@ pub struct LoraAdapter {
 
 impl LoraAdapter {
     /// A fresh adapter; `seed` decides A's start.
-    pub fn new(cpu: &Cpu, base: &Base, spec: LoraSpec, seed: u64) -> Self {
+    ///
+    /// # Errors
+    /// If the base is on a GPU that has no room.
+    pub fn new(cpu: &Cpu, base: &Base, spec: LoraSpec, seed: u64) -> Result<Self, DeviceError> {
         let (config, numbers) = (base.model.config.clone(), spec.init(seed));
         let modules: Vec<_> = spec.modules().map(|module| (module.layer, module.target)).collect();
-        Self {
-            factors: SideFactors::from_numbers(cpu, &config, spec.rank, &modules, &numbers),
+        Ok(Self {
+            factors: SideFactors::from_numbers_beside(cpu, &base.model, spec.rank, &modules, &numbers)?,
             r: [R::Multiples(vec![spec.scale(); modules.len()])],
             spec,
             config,
             modules,
             numbers,
             version: 0,
-        }
+        })
     }
 
     /// A and Bᵀ of each module.
@@ -48,11 +51,14 @@ impl LoraAdapter {
     ///
     /// # Panics
     /// If there are not exactly as many as the specification has.
-    pub fn set(&mut self, cpu: &Cpu, numbers: &[f32], version: u64) {
+    ///
+    /// # Errors
+    /// On a GPU alone: of its driver or its memory.
+    pub fn set(&mut self, cpu: &Cpu, numbers: &[f32], version: u64) -> Result<(), DeviceError> {
         assert_eq!(numbers.len(), self.numbers.len(), "as many numbers as the specification has");
         self.numbers.copy_from_slice(numbers);
-        self.factors = SideFactors::from_numbers(cpu, &self.config, self.spec.rank, &self.modules, numbers);
         self.version = version;
+        self.factors.replace(cpu, &self.config, &self.modules, numbers)
     }
 
     /// As the argument of a forward pass, in which it has number 0.

@@ -16,7 +16,7 @@ pub use trained::{Trained, TrainedSpec};
 use crate::adapter::{AdapterError, AdapterFileError, BaseIdentity, FactorError};
 use crate::hub::{self, HubError, HubOptions, ModelFiles};
 use crate::model::weights::{Weights, WeightsError};
-use crate::model::{Model, ModelError};
+use crate::model::{DeviceError, Model, ModelError};
 use crate::recipe::WeightDtype;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use tinylora_compute::{Cpu, Precision};
@@ -68,6 +68,9 @@ pub enum BaseError {
     /// The factors can't be computed.
     #[error(transparent)]
     Factors(#[from] FactorError),
+    /// The GPU can't hold it.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// The tokenizer has more ids than the model has rows.
     #[error(
         "the tokenizer of {reference} knows {tokens} tokens, but the model's embedding has {rows} rows; \

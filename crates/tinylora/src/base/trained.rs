@@ -7,7 +7,7 @@ use super::lora::LoraAdapter;
 use super::{Base, BaseError, Loading};
 use crate::adapter::{AdapterError, AnyAdapter, LoraSpec, RunMetadata, TinyLoraSpec};
 use crate::model::config::ModelConfig;
-use crate::model::{Gradients, Policy};
+use crate::model::{DeviceError, Gradients, Policy};
 use crate::recipe::{AdapterKind, AdapterSection};
 use std::path::Path;
 use tinylora_compute::Cpu;
@@ -106,9 +106,10 @@ impl Trained {
             AdapterKind::TinyLora | AdapterKind::LoraXs => {
                 Self::Projected(Adapter::from_section(cpu, base, section, seed, cache, report)?)
             }
+            AdapterKind::Full if base.model.is_on_gpu() => return Err(DeviceError::Full.into()),
             AdapterKind::Full => Self::Full(Box::new(FullModel::new(cpu, base)?)),
             AdapterKind::Lora => {
-                Self::Lora(LoraAdapter::new(cpu, base, LoraSpec::new(section, &base.model.config)?, seed))
+                Self::Lora(LoraAdapter::new(cpu, base, LoraSpec::new(section, &base.model.config)?, seed)?)
             }
         })
     }
@@ -135,12 +136,16 @@ impl Trained {
     ///
     /// # Panics
     /// If there are not exactly as many as there were.
-    pub fn set(&mut self, cpu: &Cpu, numbers: &[f32], version: u64) {
+    ///
+    /// # Errors
+    /// On a GPU alone: of its driver or its memory.
+    pub fn set(&mut self, cpu: &Cpu, numbers: &[f32], version: u64) -> Result<(), BaseError> {
         match self {
             Self::Projected(adapter) => adapter.set(numbers, version),
             Self::Full(full) => full.set(cpu, numbers, version),
-            Self::Lora(adapter) => adapter.set(cpu, numbers, version),
+            Self::Lora(adapter) => adapter.set(cpu, numbers, version)?,
         }
+        Ok(())
     }
 
     /// The base with the numbers as they are.

@@ -42,9 +42,9 @@ impl Default for BenchOptions {
 /// Everything measured.
 #[derive(Debug, Clone, Serialize)]
 pub struct BenchReport {
-    /// "cpu"
+    /// "cpu" or "cuda"
     pub device: String,
-    /// Instruction set.
+    /// Instruction set, or the GPU's name.
     pub kernel: String,
     /// Threads.
     pub threads: usize,
@@ -57,9 +57,9 @@ pub struct BenchReport {
 /// Limits of this machine, measured with this kernel and all threads.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Peak {
-    /// Multiply-adds in registers, two FLOP each, in the kernel's fastest form.
+    /// Multiply-adds in registers, two FLOP each, in the kernel's fastest form; on a GPU those of a large product.
     pub matmul_flops: f64,
-    /// Reading of memory.
+    /// Reading of memory; on a GPU reading and writing in a copy.
     pub memory_bytes_per_second: f64,
 }
 
@@ -95,6 +95,9 @@ pub enum BenchError {
     /// Generation failed.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The GPU has no room.
+    #[error(transparent)]
+    Device(#[from] crate::model::DeviceError),
     /// Training failed.
     #[error(transparent)]
     Gradient(#[from] GradientError),
@@ -106,9 +109,13 @@ pub enum BenchError {
     Factors(#[from] FactorError),
 }
 
-/// Measures the limits of the machine.
-pub fn measure_peak(cpu: &Cpu) -> Peak {
-    Peak { matmul_flops: peak::multiply_add_rate(cpu), memory_bytes_per_second: peak::read_rate(cpu) }
+/// Measures the limits of the machine, or of the GPU that the model is on.
+pub fn measure_peak(cpu: &Cpu, model: &Model) -> Result<Peak, BenchError> {
+    let (matmul_flops, memory_bytes_per_second) = match model.gpu_peak() {
+        Some(peak) => peak?,
+        None => (peak::multiply_add_rate(cpu), peak::read_rate(cpu)),
+    };
+    Ok(Peak { matmul_flops, memory_bytes_per_second })
 }
 
 /// From so many seconds on a first run counts like the others.
@@ -131,7 +138,7 @@ pub fn bench(
     options: &BenchOptions,
     done: &mut dyn FnMut(&BenchRow),
 ) -> Result<BenchReport, BenchError> {
-    let mut bench = Bench::new(cpu, model);
+    let mut bench = Bench::new(cpu, model)?;
     let mut rows = Vec::new();
     let empty = Cell::new(0.0);
     let mut measure =
@@ -196,8 +203,8 @@ pub fn bench(
         })?;
     }
     Ok(BenchReport {
-        device: "cpu".into(),
-        kernel: cpu.kernel().name().into(),
+        device: model.device_name().into(),
+        kernel: model.kernel_name(cpu).into(),
         threads: cpu.threads(),
         peak,
         rows,

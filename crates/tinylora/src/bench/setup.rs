@@ -27,8 +27,11 @@ pub struct SetupRow {
 /// If a matrix has numbers that are no numbers, or does not converge.
 pub fn setup(cpu: &Cpu, model: &Model) -> Result<SetupRow, BenchError> {
     let spec = TinyLoraSpec::new(&AdapterSection::default(), &model.config)?;
-    let matrices: Vec<&PackedMatrix> =
-        spec.modules().map(|module| model.layers[module.layer].weight(module.target)).collect();
+    let fetched = model.fetch(cpu, spec.modules().map(|module| (module.layer, module.target)))?;
+    let matrices: Vec<&PackedMatrix> = match &fetched {
+        Some(fetched) => fetched.iter().collect(),
+        None => spec.modules().map(|module| model.layers[module.layer].weight(module.target)).collect(),
+    };
     let start = Instant::now();
     compute_factors(cpu, &spec, &matrices, &|_| {})?;
     let seconds = start.elapsed().as_secs_f64();

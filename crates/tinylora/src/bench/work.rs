@@ -6,10 +6,10 @@ use crate::gradient::{
 };
 use crate::inference::{Engine, GenerateOptions, Request, Sampling, Stop};
 use crate::model::{
-    Adapters, Gradients, KvCache, Model, ModuleFactors, ModuleKind, Policy, R, SideFactors, kv_precision,
+    Adapters, Gradients, KvCache, MemorySizes, Model, ModuleFactors, ModuleKind, Policy, R, SideFactors,
+    kv_precision,
 };
 use crate::random::{Purpose, Stream};
-use crate::train::micro_batch_rows;
 use std::sync::atomic::AtomicBool;
 use tinylora_compute::Cpu;
 use tinylora_compute::attention::BLOCK_TOKENS;
@@ -103,7 +103,7 @@ impl Stop for Never {
 }
 
 impl<'a> Bench<'a> {
-    pub(super) fn new(cpu: &'a Cpu, model: &'a Model) -> Self {
+    pub(super) fn new(cpu: &'a Cpu, model: &'a Model) -> Result<Self, BenchError> {
         let stream = Stream::new(0, Purpose::Sampling, u64::MAX);
         let small = |count: usize, scale: f64| -> Vec<f32> {
             (0..count).map(|i| ((stream.uniform(i as u64) - 0.5) * scale) as f32).collect()
@@ -115,15 +115,15 @@ impl<'a> Bench<'a> {
                 ModuleFactors { layer, kind, a: small(RANK * k, 0.1), b: small(n * RANK, 0.1) }
             })
             .collect();
-        Self {
+        Ok(Self {
             cpu,
             model,
-            factors: SideFactors::new(cpu, &model.config, RANK, &modules),
+            factors: SideFactors::beside(cpu, model, RANK, &modules)?,
             r: [R::Matrices(small(modules.len() * RANK * RANK, 1e-2))],
             workspace: GradientWorkspace::default(),
             engine: None,
             calls: 0,
-        }
+        })
     }
 
     fn tokens(&mut self, count: usize) -> Vec<u32> {
@@ -188,8 +188,8 @@ impl<'a> Bench<'a> {
             .collect();
         let adapters = Adapters { factors: Some(&self.factors), r: &self.r };
         let policy = Policy::new(self.model, adapters);
-        let rows =
-            TRAIN_ROWS.min(micro_batch_rows(&self.model.config, self.model.bytes() as u64, prompt + new));
+        let sizes = MemorySizes::of(self.cpu, &self.model.config, self.model.precision());
+        let rows = TRAIN_ROWS.min(sizes.micro_batch_rows(self.model.bytes() as u64, prompt + new));
         let numbers = self.factors.modules() * self.factors.rank() * self.factors.rank();
         let mut sums = Gradients::R(vec![vec![0.0; numbers]]);
         let mut loss = |token: crate::gradient::TokenView| TokenGradient {

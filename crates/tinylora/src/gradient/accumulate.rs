@@ -4,7 +4,10 @@
 
 use super::pack::{Packed, Target, TrainingCompletion, TrainingGroup, pack};
 use crate::inference::support_normalizer;
-use crate::model::{Gradients, HEAD, KeptActivations, KvCache, Model, Policy, WeightSums, backward, forward};
+use crate::model::{
+    DeviceError, Directions, Gradients, HEAD, Hidden, KeptActivations, KvCache, Model, Policy, WeightSums,
+    backward, forward,
+};
 use tinylora_compute::head::{
     Distribution, HeadStatistics, head_directions, head_directions_and_entropies, head_statistics, logits_at,
 };
@@ -66,6 +69,9 @@ pub struct CompletionGradient {
 /// Why there is no gradient.
 #[derive(Debug, thiserror::Error)]
 pub enum GradientError {
+    /// The GPU failed, or has no memory.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// A log-prob is not a number.
     #[error(
         "ln p of token {token} (completion {completion} of group {group}) is {value} in the training pass: the \
@@ -148,15 +154,15 @@ pub fn accumulate_completions(
     workspace.make_room(cpu, model, packed.blocks);
     let outputs: Vec<u32> = packed.targets.iter().map(|target| target.row).collect();
     let GradientWorkspace { cache, kept } = workspace;
-    let hidden = forward(cpu, policy, &packed.batch, &outputs, cache, kept, true);
-    let mut head = HeadPass::new(cpu, model, groups, &packed, &hidden, inverse_temperature, entropies);
+    let hidden = forward(cpu, policy, &packed.batch, &outputs, cache, kept, true)?;
+    let mut head = HeadPass::new(cpu, model, groups, &packed, &hidden, inverse_temperature, entropies)?;
     check_finite(&packed.targets, &head.logprobs)?;
-    let total = head.apply(groups, &packed.targets, loss);
+    let total = head.apply(groups, &packed.targets, loss)?;
     if let Some(weights) = sums.weights() {
-        let supports = Supports { cpu, model, groups, packed: &packed, hidden: &hidden, inverse_temperature };
+        let supports = Supports::new(cpu, model, groups, &packed, &hidden, inverse_temperature)?;
         head.add_weight_gradient(&supports, weights);
     }
-    backward(cpu, policy, &packed.batch, &outputs, &head.directions, cache, kept, sums);
+    backward(cpu, policy, &packed.batch, &outputs, &head.directions, cache, kept, sums)?;
     Ok(total)
 }
 
@@ -177,13 +183,18 @@ pub fn completion_logprobs(
     workspace.make_room(cpu, model, packed.blocks);
     let outputs: Vec<u32> = packed.targets.iter().map(|target| target.row).collect();
     let GradientWorkspace { cache, kept } = workspace;
-    let hidden = forward(cpu, policy, &packed.batch, &outputs, cache, kept, false);
+    let hidden = forward(cpu, policy, &packed.batch, &outputs, cache, kept, false)?;
     let tokens = target_tokens(groups, &packed.targets);
-    let statistics = head_statistics(cpu, model.head(), &hidden, inverse_temperature);
-    let logits = logits_at(cpu, model.head(), &hidden, &tokens, inverse_temperature);
-    let rows = logits.iter().zip(statistics.rows.iter());
-    let mut logprobs: Vec<f32> = rows.map(|(logit, row)| logit - row.log_normalizer).collect();
-    let supports = Supports { cpu, model, groups, packed: &packed, hidden: &hidden, inverse_temperature };
+    let mut logprobs: Vec<f32> = match hidden.host() {
+        Some(hidden) => {
+            let statistics = head_statistics(cpu, model.head(), hidden, inverse_temperature);
+            let logits = logits_at(cpu, model.head(), hidden, &tokens, inverse_temperature);
+            let rows = logits.iter().zip(statistics.rows.iter());
+            rows.map(|(logit, row)| logit - row.log_normalizer).collect()
+        }
+        None => model.logprobs(&hidden, &tokens, inverse_temperature)?,
+    };
+    let supports = Supports::new(cpu, model, groups, &packed, &hidden, inverse_temperature)?;
     supports.replace(&mut logprobs, |logits, at| logits[at] - support_normalizer(logits));
     check_finite(&packed.targets, &logprobs)?;
     for (target, logprob) in packed.targets.iter().zip(logprobs) {
@@ -207,17 +218,13 @@ pub(super) fn check_finite(targets: &[Target], logprobs: &[f32]) -> Result<(), G
 
 /// What the head gives for N targets.
 pub(super) struct HeadPass {
-    /// D
-    width: usize,
     /// ln p (N)
     pub logprobs: Vec<f32>,
     /// (N)
     entropies: Vec<f32>,
-    /// ∂ ln p / ∂ hidden (N, D)
-    pub directions: Vec<f32>,
-    /// ∂ entropy / ∂ hidden (N, D); empty where it was not asked for.
-    entropy_directions: Vec<f32>,
-    /// Of the whole vocabulary (N).
+    /// ∂ ln p / ∂ hidden (N, D), and of the entropies where they were asked for.
+    pub directions: Directions,
+    /// Of the whole vocabulary (N); empty where the model is on a GPU.
     distributions: Vec<Distribution>,
     /// ∂ loss / ∂ ln p and / ∂ entropy (N), after `apply`.
     slopes: (Vec<f32>, Vec<f32>),
@@ -229,48 +236,64 @@ impl HeadPass {
         model: &Model,
         groups: &[TrainingGroup],
         packed: &Packed,
+        hidden: &Hidden,
+        inverse_temperature: f32,
+        entropies: bool,
+    ) -> Result<Self, DeviceError> {
+        let tokens = target_tokens(groups, &packed.targets);
+        let mut pass = match hidden.host() {
+            Some(hidden) => Self::on_host(cpu, model, hidden, &tokens, inverse_temperature, entropies),
+            None => {
+                let (logprobs, entropies, directions) =
+                    model.directions(hidden, &tokens, inverse_temperature, entropies)?;
+                let (distributions, slopes) = Default::default();
+                Self { logprobs, entropies, directions, distributions, slopes }
+            }
+        };
+        let supports = Supports::new(cpu, model, groups, packed, hidden, inverse_temperature)?;
+        supports.replace(&mut pass.logprobs, |logits, at| logits[at] - support_normalizer(logits));
+        supports.replace(&mut pass.entropies, |logits, _| support_entropy(logits));
+        supports.replace_directions(&mut pass.directions, false, |p, at, weights| {
+            weights.extend(p.iter().enumerate().map(|(i, p)| f32::from(i == at) - p));
+        })?;
+        supports.replace_directions(&mut pass.directions, true, |p, _, weights| {
+            let entropy: f32 = p.iter().map(|p| if *p > 0.0 { -p * p.ln() } else { 0.0 }).sum();
+            weights.extend(p.iter().map(|&p| if p > 0.0 { -p * (p.ln() + entropy) } else { 0.0 }));
+        })?;
+        Ok(pass)
+    }
+
+    fn on_host(
+        cpu: &Cpu,
+        model: &Model,
         hidden: &[f32],
+        tokens: &[u32],
         inverse_temperature: f32,
         entropies: bool,
     ) -> Self {
         let head = model.head();
-        let tokens = target_tokens(groups, &packed.targets);
-        let mut directions = vec![0.0; hidden.len()];
-        let mut entropy_directions = vec![0.0; if entropies { hidden.len() } else { 0 }];
+        let mut log = vec![0.0; hidden.len()];
+        let mut entropy = vec![0.0; if entropies { hidden.len() } else { 0 }];
         let (statistics, logits): (HeadStatistics, Vec<f32>) = match entropies {
-            false => head_directions(cpu, head, hidden, &tokens, inverse_temperature, &mut directions),
+            false => head_directions(cpu, head, hidden, tokens, inverse_temperature, &mut log),
             true => head_directions_and_entropies(
                 cpu,
                 head,
                 hidden,
-                &tokens,
+                tokens,
                 inverse_temperature,
-                &mut directions,
-                &mut entropy_directions,
+                &mut log,
+                &mut entropy,
             ),
         };
         let rows = logits.iter().zip(statistics.rows.iter());
-        let mut pass = Self {
-            width: model.config.hidden_size,
+        Self {
             logprobs: rows.map(|(logit, row)| logit - row.log_normalizer).collect(),
             entropies: statistics.rows.iter().map(|row| row.entropy).collect(),
-            directions,
-            entropy_directions,
-            distributions: Vec::new(),
+            directions: Directions::Host { width: model.config.hidden_size, log, entropy },
+            distributions: statistics.rows.to_vec(),
             slopes: (Vec::new(), Vec::new()),
-        };
-        pass.distributions = statistics.rows.to_vec();
-        let supports = Supports { cpu, model, groups, packed, hidden, inverse_temperature };
-        supports.replace(&mut pass.logprobs, |logits, at| logits[at] - support_normalizer(logits));
-        supports.replace(&mut pass.entropies, |logits, _| support_entropy(logits));
-        supports.replace_directions(&mut pass.directions, |p, at, weights| {
-            weights.extend(p.iter().enumerate().map(|(i, p)| f32::from(i == at) - p));
-        });
-        supports.replace_directions(&mut pass.entropy_directions, |p, _, weights| {
-            let entropy: f32 = p.iter().map(|p| if *p > 0.0 { -p * p.ln() } else { 0.0 }).sum();
-            weights.extend(p.iter().map(|&p| if p > 0.0 { -p * (p.ln() + entropy) } else { 0.0 }));
-        });
-        pass
+        }
     }
 
     /// Turns the directions into the loss's gradient; gives the loss. A completion's targets stand together.
@@ -279,7 +302,7 @@ impl HeadPass {
         groups: &[TrainingGroup],
         targets: &[Target],
         loss: &mut dyn FnMut(CompletionView<'_>) -> CompletionGradient,
-    ) -> f64 {
+    ) -> Result<f64, DeviceError> {
         let (mut total, mut first) = (0.0, 0);
         while let Some(target) = targets.get(first) {
             let at = (target.group, target.completion);
@@ -293,30 +316,25 @@ impl HeadPass {
             };
             let gradient = loss(view);
             assert_eq!(gradient.slopes.len(), of_completion.len(), "a slope for each token");
-            assert!(gradient.entropy_slope == 0.0 || !self.entropy_directions.is_empty(), "not asked for");
+            assert!(gradient.entropy_slope == 0.0 || self.directions.has_entropies(), "not asked for");
             total += gradient.loss;
-            self.slopes.0.extend(&gradient.slopes);
             self.slopes.1.extend(gradient.slopes.iter().map(|_| gradient.entropy_slope));
-            for (index, slope) in of_completion.clone().zip(gradient.slopes) {
-                let row = index * self.width..(index + 1) * self.width;
-                self.directions[row.clone()].iter_mut().for_each(|x| *x *= slope);
-                if gradient.entropy_slope != 0.0 {
-                    let entropy = &self.entropy_directions[row.clone()];
-                    for (x, entropy) in self.directions[row].iter_mut().zip(entropy) {
-                        *x += gradient.entropy_slope * entropy;
-                    }
-                }
-            }
+            self.slopes.0.extend(gradient.slopes);
             first = of_completion.end;
         }
-        total
+        self.directions.combine(&self.slopes.0, &self.slopes.1)?;
+        Ok(total)
     }
 }
+
+/// Rows whose logits over the whole vocabulary are fetched from a GPU at once.
+const FETCHED_ROWS: usize = 16;
 
 impl HeadPass {
     /// The gradient of the head's matrix, after `apply`. Rows with a support of their own are handled one by one.
     fn add_weight_gradient(&self, supports: &Supports<'_>, weights: &mut WeightSums) {
-        let Supports { cpu, model, groups, packed, hidden, inverse_temperature } = *supports;
+        let Supports { cpu, model, groups, packed, hidden, inverse_temperature, .. } = *supports;
+        let width = model.config.hidden_size;
         let targets = target_tokens(groups, &packed.targets);
         let (mut slopes, mut entropies) = self.slopes.clone();
         let sums = weights.of(HEAD);
@@ -326,11 +344,11 @@ impl HeadPass {
             (slopes[index], entropies[index]) = (0.0, 0.0);
             let logits = supports.logits(index, ids);
             let (normalizer, entropy) = (support_normalizer(&logits), support_entropy(&logits));
-            let row = &hidden[index * self.width..][..self.width];
+            let row = &hidden[index * width..][..width];
             for (place, (&id, logit)) in ids.iter().zip(&logits).enumerate() {
                 let (logp, one) = (logit - normalizer, f32::from(place == at));
                 let weight = slope * (one - logp.exp()) - entropy_slope * logp.exp() * (logp + entropy);
-                let sums = &mut sums[id as usize * self.width..][..self.width];
+                let sums = &mut sums[id as usize * width..][..width];
                 let weight = weight * inverse_temperature;
                 sums.iter_mut().zip(row).for_each(|(sum, x)| *sum = weight.mul_add(*x, *sum));
             }
@@ -347,11 +365,44 @@ struct Supports<'a> {
     model: &'a Model,
     groups: &'a [TrainingGroup],
     packed: &'a Packed,
+    /// Empty where they are on a GPU.
     hidden: &'a [f32],
     inverse_temperature: f32,
+    /// From a GPU: each support's logits (N).
+    fetched: Option<Vec<Vec<f32>>>,
 }
 
-impl Supports<'_> {
+impl<'a> Supports<'a> {
+    fn new(
+        cpu: &'a Cpu,
+        model: &'a Model,
+        groups: &'a [TrainingGroup],
+        packed: &'a Packed,
+        hidden: &'a Hidden,
+        inverse_temperature: f32,
+    ) -> Result<Self, DeviceError> {
+        let values = hidden.host().unwrap_or_default();
+        let mut supports =
+            Self { cpu, model, groups, packed, hidden: values, inverse_temperature, fetched: None };
+        if hidden.host().is_none() {
+            let mut fetched = vec![Vec::new(); packed.targets.len()];
+            for rows in supports.indices().chunks(FETCHED_ROWS) {
+                let logits = model.logits(&hidden.pick(rows), inverse_temperature)?;
+                for (&index, logits) in rows.iter().zip(logits.chunks_exact(model.config.vocab_size)) {
+                    let (ids, _) = supports.of(index).expect("one with a support");
+                    fetched[index] = ids.iter().map(|&id| logits[id as usize]).collect();
+                }
+            }
+            supports.fetched = Some(fetched);
+        }
+        Ok(supports)
+    }
+
+    /// The targets that have a support.
+    fn indices(&self) -> Vec<usize> {
+        (0..self.packed.targets.len()).filter(|&index| self.of(index).is_some()).collect()
+    }
+
     /// A target's support, and the place of its token in it.
     fn of(&self, index: usize) -> Option<(&[u32], usize)> {
         let target = &self.packed.targets[index];
@@ -366,6 +417,9 @@ impl Supports<'_> {
     }
 
     fn logits(&self, index: usize, ids: &[u32]) -> Vec<f32> {
+        if let Some(fetched) = &self.fetched {
+            return fetched[index].clone();
+        }
         let width = self.model.config.hidden_size;
         let row = &self.hidden[index * width..][..width];
         support_logits(self.cpu, self.model.head(), row, ids, self.inverse_temperature)
@@ -383,25 +437,44 @@ impl Supports<'_> {
         });
     }
 
-    /// Replaces the direction of each such token (N, D), unless there are none at all, by Σ weight · embedding over the
-    /// support; `weigh` makes the weights of its probabilities.
+    /// Replaces the direction of each such token (N, D), of its log-prob or with `entropies` of its entropy (unless there are
+    /// none), by Σ weight · embedding over the support; `weigh` makes the weights of its probabilities.
     fn replace_directions(
         &self,
-        directions: &mut [f32],
+        directions: &mut Directions,
+        entropies: bool,
         weigh: impl Fn(&[f32], usize, &mut Vec<f32>) + Sync,
-    ) {
-        if directions.is_empty() || !self.any() {
-            return;
+    ) -> Result<(), DeviceError> {
+        if !self.any() || (entropies && !directions.has_entropies()) {
+            return Ok(());
         }
-        let (head, width) = (self.model.head(), self.model.config.hidden_size);
-        for_chunks(self.cpu, directions, width, |start, out| {
-            let index = start / width;
-            let Some((ids, at)) = self.of(index) else { return };
+        let weights_of = |index: usize, ids: &[u32], at: usize| {
             let logits = self.logits(index, ids);
             let normalizer = support_normalizer(&logits);
             let p: Vec<f32> = logits.iter().map(|logit| (logit - normalizer).exp()).collect();
             let mut weights = Vec::with_capacity(ids.len());
             weigh(&p, at, &mut weights);
+            weights
+        };
+        let Directions::Host { log, entropy, width } = directions else {
+            let vocabulary = self.model.config.vocab_size;
+            for rows in self.indices().chunks(FETCHED_ROWS) {
+                let mut dense = vec![0f32; rows.len() * vocabulary];
+                for (&index, dense) in rows.iter().zip(dense.chunks_exact_mut(vocabulary)) {
+                    let (ids, at) = self.of(index).expect("one with a support");
+                    let weights = weights_of(index, ids, at);
+                    ids.iter().zip(weights).for_each(|(&id, weight)| dense[id as usize] = weight);
+                }
+                let inverse_temperature = self.inverse_temperature;
+                directions.replace(self.model, entropies, rows, &mut dense, inverse_temperature)?;
+            }
+            return Ok(());
+        };
+        let (head, width) = (self.model.head(), *width);
+        for_chunks(self.cpu, if entropies { entropy } else { log }, width, |start, out| {
+            let index = start / width;
+            let Some((ids, at)) = self.of(index) else { return };
+            let weights = weights_of(index, ids, at);
             for (column, out) in out.iter_mut().enumerate() {
                 let sum = ids
                     .iter()
@@ -410,6 +483,7 @@ impl Supports<'_> {
                 *out = sum * self.inverse_temperature;
             }
         });
+        Ok(())
     }
 }
 

@@ -74,12 +74,12 @@ fn backward_apart(
     let copies: Vec<R> = vec![adapters.r[0].clone(); strands.len()];
     let policy = Policy::new(model, Adapters { r: &copies, ..adapters });
     let GradientWorkspace { cache, kept } = workspace;
-    let hidden = forward(cpu, policy, &packed.batch, &outputs, cache, kept, true);
-    let head = HeadPass::new(cpu, model, groups, &packed, &hidden, inverse_temperature, false);
+    let hidden = forward(cpu, policy, &packed.batch, &outputs, cache, kept, true)?;
+    let head = HeadPass::new(cpu, model, groups, &packed, &hidden, inverse_temperature, false)?;
     check_finite(&packed.targets, &head.logprobs)?;
     let numbers = adapters.factors.map_or(0, |factors| factors.modules() * factors.rank() * factors.rank());
     let mut sums = Gradients::R(vec![vec![0f64; numbers]; strands.len()]);
-    backward(cpu, policy, &packed.batch, &outputs, &head.directions, cache, kept, &mut sums);
+    backward(cpu, policy, &packed.batch, &outputs, &head.directions, cache, kept, &mut sums)?;
     let Gradients::R(dr) = sums else { unreachable!("made above") };
     Ok(dr)
 }

@@ -265,11 +265,17 @@ fn location(answer: &Answer, url: &str) -> Option<String> {
     if !matches!(answer.status, 301 | 302 | 303 | 307 | 308) {
         return None;
     }
-    let target = header(answer, "location")?;
-    if target.contains("://") {
+    joined(header(answer, "location")?, url)
+}
+
+/// A redirect's target as a full address. A path may have "://" in its query, and so may the address it is relative to.
+fn joined(target: &str, url: &str) -> Option<String> {
+    let path_ends = |text: &str| text.find(['?', '#']).unwrap_or(text.len());
+    if target[..path_ends(target)].contains("://") {
         return Some(target.to_owned());
     }
     let origin = origin(url)?;
+    let url = &url[..path_ends(url)];
     match target.strip_prefix("//") {
         Some(rest) => Some(format!("{}://{rest}", origin.split("://").next()?)),
         None if target.starts_with('/') => Some(format!("{origin}{target}")),
@@ -300,5 +306,19 @@ mod tests {
         assert_eq!(origin("nothing"), None);
         assert_eq!(encode("refs/pr/1 ü", false), "refs%2Fpr%2F1%20%C3%BC");
         assert_eq!(encode("a/b c", true), "a/b%20c");
+    }
+
+    #[test]
+    fn targets_of_redirects() {
+        let base = "https://hub.example/org/name/resolve/main/a.json?x=/y";
+        for (target, full) in [
+            ("https://cdn.example/b?c=d", "https://cdn.example/b?c=d"),
+            ("/api/b?etag=%22c%22", "https://hub.example/api/b?etag=%22c%22"),
+            ("/login?next=https://other.example/", "https://hub.example/login?next=https://other.example/"),
+            ("//cdn.example/b", "https://cdn.example/b"),
+            ("b.json", "https://hub.example/org/name/resolve/main/b.json"),
+        ] {
+            assert_eq!(joined(target, base).as_deref(), Some(full));
+        }
     }
 }

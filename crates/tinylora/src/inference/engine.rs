@@ -7,9 +7,9 @@
 use super::blocks::{BlockPool, spans_of};
 use super::occupancy::{Count, Occupancy};
 use super::prefix::PrefixTree;
-use super::sampling::{Sampled, Sampling, sample_rows};
+use super::sampling::{Sampled, Sampling, sample_hidden};
 use super::step::{SampleBuffers, Step};
-use crate::model::{KeptActivations, KvCache, Model, Policy, forward_into};
+use crate::model::{DeviceError, Hidden, KeptActivations, KvCache, Model, Policy, forward_into};
 use crate::random::{Purpose, Stream};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -158,6 +158,9 @@ pub enum EngineError {
         /// What came out.
         value: f32,
     },
+    /// The GPU failed, or has no memory.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// The caller asked to stop.
     #[error("interrupted")]
     Interrupted,
@@ -172,7 +175,7 @@ pub struct Engine<'a> {
     occupancy: Occupancy,
     step: Step,
     /// What the head reads (rows, D).
-    hidden: Vec<f32>,
+    hidden: Hidden,
     samples: SampleBuffers,
 }
 
@@ -189,8 +192,8 @@ impl<'a> Engine<'a> {
             buffers: KeptActivations::default(),
             occupancy: Occupancy::default(),
             step: Step::default(),
-            hidden: Vec::new(),
-            samples: SampleBuffers::default(),
+            hidden: model.no_hidden(),
+            samples: SampleBuffers::new(model),
         }
     }
 
@@ -249,8 +252,8 @@ struct NodeState {
     computed: bool,
     /// Samples that are not finished and need the node.
     users: usize,
-    /// The last token's hidden state (D), where a prompt ends here.
-    hidden: Vec<f32>,
+    /// The last token's hidden state (1, D), where a prompt ends here and is needed.
+    hidden: Option<Hidden>,
     is_end: bool,
     /// The same for all requests through the node.
     adapter: u32,
@@ -308,7 +311,7 @@ impl<'a> Run<'a> {
                 blocks: vec![],
                 computed: false,
                 users: 0,
-                hidden: vec![],
+                hidden: None,
                 is_end: false,
                 adapter: 0,
             })
@@ -359,8 +362,9 @@ impl<'a> Run<'a> {
                 return Ok(());
             }
             self.pack(engine, &admitted);
-            engine.hidden.clear();
-            if engine.step.batch.rows() > 0 {
+            if engine.step.batch.rows() == 0 {
+                engine.hidden = policy.model.no_hidden();
+            } else {
                 forward_into(
                     engine.cpu,
                     policy,
@@ -370,7 +374,7 @@ impl<'a> Run<'a> {
                     &mut engine.buffers,
                     false,
                     &mut engine.hidden,
-                );
+                )?;
             }
             self.advance(engine, policy.model, observe)?;
         }
@@ -486,20 +490,20 @@ impl<'a> Run<'a> {
         model: &Model,
         observe: &mut dyn FnMut(Progress<'_>),
     ) -> Result<(), EngineError> {
-        let width = model.config.hidden_size;
         let Engine { step, hidden, samples, .. } = engine;
         for (i, &node) in step.ends.iter().enumerate() {
-            self.nodes[node].hidden = hidden[i * width..][..width].to_vec();
+            self.nodes[node].hidden = Some(hidden.pick(&[i]));
         }
-        hidden.drain(..step.ends.len() * width);
+        hidden.drop_first(step.ends.len());
         while self.active.len() < self.options.max_batch {
             let Some((request, sample)) = self.ready.pop_front() else { break };
-            hidden.extend_from_slice(&self.nodes[self.tree.ends[request]].hidden);
+            let end = &self.nodes[self.tree.ends[request]];
+            hidden.append(end.hidden.as_ref().expect("the prompt is computed"));
             self.active.push(Sequence::new(request, sample, self.requests[request].max_tokens));
         }
         let dry = self.next == self.requests.len() && self.ready.is_empty();
         self.count.step(self.active.len(), dry);
-        self.sample(engine.cpu, model, hidden, samples);
+        self.sample(engine.cpu, model, hidden, samples)?;
         for (sequence, token) in self.active.iter_mut().zip(samples.sampled.drain(..)) {
             let token = token.expect("every row was sampled");
             if !token.logprob.is_finite() {
@@ -515,9 +519,14 @@ impl<'a> Run<'a> {
     }
 
     /// One token for every running sequence; those with the same settings in one pass over the head.
-    fn sample(&self, cpu: &Cpu, model: &Model, hidden: &[f32], buffers: &mut SampleBuffers) {
-        let width = model.config.hidden_size;
-        let SampleBuffers { sampled, rows, uniforms, picked, tokens } = buffers;
+    fn sample(
+        &self,
+        cpu: &Cpu,
+        model: &Model,
+        hidden: &Hidden,
+        buffers: &mut SampleBuffers,
+    ) -> Result<(), DeviceError> {
+        let SampleBuffers { sampled, rows, draws, uniforms, picked, tokens } = buffers;
         sampled.clear();
         sampled.resize(self.active.len(), None);
         while let Some(first) = sampled.iter().position(Option::is_none) {
@@ -527,20 +536,23 @@ impl<'a> Run<'a> {
             };
             rows.clear();
             rows.extend((first..self.active.len()).filter(same));
-            uniforms.clear();
-            uniforms.extend(rows.iter().map(|&i| {
+            draws.clear();
+            draws.extend(rows.iter().map(|&i| {
                 let sequence = &self.active[i];
                 let number = self.requests[sequence.request].stream + sequence.sample as u64;
                 let stream = Stream::new(self.options.seed, Purpose::Sampling, number);
-                stream.uniform(sequence.ids.len() as u64)
+                (stream, sequence.ids.len() as u64)
             }));
-            picked.clear();
-            rows.iter().for_each(|&i| picked.extend_from_slice(&hidden[i * width..][..width]));
-            sample_rows(cpu, model.head(), picked, sampling, uniforms, tokens);
+            uniforms.clear();
+            uniforms.extend(draws.iter().map(|(stream, counter)| stream.uniform(*counter)));
+            hidden.pick_into(rows, picked);
+            tokens.clear();
+            sample_hidden(cpu, model, picked, sampling, (draws, uniforms), tokens)?;
             for (&row, token) in rows.iter().zip(tokens.drain(..)) {
                 sampled[row] = Some(token);
             }
         }
+        Ok(())
     }
 
     fn retire(&mut self, pool: &mut BlockPool, observe: &mut dyn FnMut(Progress<'_>)) {
@@ -573,7 +585,7 @@ impl<'a> Run<'a> {
             state.users -= 1;
             if state.users == 0 {
                 state.blocks.drain(..).for_each(|block| pool.release(block));
-                state.hidden = Vec::new();
+                state.hidden = None;
             }
         }
     }

@@ -1,6 +1,8 @@
 //! Hidden states enter, tokens with their log-probs leave. With top-k or top-p the log-probs are those of the
 //! distribution that was sampled from, and the support goes with the token, so that training can use it.
 
+use crate::model::{DeviceError, Hidden, Model};
+use crate::random::Stream;
 use tinylora_compute::head::{Choice, Distribution, greedy, head_statistics, sample};
 use tinylora_compute::product::{Product, product};
 use tinylora_compute::{Cpu, PackedMatrix};
@@ -46,6 +48,37 @@ pub struct Sampled {
 
 /// Rows whose whole logits are held at once, for top-k and top-p.
 const TRUNCATED_ROWS: usize = 16;
+
+/// Samples one token for each row of `hidden` where the model computes, and adds them to `sampled`; the number of a stream
+/// at a counter decides: `draws`, and as numbers `uniforms`.
+pub fn sample_hidden(
+    cpu: &Cpu,
+    model: &Model,
+    hidden: &Hidden,
+    sampling: Sampling,
+    (draws, uniforms): (&[(Stream, u64)], &[f64]),
+    sampled: &mut Vec<Sampled>,
+) -> Result<(), DeviceError> {
+    let inverse_temperature = sampling.inverse_temperature();
+    match (hidden.host(), sampling.is_truncated()) {
+        (Some(hidden), _) => sample_rows(cpu, model.head(), hidden, sampling, uniforms, sampled),
+        (None, false) => {
+            let greedy = sampling.temperature <= 0.0;
+            let choices = model.choose(hidden, inverse_temperature, draws, greedy)?;
+            let whole = |(token, logprob, entropy)| Sampled { token, logprob, entropy, support: None };
+            sampled.extend(choices.into_iter().map(whole));
+        }
+        (None, true) => {
+            let rows: Vec<usize> = (0..hidden.rows()).collect();
+            for (rows, uniforms) in rows.chunks(TRUNCATED_ROWS).zip(uniforms.chunks(TRUNCATED_ROWS)) {
+                let logits = model.logits(&hidden.pick(rows), inverse_temperature)?;
+                let logits = logits.chunks_exact(model.config.vocab_size).zip(uniforms);
+                sampled.extend(logits.map(|(logits, &uniform)| sample_truncated(logits, sampling, uniform)));
+            }
+        }
+    }
+    Ok(())
+}
 
 /// Samples one token for each row of `hidden` (n, D), with `uniforms[i]` in [0, 1) deciding, and adds them to `sampled`.
 pub fn sample_rows(

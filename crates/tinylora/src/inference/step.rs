@@ -1,7 +1,8 @@
 //! One step's batch and all buffers that go with it, used again at the next step: in decode no step asks for memory.
 
 use super::sampling::Sampled;
-use crate::model::Batch;
+use crate::model::{Batch, Hidden, Model};
+use crate::random::Stream;
 use tinylora_compute::attention::{Group, Member, Span};
 
 /// What a group has in common: the node of the prompts' tree that it follows, and whether it decodes.
@@ -70,13 +71,22 @@ impl Step {
 const SPANS: usize = 64;
 
 /// Buffers of sampling.
-#[derive(Default)]
 pub(super) struct SampleBuffers {
     /// Of each running sequence.
     pub sampled: Vec<Option<Sampled>>,
     /// Sequences that are sampled together, their random numbers, hidden states and tokens.
     pub rows: Vec<usize>,
+    pub draws: Vec<(Stream, u64)>,
     pub uniforms: Vec<f64>,
-    pub picked: Vec<f32>,
+    pub picked: Hidden,
     pub tokens: Vec<Sampled>,
+}
+
+impl SampleBuffers {
+    /// Empty ones, where the model computes.
+    pub fn new(model: &Model) -> Self {
+        let picked = model.no_hidden();
+        let (sampled, rows, draws, uniforms, tokens) = Default::default();
+        Self { sampled, rows, draws, uniforms, picked, tokens }
+    }
 }

@@ -2,7 +2,10 @@
 //! share. Buffers are reused from one micro-batch to the next.
 
 use super::config::ModelConfig;
+use super::cuda::{self, GpuKept};
 use super::linear::SideScratch;
+use super::pass::{KvCache, kv_precision};
+use tinylora_compute::{Cpu, Precision};
 
 /// Kept of one layer.
 #[derive(Default)]
@@ -66,10 +69,63 @@ pub struct KeptActivations {
     pub(super) scratch: Scratch,
     /// Rows of the last forward pass, if everything was kept.
     pub(super) kept_rows: Option<usize>,
+    /// The same on the GPU, where the model lies there.
+    pub(super) gpu: GpuKept,
+}
+
+/// What a model takes beside its weights where it computes, and what pays there.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MemorySizes {
+    /// Bytes that may be used in all unless something else is asked for.
+    pub limit: u64,
+    /// Bytes of one KV block in all layers.
+    pub block: u64,
+    /// Bytes that training keeps for one token: activations of all layers, keys and values, scratch.
+    pub per_token: u64,
+    /// Bytes that are used whatever the batch is.
+    pub fixed: u64,
+    /// Sequences sampled at once: more hardly pays.
+    pub max_batch: usize,
+    /// Tokens of a training micro-batch: more hardly pays.
+    pub micro_batch_tokens: usize,
+}
+
+impl MemorySizes {
+    /// Of a model loaded with this handle: on the GPU beside it, or on the host.
+    pub fn of(cpu: &Cpu, config: &ModelConfig, matrices: Precision) -> Self {
+        cuda::memory(cpu, config).unwrap_or_else(|| Self::on_host(config, kv_precision(cpu, matrices)))
+    }
+
+    /// Of a model on the host, with attention's values held in `kv`.
+    pub fn on_host(config: &ModelConfig, kv: Precision) -> Self {
+        Self {
+            limit: machine_bytes() / 4 * 3,
+            block: KvCache::block_bytes(config, kv) as u64,
+            per_token: kept_bytes_per_token(config) as u64,
+            fixed: 0,
+            max_batch: 192,
+            micro_batch_tokens: 1024,
+        }
+    }
+
+    /// Rows of a training pass that fit beside so many bytes of weights: half of what is left, but at least the longest
+    /// sequence.
+    pub fn micro_batch_rows(&self, weights: u64, one_sequence: usize) -> usize {
+        let spare = self.limit.saturating_sub(weights + self.fixed);
+        one_sequence.max((spare / 2 / self.per_token) as usize)
+    }
+}
+
+/// The machine's memory; 8 GiB where it can't be asked.
+fn machine_bytes() -> u64 {
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib =
+        info.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok());
+    kib.map_or(8 << 30, |kib: u64| kib * 1024)
 }
 
 /// Bytes that training keeps for one token: activations of all layers, and keys and values.
-pub fn kept_bytes_per_token(config: &ModelConfig) -> usize {
+fn kept_bytes_per_token(config: &ModelConfig) -> usize {
     let (d, f) = (config.hidden_size, config.intermediate_size);
     let (q, k) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
     let norms = if config.qk_norm { q + k } else { 0 } + if config.sandwich_norms { 2 * d } else { 0 };

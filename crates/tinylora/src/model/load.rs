@@ -2,6 +2,8 @@
 
 use super::all_weights::{EMBEDDING, FINAL_NORM, HEAD, WeightLayout, in_layer};
 use super::config::ModelConfig;
+use super::cuda::GpuModel;
+use super::hidden::DeviceError;
 use super::linear::Linear;
 use super::side::ModuleKind;
 use super::weights::{Weights, WeightsError};
@@ -15,6 +17,9 @@ pub enum ModelError {
     /// A weight can't be read.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// They don't fit the GPU.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// A norm or bias is not a finite number.
     #[error("tensor {tensor}: element {index} is {value}; the weights are damaged, fetch them again")]
     NotFinite {
@@ -39,6 +44,8 @@ pub struct Model {
     pub(super) final_norm: Vec<f32>,
     pub(super) ropes: Vec<RopeTable>,
     precision: Precision,
+    /// The matrices, if they lie on a GPU: those here have sizes alone then.
+    pub(super) gpu: Option<GpuModel>,
 }
 
 /// One block.
@@ -89,7 +96,7 @@ impl Layer {
 
 impl Model {
     /// Reads and packs all weights. `positions` bounds the length of sequences (rope tables are made for so
-    /// many); `progress` is told the bytes packed so far and in all.
+    /// many); `progress` is told the bytes packed so far and in all. With a GPU beside `cpu` the matrices go there.
     pub fn load(
         cpu: &Cpu,
         weights: &Weights,
@@ -158,7 +165,15 @@ impl Model {
     }
 
     /// A model of the same sizes with random matrices, norms of 1 and biases of 0: for measuring speed and memory.
-    pub fn random(cpu: &Cpu, config: ModelConfig, precision: Precision, positions: usize) -> Self {
+    ///
+    /// # Errors
+    /// If it doesn't fit the GPU beside `cpu`.
+    pub fn random(
+        cpu: &Cpu,
+        config: ModelConfig,
+        precision: Precision,
+        positions: usize,
+    ) -> Result<Self, ModelError> {
         let (width, plus_one) = (config.hidden_size, config.norm_plus_one);
         let read = |name: &str, row: usize, out: &mut [f32]| {
             if name.ends_with("bias") || (name.contains("norm") && plus_one) {
@@ -179,10 +194,7 @@ impl Model {
             }
             Ok(())
         };
-        match Self::assemble(cpu, config, &read, precision, positions, &mut |_, _| {}) {
-            Ok(model) => model,
-            Err(error) => unreachable!("nothing is read from outside: {error}"),
-        }
+        Self::assemble(cpu, config, &read, precision, positions, &mut |_, _| {})
     }
 
     fn assemble(
@@ -193,9 +205,15 @@ impl Model {
         positions: usize,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self, ModelError> {
-        let reader = Reader { cpu, read, config: &config, precision };
+        let on_gpu = GpuModel::is_wanted(cpu);
+        let reader = Reader { cpu, read, config: &config, precision, on_gpu };
         let total = config.num_layers as u64 + 1;
-        progress(0, total);
+        let mut told = |done| {
+            if !on_gpu {
+                progress(done, total);
+            }
+        };
+        told(0);
         let embedding =
             reader.matrix("model.embed_tokens.weight", (config.vocab_size, config.hidden_size))?;
         let head = match config.tied_head {
@@ -204,7 +222,7 @@ impl Model {
         };
         let mut layers = Vec::with_capacity(config.num_layers);
         for index in 0..config.num_layers {
-            progress(index as u64 + 1, total);
+            told(index as u64 + 1);
             layers.push(reader.layer(index)?);
         }
         let final_norm = reader.norm("model.norm.weight", config.hidden_size)?;
@@ -213,8 +231,10 @@ impl Model {
             .iter()
             .map(|rope| RopeTable::new(&rope.inverse_frequencies(config.head_dim), positions))
             .collect();
-        progress(total, total);
-        Ok(Self { embedding, head, layers, final_norm, ropes, precision, config })
+        told(total);
+        let mut model = Self { embedding, head, layers, final_norm, ropes, precision, config, gpu: None };
+        model.gpu = GpuModel::load(cpu, &model, read, progress)?;
+        Ok(model)
     }
 
     /// The matrix of logits (V, D).
@@ -236,22 +256,62 @@ impl Model {
     pub fn bytes(&self) -> usize {
         let layers =
             self.layers.iter().flat_map(|layer| ModuleKind::ALL.map(|kind| layer.weight(kind).bytes()));
-        layers.sum::<usize>() + self.embedding.bytes() + self.head.as_ref().map_or(0, PackedMatrix::bytes)
+        let host = layers.sum::<usize>()
+            + self.embedding.bytes()
+            + self.head.as_ref().map_or(0, PackedMatrix::bytes);
+        host + self.gpu.as_ref().map_or(0, GpuModel::bytes)
+    }
+
+    /// W of these linear layers, if they lie on a GPU: fetched from there. None if they lie here, see [`Layer::weight`].
+    pub fn fetch(
+        &self,
+        cpu: &Cpu,
+        modules: impl Iterator<Item = (usize, ModuleKind)>,
+    ) -> Result<Option<Vec<PackedMatrix>>, DeviceError> {
+        let Some(gpu) = &self.gpu else { return Ok(None) };
+        modules
+            .map(|(layer, kind)| gpu.matrix(cpu, &self.config, layer, kind))
+            .collect::<Result<_, _>>()
+            .map(Some)
+    }
+
+    /// On a GPU: operations a second of a large product there, and bytes a second of a copy.
+    pub fn gpu_peak(&self) -> Option<Result<(f64, f64), DeviceError>> {
+        self.gpu.as_ref().map(GpuModel::peak)
+    }
+
+    /// Whether its matrices lie on a GPU.
+    pub fn is_on_gpu(&self) -> bool {
+        self.gpu.is_some()
+    }
+
+    /// "cpu" or "cuda": where it computes.
+    pub fn device_name(&self) -> &'static str {
+        if self.is_on_gpu() { "cuda" } else { "cpu" }
+    }
+
+    /// The instruction set, or the name of the GPU.
+    pub fn kernel_name<'a>(&'a self, cpu: &'a Cpu) -> &'a str {
+        self.gpu.as_ref().map_or(cpu.kernel().name(), GpuModel::name)
     }
 }
 
 /// Gives whole rows of a tensor, by name and first row.
-type ReadRows<'a> = dyn Fn(&str, usize, &mut [f32]) -> Result<(), WeightsError> + Sync + 'a;
+pub(super) type ReadRows<'a> = dyn Fn(&str, usize, &mut [f32]) -> Result<(), WeightsError> + Sync + 'a;
 
 struct Reader<'a> {
     cpu: &'a Cpu,
     read: &'a ReadRows<'a>,
     config: &'a ModelConfig,
     precision: Precision,
+    on_gpu: bool,
 }
 
 impl Reader<'_> {
     fn matrix(&self, name: &str, shape: (usize, usize)) -> Result<PackedMatrix, ModelError> {
+        if self.on_gpu {
+            return Ok(PackedMatrix::without_data(shape));
+        }
         let read = |row: usize, out: &mut [f32]| (self.read)(name, row, out);
         Ok(PackedMatrix::pack(self.cpu, shape, self.precision, read)?)
     }
@@ -314,5 +374,12 @@ impl Reader<'_> {
             down: linear(ModuleKind::Down)?,
             mlp_out_norm: if sandwich { Some(norm("post_feedforward_layernorm")?) } else { None },
         })
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl From<tinylora_compute::cuda::CudaError> for ModelError {
+    fn from(error: tinylora_compute::cuda::CudaError) -> Self {
+        Self::Device(error.into())
     }
 }

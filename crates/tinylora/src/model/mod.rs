@@ -8,11 +8,20 @@ mod all_weights;
 mod attention_layer;
 pub mod batch;
 pub mod config;
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(not(feature = "cuda"))]
+#[path = "no_cuda.rs"]
+mod cuda;
+mod gpu;
 mod gradients;
+#[cfg_attr(not(feature = "cuda"), allow(unreachable_code))] // types of a GPU have no values there
+pub mod hidden;
 mod kept;
 mod linear;
 mod load;
 mod mlp_layer;
+#[cfg_attr(not(feature = "cuda"), allow(unreachable_code))] // types of a GPU have no values there
 mod pass;
 pub mod side;
 pub mod weights;
@@ -20,8 +29,10 @@ pub mod weights;
 pub(crate) use all_weights::HEAD;
 pub use all_weights::{WeightLayout, WeightSums};
 pub use batch::Batch;
+pub use gpu::{GpuOptions, with_gpu};
 pub use gradients::Gradients;
-pub use kept::{KeptActivations, kept_bytes_per_token};
+pub use hidden::{DeviceError, Directions, Hidden};
+pub use kept::{KeptActivations, MemorySizes};
 pub use load::{Layer, Model, ModelError};
 pub use pass::{Adapters, KvCache, Policy, backward, forward, forward_into, kv_precision};
 pub use side::{ModuleFactors, ModuleKind, R, SideFactors};

@@ -3,7 +3,9 @@
 use super::all_weights::FINAL_NORM;
 use super::batch::Batch;
 use super::config::ModelConfig;
+use super::cuda::{self, GpuCache};
 use super::gradients::Gradients;
+use super::hidden::{DeviceError, Directions, Hidden};
 use super::kept::{KeptActivations, LayerKept};
 use super::linear::resize;
 use super::load::Model;
@@ -49,10 +51,19 @@ impl<'a> Policy<'a> {
     }
 }
 
-/// Keys and values of all layers; at first room for none.
+/// Keys and values of all layers, where the model computes; at first room for none.
 #[derive(Default)]
-pub struct KvCache {
-    layers: Vec<KvLayer>,
+pub struct KvCache(Place);
+
+enum Place {
+    Host { layers: Vec<KvLayer> },
+    Gpu(GpuCache),
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self::Host { layers: Vec::new() }
+    }
 }
 
 /// How attention's values are held in the cache of a model with such matrices: rounded to bf16 where products round
@@ -62,25 +73,47 @@ pub fn kv_precision(cpu: &Cpu, matrices: Precision) -> Precision {
 }
 
 impl KvCache {
-    /// Room for so many blocks of sixteen tokens.
+    /// Room for so many blocks of sixteen tokens. On a GPU it is taken by the first pass, which may find that there is none.
     pub fn new(cpu: &Cpu, model: &Model, blocks: usize) -> Self {
+        if model.gpu.is_some() {
+            return Self(Place::Gpu(GpuCache::new(blocks)));
+        }
         let (config, precision) = (&model.config, kv_precision(cpu, model.precision()));
         let layers = (0..config.num_layers)
             .map(|_| KvLayer::new(precision, blocks, config.num_kv_heads, config.head_dim))
             .collect();
-        Self { layers }
+        Self(Place::Host { layers })
     }
 
-    /// Bytes of one block in all layers; see [`kv_precision`].
+    /// Bytes of one block in all layers, on the host; see [`kv_precision`].
     pub fn block_bytes(config: &ModelConfig, precision: Precision) -> usize {
         config.num_layers * KvLayer::block_bytes(precision, config.num_kv_heads, config.head_dim)
     }
 
     /// Whether there is room for so many blocks of a batch that runs with this device on this model.
     pub fn fits(&self, cpu: &Cpu, model: &Model, blocks: usize) -> bool {
-        let precision = kv_precision(cpu, model.precision());
-        let fits = |layer: &KvLayer| layer.blocks() >= blocks && layer.precision() == precision;
-        self.layers.len() == model.config.num_layers && self.layers.iter().all(fits)
+        match &self.0 {
+            Place::Host { layers } => {
+                let precision = kv_precision(cpu, model.precision());
+                let fits = |layer: &KvLayer| layer.blocks() >= blocks && layer.precision() == precision;
+                model.gpu.is_none() && layers.len() == model.config.num_layers && layers.iter().all(fits)
+            }
+            Place::Gpu(cache) => model.gpu.is_some() && cache.blocks() >= blocks,
+        }
+    }
+
+    fn host(&mut self) -> &mut Vec<KvLayer> {
+        match &mut self.0 {
+            Place::Host { layers } => layers,
+            Place::Gpu(_) => panic!("a cache of a model on a GPU"),
+        }
+    }
+
+    fn gpu(&mut self) -> &mut GpuCache {
+        match &mut self.0 {
+            Place::Gpu(cache) => cache,
+            Place::Host { .. } => panic!("a cache of a model on the host"),
+        }
     }
 }
 
@@ -128,6 +161,9 @@ impl<'a> Pass<'a> {
 ///
 /// With `keep`, everything that [`backward`] needs stays in `kept`; without, it is overwritten layer by layer.
 ///
+/// # Errors
+/// On a GPU alone: of its driver or its memory.
+///
 /// # Panics
 /// If the batch does not fit the cache, the model or the adapters.
 pub fn forward(
@@ -138,16 +174,19 @@ pub fn forward(
     cache: &mut KvCache,
     kept: &mut KeptActivations,
     keep: bool,
-) -> Vec<f32> {
-    let mut hidden = Vec::new();
-    forward_into(cpu, policy, batch, outputs, cache, kept, keep, &mut hidden);
-    hidden
+) -> Result<Hidden, DeviceError> {
+    let mut hidden = policy.model.no_hidden();
+    forward_into(cpu, policy, batch, outputs, cache, kept, keep, &mut hidden)?;
+    Ok(hidden)
 }
 
-/// The same, with the hidden states in a vector that is used again; what it held is overwritten.
+/// The same, on the host with the hidden states in the memory of those that were there; what they were is overwritten.
+///
+/// # Errors
+/// As [`forward`].
 ///
 /// # Panics
-/// As [`forward`].
+/// As [`forward`], and if `hidden` are of another device than the model.
 pub fn forward_into(
     cpu: &Cpu,
     policy: Policy<'_>,
@@ -156,9 +195,16 @@ pub fn forward_into(
     cache: &mut KvCache,
     kept: &mut KeptActivations,
     keep: bool,
-    hidden: &mut Vec<f32>,
-) {
+    hidden: &mut Hidden,
+) -> Result<(), DeviceError> {
     let (pass, model) = (Pass::new(cpu, policy, batch), policy.model);
+    if let Some(gpu) = &model.gpu {
+        let (cache, kept) = (cache.gpu(), &mut kept.gpu);
+        let states = cuda::forward(gpu, &model.config, policy.adapters, batch, outputs, cache, kept, keep)?;
+        *hidden = Hidden::Gpu(states);
+        return Ok(());
+    }
+    let cache = cache.host();
     let layers = if keep { model.layers.len() } else { 1 };
     kept.layers.resize_with(layers.max(kept.layers.len()), LayerKept::default);
     kept.kept_rows = keep.then(|| batch.rows());
@@ -167,15 +213,17 @@ pub fn forward_into(
     for (index, layer) in model.layers.iter().enumerate() {
         let buffers = &mut kept.layers[if keep { index } else { 0 }];
         std::mem::swap(&mut buffers.x, &mut x);
-        attention_layer::forward(&pass, index, layer, &mut cache.layers[index], buffers, &mut kept.scratch);
+        attention_layer::forward(&pass, index, layer, &mut cache[index], buffers, &mut kept.scratch);
         mlp_layer::forward(&pass, index, layer, buffers, &mut kept.scratch, &mut x);
     }
     gather(&x, outputs, model.config.hidden_size, &mut kept.scratch.raw);
-    resize(hidden, kept.scratch.raw.len());
-    rms_norm(cpu, &kept.scratch.raw, &model.final_norm, model.config.rms_norm_eps, hidden);
+    let Hidden::Host { values, .. } = hidden else { panic!("hidden states on a GPU") };
+    resize(values, kept.scratch.raw.len());
+    rms_norm(cpu, &kept.scratch.raw, &model.final_norm, model.config.rms_norm_eps, values);
     // The last layer's output is what `backward` reads; the other buffer serves the next pass.
     std::mem::swap(&mut kept.scratch.out, &mut x);
     kept.scratch.stream = x;
+    Ok(())
 }
 
 fn embed(cpu: &Cpu, model: &Model, tokens: &[u32], x: &mut Vec<f32>) {
@@ -191,9 +239,12 @@ fn gather(x: &[f32], rows: &[u32], width: usize, to: &mut Vec<f32>) {
     rows.iter().for_each(|&row| to.extend_from_slice(&x[row as usize * width..][..width]));
 }
 
-/// Takes ∂L/∂hidden of the rows `outputs` (outputs, D) back through the layers, and adds the gradients of what is
-/// trained to `sums`. Must follow the [`forward`] that kept the activations of the same batch; the own context of
-/// every group member must be exactly its rows.
+/// Takes ∂L/∂hidden of the rows `outputs`, as [`Directions::combine`] leaves it, back through the layers, and adds the
+/// gradients of what is trained to `sums`. Must follow the [`forward`] that kept the activations of the same batch; the
+/// own context of every group member must be exactly its rows.
+///
+/// # Errors
+/// On a GPU alone: of its driver or its memory.
 ///
 /// # Panics
 /// If that forward pass kept nothing, or a length does not fit.
@@ -202,16 +253,26 @@ pub fn backward(
     policy: Policy<'_>,
     batch: &Batch,
     outputs: &[u32],
-    gradient: &[f32],
-    cache: &KvCache,
+    gradient: &Directions,
+    cache: &mut KvCache,
     kept: &mut KeptActivations,
     sums: &mut Gradients,
-) {
-    assert_eq!(kept.kept_rows.take(), Some(batch.rows()), "a forward pass that keeps comes first");
-    let (pass, model) = (Pass::new(cpu, policy, batch), policy.model);
+) -> Result<(), DeviceError> {
     if let Gradients::Factors(_) = sums {
         assert_eq!(policy.adapters.r.len(), 1, "factors that are trained have one adapter");
     }
+    let model = policy.model;
+    let gradient = match (gradient, &model.gpu) {
+        (Directions::Host { log, .. }, None) => log,
+        (Directions::Gpu(gradient), Some(gpu)) => {
+            let (config, cache, kept) = (&model.config, cache.gpu(), &mut kept.gpu);
+            return cuda::backward(gpu, config, policy.adapters, batch, outputs, gradient, cache, kept, sums);
+        }
+        _ => panic!("a gradient of another device"),
+    };
+    let cache = cache.host();
+    assert_eq!(kept.kept_rows.take(), Some(batch.rows()), "a forward pass that keeps comes first");
+    let pass = Pass::new(cpu, policy, batch);
     let width = model.config.hidden_size;
     // The last layer's output is what `forward` left in the scratch.
     let mut raw = Vec::new();
@@ -229,7 +290,7 @@ pub fn backward(
     for (index, layer) in model.layers.iter().enumerate().rev() {
         let buffers = &mut kept.layers[index];
         mlp_layer::backward(&pass, index, layer, buffers, &mut kept.scratch, &mut dx, sums);
-        let store = &cache.layers[index];
+        let store = &cache[index];
         // Below the first block there is only the embedding.
         let last = index == 0 && sums.weights().is_none();
         attention_layer::backward(
@@ -247,4 +308,5 @@ pub fn backward(
     if let Some(weights) = sums.weights() {
         weights.add_embedding(&pass, &dx);
     }
+    Ok(())
 }

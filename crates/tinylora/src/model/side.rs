@@ -3,6 +3,9 @@
 //! R = scale · Σ v_i P_i. This file knows neither where A and B come from nor what R is made of.
 
 use super::config::ModelConfig;
+use super::cuda::GpuFactors;
+use super::hidden::DeviceError;
+use super::load::Model;
 use std::borrow::Cow;
 use tinylora_compute::product::SideMatrix;
 use tinylora_compute::{Cpu, PackedMatrix, Precision};
@@ -77,15 +80,49 @@ pub struct ModuleFactors {
 }
 
 /// A and B of one module as they are packed.
-struct ModuleRows<'a> {
-    layer: usize,
-    kind: ModuleKind,
+pub(super) struct ModuleRows<'a> {
+    pub layer: usize,
+    pub kind: ModuleKind,
     /// A (r, in)
-    a: &'a [f32],
+    pub a: &'a [f32],
     /// Bᵀ (r, out)
-    b: Cow<'a, [f32]>,
+    pub b: Cow<'a, [f32]>,
     /// Where the module's numbers start among all.
-    start: usize,
+    pub start: usize,
+}
+
+impl<'a> ModuleRows<'a> {
+    fn of_factors(config: &ModelConfig, rank: usize, modules: &'a [ModuleFactors]) -> Vec<Self> {
+        let mut start = 0;
+        let rows = modules.iter().map(|module| {
+            let (n, k) = module.kind.shape(config);
+            assert!(module.a.len() == rank * k && module.b.len() == n * rank, "factors of {:?}", module.kind);
+            let b = (0..rank).flat_map(|s| (0..n).map(move |row| module.b[row * rank + s])).collect();
+            let (layer, kind, first) = (module.layer, module.kind, start);
+            start += rank * (n + k);
+            Self { layer, kind, a: &module.a, b, start: first }
+        });
+        rows.collect()
+    }
+
+    fn of_numbers(
+        config: &ModelConfig,
+        rank: usize,
+        modules: &[(usize, ModuleKind)],
+        numbers: &'a [f32],
+    ) -> Vec<Self> {
+        let mut start = 0;
+        let rows = modules.iter().map(|&(layer, kind)| {
+            let (n, k) = kind.shape(config);
+            let (a, b) = numbers[start..start + rank * (n + k)].split_at(rank * k);
+            let rows = Self { layer, kind, a, b: Cow::Borrowed(b), start };
+            start += rank * (n + k);
+            rows
+        });
+        let rows = rows.collect();
+        assert_eq!(start, numbers.len(), "as many numbers as the modules have");
+        rows
+    }
 }
 
 /// R of all adapted modules of one adapter.
@@ -127,6 +164,8 @@ pub struct SideFactors {
     pub(super) rank: usize,
     modules: usize,
     pub(super) layers: Vec<LayerSides>,
+    /// Where the model lies on a GPU, and nothing in `layers` then.
+    pub(super) gpu: Option<GpuFactors>,
 }
 
 /// Linear layers that share their input share one projection.
@@ -165,23 +204,7 @@ impl SideFactors {
     /// # Panics
     /// If a factor does not have the module's shape.
     pub fn new(cpu: &Cpu, config: &ModelConfig, rank: usize, modules: &[ModuleFactors]) -> Self {
-        let mut start = 0;
-        let rows: Vec<ModuleRows> = modules
-            .iter()
-            .map(|module| {
-                let (n, k) = module.kind.shape(config);
-                assert!(
-                    module.a.len() == rank * k && module.b.len() == n * rank,
-                    "factors of {:?}",
-                    module.kind
-                );
-                let b = (0..rank).flat_map(|s| (0..n).map(move |row| module.b[row * rank + s])).collect();
-                let (layer, kind, first) = (module.layer, module.kind, start);
-                start += rank * (n + k);
-                ModuleRows { layer, kind, a: &module.a, b, start: first }
-            })
-            .collect();
-        Self::from_rows(cpu, config, rank, &rows)
+        Self::from_rows(cpu, config, rank, &ModuleRows::of_factors(config, rank, modules))
     }
 
     /// The same from one list of numbers, for factors that are trained: of each module (block and kind) A (r, in), then
@@ -196,19 +219,7 @@ impl SideFactors {
         modules: &[(usize, ModuleKind)],
         numbers: &[f32],
     ) -> Self {
-        let mut start = 0;
-        let rows: Vec<ModuleRows> = modules
-            .iter()
-            .map(|&(layer, kind)| {
-                let (n, k) = kind.shape(config);
-                let (a, b) = numbers[start..start + rank * (n + k)].split_at(rank * k);
-                let rows = ModuleRows { layer, kind, a, b: Cow::Borrowed(b), start };
-                start += rank * (n + k);
-                rows
-            })
-            .collect();
-        assert_eq!(start, numbers.len(), "as many numbers as the modules have");
-        Self::from_rows(cpu, config, rank, &rows)
+        Self::from_rows(cpu, config, rank, &ModuleRows::of_numbers(config, rank, modules, numbers))
     }
 
     fn from_rows(cpu: &Cpu, config: &ModelConfig, rank: usize, modules: &[ModuleRows]) -> Self {
@@ -223,7 +234,53 @@ impl SideFactors {
                 }
             })
             .collect();
-        Self { rank, modules: modules.len(), layers }
+        Self { rank, modules: modules.len(), layers, gpu: None }
+    }
+
+    /// As [`Self::new`], where the model computes.
+    pub fn beside(
+        cpu: &Cpu,
+        model: &Model,
+        rank: usize,
+        modules: &[ModuleFactors],
+    ) -> Result<Self, DeviceError> {
+        Self::place(cpu, model, rank, &ModuleRows::of_factors(&model.config, rank, modules))
+    }
+
+    /// As [`Self::from_numbers`], where the model computes.
+    pub fn from_numbers_beside(
+        cpu: &Cpu,
+        model: &Model,
+        rank: usize,
+        modules: &[(usize, ModuleKind)],
+        numbers: &[f32],
+    ) -> Result<Self, DeviceError> {
+        Self::place(cpu, model, rank, &ModuleRows::of_numbers(&model.config, rank, modules, numbers))
+    }
+
+    fn place(cpu: &Cpu, model: &Model, rank: usize, rows: &[ModuleRows]) -> Result<Self, DeviceError> {
+        let Some(gpu) = &model.gpu else { return Ok(Self::from_rows(cpu, &model.config, rank, rows)) };
+        let gpu = Some(GpuFactors::new(gpu, &model.config, rank, rows)?);
+        Ok(Self { rank, modules: rows.len(), layers: Vec::new(), gpu })
+    }
+
+    /// Puts other numbers in the place of those that [`Self::from_numbers`] was given, with the same modules.
+    ///
+    /// # Errors
+    /// On a GPU alone: of its driver or its memory.
+    pub fn replace(
+        &mut self,
+        cpu: &Cpu,
+        config: &ModelConfig,
+        modules: &[(usize, ModuleKind)],
+        numbers: &[f32],
+    ) -> Result<(), DeviceError> {
+        let rows = ModuleRows::of_numbers(config, self.rank, modules, numbers);
+        match &mut self.gpu {
+            None => *self = Self::from_rows(cpu, config, self.rank, &rows),
+            Some(gpu) => gpu.replace(config, self.rank, &rows)?,
+        }
+        Ok(())
     }
 
     /// r

@@ -1,12 +1,11 @@
 //! What a run will hold in memory, estimated before it starts and kept to the recipe's limit.
 
 use crate::base::TrainedSpec;
+use crate::model::MemorySizes;
 use crate::model::config::ModelConfig;
-use crate::model::{KvCache, kept_bytes_per_token};
 use crate::optimizer::{state_bytes, state_bytes_in_place};
 use crate::recipe::Recipe;
 use serde::{Deserialize, Serialize};
-use tinylora_compute::Precision;
 use tinylora_compute::attention::BLOCK_TOKENS;
 
 /// Memory of a run, in bytes.
@@ -97,26 +96,20 @@ impl MemoryError {
     }
 }
 
-/// Sequences sampled at once, unless the recipe says otherwise: more hardly pays on a CPU.
-const DEFAULT_BATCH: usize = 192;
-/// Tokens of a micro-batch at most: more hardly pays on a CPU.
-const MICRO_BATCH_TOKENS: usize = 1024;
-
-/// Shares the memory out beside `weights` bytes of weights, with attention's values held in `kv`. `longest_prompt` is in
-/// tokens.
+/// Shares the memory out beside `weights` bytes of weights, where the model computes. `longest_prompt` is in tokens.
 pub(super) fn plan(
-    (config, kv): (&ModelConfig, Precision),
+    (sizes, config): (MemorySizes, &ModelConfig),
     weights: u64,
     spec: &TrainedSpec,
     recipe: &Recipe,
     longest_prompt: usize,
 ) -> Result<MemoryPlan, MemoryError> {
     let limit = match recipe.model.memory {
-        0 => machine_bytes() / 4 * 3,
+        0 => sizes.limit,
         bytes => bytes,
     };
-    let block = KvCache::block_bytes(config, kv) as u64;
-    let per_token = kept_bytes_per_token(config) as u64;
+    let MemorySizes { block, per_token, .. } = sizes;
+    let weights = weights + sizes.fixed;
     let new = recipe.rollout.max_tokens.max(recipe.eval.max_tokens);
     let samples = recipe.rollout.samples_per_prompt.max(recipe.eval.samples);
     let (prompt_blocks, new_blocks) = (longest_prompt.div_ceil(BLOCK_TOKENS) + 1, new.div_ceil(BLOCK_TOKENS));
@@ -141,12 +134,12 @@ pub(super) fn plan(
         return Err(MemoryError { needed, weights, trained, full, kv, activations, limit });
     }
     let max_batch = match recipe.rollout.max_batch {
-        0 => DEFAULT_BATCH,
+        0 => sizes.max_batch,
         batch => batch,
     };
     // All running sequences, each with a prompt of its own.
     let wanted_blocks = (max_batch + samples) * (new_blocks + prompt_blocks);
-    let tokens = MICRO_BATCH_TOKENS.max(one_sequence) as u64;
+    let tokens = sizes.micro_batch_tokens.max(one_sequence) as u64;
     let spare = limit - needed;
     let extra_tokens = (spare / 2 / per_token).min(tokens - one_sequence as u64);
     let left = spare - extra_tokens * per_token;
@@ -162,19 +155,4 @@ pub(super) fn plan(
         kv_blocks: blocks as usize,
         micro_batch_tokens,
     })
-}
-
-/// Rows of a training pass that fit beside so many bytes of weights in the share of this machine's memory that a run may
-/// take by default: half of what is left, but at least the longest sequence.
-pub fn micro_batch_rows(config: &ModelConfig, weights: u64, one_sequence: usize) -> usize {
-    let spare = (machine_bytes() / 4 * 3).saturating_sub(weights);
-    one_sequence.max((spare / 2 / kept_bytes_per_token(config) as u64) as usize)
-}
-
-/// The machine's memory; 8 GiB where it can't be asked.
-fn machine_bytes() -> u64 {
-    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib =
-        info.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok());
-    kib.map_or(8 << 30, |kib: u64| kib * 1024)
 }

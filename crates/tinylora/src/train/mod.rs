@@ -11,7 +11,7 @@ mod step;
 mod update;
 
 pub use lessons::LessonError;
-pub use memory::{MemoryError, MemoryPlan, micro_batch_rows};
+pub use memory::{MemoryError, MemoryPlan};
 pub use setup::{TrainError, TrainOptions, plan};
 
 use crate::atomic_file;

@@ -36,10 +36,10 @@ pub(super) fn roll_out_and_score(
     }
     let current = (session.trained.version(), session.trained.numbers().to_vec());
     if let Some((version, v)) = state.history.front() {
-        session.trained.set(session.cpu, v, *version);
+        session.trained.set(session.cpu, v, *version)?;
     }
     let sampled = all_rounds(session, state, report);
-    session.trained.set(session.cpu, &current.1, current.0);
+    session.trained.set(session.cpu, &current.1, current.0)?;
     state.history.push_back(current);
     if state.history.len() > staleness {
         state.history.pop_front();

@@ -14,8 +14,8 @@ use crate::gradient::{GradientError, GradientWorkspace};
 use crate::hub::{self, HubOptions};
 use crate::inference::{Engine, EngineError, Progress, Sampling};
 use crate::interop::{self, InteropError, NewWeights, OutputType};
-use crate::model::kv_precision;
 use crate::model::weights::Weights;
+use crate::model::{MemorySizes, kv_precision};
 use crate::optimizer::{OptimizerError, OptimizerState, check_size};
 use crate::recipe::{AdapterKind, AdapterSection, Learner, Recipe, TaskSection, WeightDtype};
 use crate::reward::{RewardError, Rewarder};
@@ -155,7 +155,7 @@ impl Start {
         }
         let folder = stopped.truncate_to(&checkpoint.logs)?;
         folder.write_recipe(session.recipe)?;
-        session.trained.set(session.cpu, &checkpoint.v, checkpoint.adapter_version);
+        session.trained.set(session.cpu, &checkpoint.v, checkpoint.adapter_version)?;
         report(Event::Message(format!(
             "resuming from {} (step {} of {})",
             path.display(),
@@ -228,13 +228,9 @@ impl<'a> Session<'a> {
         let longest = longest.max(behind_prompt(&lessons, recipe));
         let spec = TrainedSpec::new(&recipe.adapter, &base.model.config).map_err(BaseError::from)?;
         check_size(recipe.optimizer.kind, spec.trainable_parameters())?;
-        let plan = memory::plan(
-            (&base.model.config, kv_precision(cpu, base.model.precision())),
-            base.model.bytes() as u64,
-            &spec,
-            recipe,
-            longest,
-        )?;
+        let sizes = MemorySizes::of(cpu, &base.model.config, base.model.precision());
+        let weights = base.model.bytes() as u64;
+        let plan = memory::plan((sizes, &base.model.config), weights, &spec, recipe, longest)?;
         report(Event::Memory(plan));
         if matches!(spec, TrainedSpec::Full(_)) {
             let weights = Weights::open(&base.files).map_err(BaseError::from)?;
@@ -384,8 +380,8 @@ impl<'a> Session<'a> {
             rollout_empty_slot_fraction: carried.occupancy.empty_fraction(),
             train_tokens_per_second: rate(carried.train_tokens, carried.train_seconds),
             peak_rss_bytes: crate::run_folder::peak_rss_bytes(),
-            device: "cpu".to_owned(),
-            kernel: self.cpu.kernel().name().to_owned(),
+            device: self.base.model.device_name().to_owned(),
+            kernel: self.base.model.kernel_name(self.cpu).to_owned(),
             threads: self.cpu.threads(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             commit: crate::run_folder::COMMIT.to_owned(),
@@ -431,7 +427,7 @@ pub fn plan(cpu: &Cpu, recipe: &Recipe, options: &HubOptions) -> Result<MemoryPl
         WeightDtype::F32 => (4, Precision::F32),
     };
     Ok(memory::plan(
-        (config, kv_precision(cpu, precision)),
+        (MemorySizes::on_host(config, kv_precision(cpu, precision)), config),
         config.parameters * bytes_each,
         &spec,
         recipe,

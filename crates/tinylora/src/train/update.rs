@@ -31,6 +31,6 @@ pub(super) fn apply_update(
         }
     };
     round_to(session.recipe.adapter.storage_precision, &mut numbers);
-    session.trained.set(session.cpu, &numbers, session.trained.version() + 1);
+    session.trained.set(session.cpu, &numbers, session.trained.version() + 1)?;
     Ok(norm)
 }

@@ -65,11 +65,13 @@ pub fn logits_with(
     let rs: Vec<R> = adapter.iter().map(|(_, r)| (*r).clone()).collect();
     let adapters = Adapters { factors: adapter.map(|(factors, _)| factors), r: &rs };
     let mut kept = KeptActivations::default();
+    let policy = Policy::new(model, adapters);
     let hidden =
-        forward(&case.cpu, Policy::new(model, adapters), &batch, &outputs, &mut cache, &mut kept, false);
+        forward(&case.cpu, policy, &batch, &outputs, &mut cache, &mut kept, false).expect("on the host");
     let mut logits = vec![0.0; n * model.config.vocab_size];
     let head = model.head();
-    product(&case.cpu, &hidden, n, &mut [Product { weight: head, bias: None, side: None, out: &mut logits }]);
+    let hidden = hidden.host().expect("on the host");
+    product(&case.cpu, hidden, n, &mut [Product { weight: head, bias: None, side: None, out: &mut logits }]);
     logits
 }
 

@@ -6,6 +6,8 @@
 #include <string.h>
 #include <time.h>
 
+#include <mutex>
+
 extern "C" {
 int emulated_launch(const char* name, const int* blocks, int block_threads, int shared_bytes, void** params, int how);
 void* emulated_allocate(size_t bytes);
@@ -13,6 +15,9 @@ void emulated_free(void* pointer, size_t bytes);
 
 typedef uint64_t Address;
 enum { OK = 0, INVALID = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500, LAUNCH_FAILED = 719 };
+
+// One launch at a time, whichever thread it comes from.
+static std::mutex one_launch;
 
 int cuInit(unsigned) { return OK; }
 int cuDriverGetVersion(int* version) { return *version = 13000, OK; }
@@ -61,11 +66,17 @@ int cuMemFree_v2(Address address) {
 
 int cuMemcpyHtoD_v2(Address to, const void* from, size_t bytes) { return memcpy((void*)to, from, bytes), OK; }
 int cuMemcpyDtoH_v2(void* to, Address from, size_t bytes) { return memcpy(to, (void*)from, bytes), OK; }
+int cuMemHostAlloc(void** pointer, size_t bytes, unsigned) { return (*pointer = malloc(bytes)) ? OK : OUT_OF_MEMORY; }
+int cuMemFreeHost(void* pointer) { return free(pointer), OK; }
+int cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, void*) { return memcpy((void*)to, from, bytes), OK; }
+int cuMemcpyDtoD_v2(Address to, Address from, size_t bytes) { return memmove((void*)to, (void*)from, bytes), OK; }
+int cuMemsetD8_v2(Address to, unsigned char value, size_t bytes) { return memset((void*)to, value, bytes), OK; }
 int cuModuleLoadData(void** module, const void*) { return *module = (void*)1, OK; }
 int cuModuleUnload(void*) { return OK; }
 
 int cuModuleGetFunction(void** function, void*, const char* name) {
     int none[3] = {0, 0, 0};
+    std::lock_guard<std::mutex> held(one_launch);
     if (emulated_launch(name, none, 32, 0, 0, 0) == 1) return NOT_FOUND;
     *function = strdup(name);
     return OK;
@@ -76,7 +87,8 @@ int cuFuncSetAttribute(void*, int, int) { return OK; }
 int cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned, unsigned,
                    unsigned shared_bytes, void*, void** parameters, void**) {
     int blocks[3] = {(int)x, (int)y, (int)z};
-    if (shared_bytes > 101376 || x == 0 || y == 0 || z == 0) return INVALID;
+    if (shared_bytes > 101376 || x == 0 || y == 0 || z == 0 || y > 65535 || z > 65535) return INVALID;
+    std::lock_guard<std::mutex> held(one_launch);
     return emulated_launch((const char*)function, blocks, threads, shared_bytes, parameters, 0) ? LAUNCH_FAILED : OK;
 }
 

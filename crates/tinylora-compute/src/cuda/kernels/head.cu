@@ -195,10 +195,18 @@ KERNEL(head_pick, FewWide::THREADS, Operands o, const float* inverse_temperature
     }
 }
 
-// Probabilities of the vocabulary entries first … first + width - 1 as bf16, zero beyond V: the operand of
-// Σ_v p_v E_v. o.b is the slab's first row, o.columns what is left of V from there on. grid (row tiles, width / 128).
-KERNEL(head_probabilities, Large::THREADS, Operands o, const float* inverse_temperature,
-       const Distribution* distributions, bf16* out, int width) {
+// What a probability p = e^x with x = ln p weighs in the gradient of a log-prob, p, or of the entropy, p (ln p + H).
+template <bool ENTROPY>
+DEVICE float weight_of(float x, float entropy) {
+    float p = exp_fast(x);
+    return !ENTROPY ? p : p > 0.0f ? p * (x + entropy) : 0.0f;
+}
+
+// Weights of the vocabulary entries first … first + width - 1 as bf16, zero beyond V: the operand of Σ_v w_v E_v.
+// o.b is the slab's first row, o.columns what is left of V from there on. grid (row tiles, width / 128).
+template <bool ENTROPY>
+DEVICE void head_weights(const Operands& o, const float* inverse_temperature, const Distribution* distributions,
+                         bf16* out, int width) {
     u8* memory = dynamic_shared();
     int m0 = block_x() * Large::BM, n0 = block_y() * Large::BN;
     float acc[Large::MT][Large::NT][4];
@@ -206,10 +214,21 @@ KERNEL(head_probabilities, Large::THREADS, Operands o, const float* inverse_temp
     tile_pairs<Large>(m0, n0, [&](int i, int j, int half, int row, int column) {
         if (row >= o.rows || column >= width) return;
         float factor = inverse_temperature[row], normalizer = distributions[row].log_normalizer;
-        float x = column < o.columns ? exp_fast(acc[i][j][half * 2] * factor - normalizer) : 0.0f;
-        float y = column + 1 < o.columns ? exp_fast(acc[i][j][half * 2 + 1] * factor - normalizer) : 0.0f;
+        float entropy = distributions[row].entropy, x = 0.0f, y = 0.0f;
+        if (column < o.columns) x = weight_of<ENTROPY>(acc[i][j][half * 2] * factor - normalizer, entropy);
+        if (column + 1 < o.columns) y = weight_of<ENTROPY>(acc[i][j][half * 2 + 1] * factor - normalizer, entropy);
         *(u32*)(out + (size_t)row * width + column) = narrow2(x, y);
     });
+}
+
+KERNEL(head_probabilities, Large::THREADS, Operands o, const float* inverse_temperature,
+       const Distribution* distributions, bf16* out, int width) {
+    head_weights<false>(o, inverse_temperature, distributions, out, width);
+}
+
+KERNEL(head_entropies, Large::THREADS, Operands o, const float* inverse_temperature, const Distribution* distributions,
+       bf16* out, int width) {
+    head_weights<true>(o, inverse_temperature, distributions, out, width);
 }
 
 // ∂ ln p(target) / ∂x = (E_target − Σ_v p_v E_v) / temperature, where x holds the sum. One block a row.

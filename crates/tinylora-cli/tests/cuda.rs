@@ -1,0 +1,193 @@
+//! `--device cuda` as a person uses it, on the emulated driver: a run that is stopped and resumed ends as a whole one, and where
+//! there is no GPU the messages say so.
+#![cfg(feature = "cuda")]
+
+#[path = "../../tinylora-compute/src/cuda/emulated/build.rs"]
+mod emulated;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const RECIPE: &str = r#"
+name = "cuda"
+seed = 5
+[model]
+ref = "MODEL"
+chat_template = false
+[adapter]
+ADAPTER
+[task]
+kind = "arithmetic"
+problems = "sum"
+max = 50
+[reward]
+scorer = "command"
+command = ["python3", "GRADER"]
+[rollout]
+prompts_per_step = 2
+samples_per_prompt = 3
+max_tokens = 6
+[optimizer]
+learning_rate = 0.01
+[train]
+steps = 3
+checkpoint_every = 1
+[eval]
+problems = 2
+"#;
+
+const GRADER: &str = r#"
+import json, sys
+for line in sys.stdin:
+    text = json.loads(line)["completion"]
+    print(json.dumps({"reward": sum(text.encode()) % 5}), flush=True)
+"#;
+
+/// What can't be trained there.
+const FULL: &str = "kind = \"full\"";
+
+struct Place {
+    folder: tempfile::TempDir,
+    driver: PathBuf,
+}
+
+impl Place {
+    /// A tiny model, a grader and a recipe; a cache with what the emulated driver takes for machine code.
+    fn new() -> Option<Self> {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let (driver, kernels) = emulated::emulated_driver(&here.join("../tinylora-compute/src/cuda"))?;
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (model, golden) = (folder.path().join("model"), here.join("../../golden"));
+        std::fs::create_dir(&model).expect("a new folder");
+        for file in ["config.json", "model.safetensors"] {
+            std::fs::copy(golden.join("models/llama2").join(file), model.join(file))
+                .expect("the golden model");
+        }
+        std::fs::copy(golden.join("tokenizer/bytes.json"), model.join("tokenizer.json"))
+            .expect("the tokenizer");
+        std::fs::write(model.join("tokenizer_config.json"), r#"{"eos_token": "</s>"}"#).expect("writable");
+        let grader = folder.path().join("grader.py");
+        std::fs::write(&grader, GRADER).expect("writable");
+        let text = RECIPE
+            .replace("MODEL", model.to_str().expect("UTF-8"))
+            .replace("GRADER", grader.to_str().expect("UTF-8"));
+        for (file, adapter) in
+            [("recipe", "u = 13\nn_tie = \"all\""), ("lora", "kind = \"lora\"\nrank = 3"), ("full", FULL)]
+        {
+            let text = text.replace("ADAPTER", adapter);
+            std::fs::write(folder.path().join(file).with_extension("toml"), text).expect("writable");
+        }
+        let to = folder.path().join("cache/kernels");
+        std::fs::create_dir_all(&to).expect("a new folder");
+        for file in std::fs::read_dir(kernels).expect("a folder") {
+            let file = file.expect("readable");
+            std::fs::copy(file.path(), to.join(file.file_name())).expect("copied");
+        }
+        Some(Self { folder, driver })
+    }
+
+    fn tinylora(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tinylora"));
+        command.args(arguments).env("TINYLORA_CACHE", self.folder.path().join("cache"));
+        command.env("TINYLORA_CUDA_DRIVER", &self.driver).env("TINYLORA_DEVICE", "cuda");
+        command.current_dir(self.folder.path());
+        command
+    }
+
+    fn train(&self, out: &str, extra: &[&str]) -> Vec<u8> {
+        self.train_recipe("recipe.toml", out, extra)
+    }
+
+    fn train_recipe(&self, recipe: &str, out: &str, extra: &[&str]) -> Vec<u8> {
+        let arguments = [&["train", recipe, "--out", out], extra].concat();
+        done(&self.tinylora(&arguments).output().expect("the program starts"));
+        std::fs::read(self.folder.path().join(out).join("adapter.tinylora")).expect("an adapter")
+    }
+
+    fn json(&self, path: &str) -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(self.folder.path().join(path)).expect("readable");
+        serde_json::Deserializer::from_str(&text).into_iter().map(|value| value.expect("JSON")).collect()
+    }
+}
+
+fn done(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).expect("UTF-8")
+}
+
+#[test]
+fn a_run_on_the_gpu_resumes_exactly() {
+    let Some(place) = Place::new() else { return };
+    let whole = place.train("whole", &[]);
+    let metrics = place.json("whole/metrics.jsonl");
+    assert_eq!(metrics.len(), 3);
+    assert!(metrics.iter().all(|step| step["logprob_gap_max"] == 0.0), "{metrics:?}");
+    assert!(metrics[2]["v_norm"].as_f64().is_some_and(|norm| norm > 1e-3), "v moved");
+    let summary = &place.json("whole/summary.json")[0];
+    assert_eq!((summary["device"].as_str(), summary["kernel"].as_str()), (Some("cuda"), Some("emulated")));
+    // As if it had been stopped after its first step.
+    let stopped = place.folder.path().join("whole");
+    for step in [2, 3] {
+        std::fs::remove_file(stopped.join(format!("checkpoints/step-{step:06}.ckpt"))).expect("a checkpoint");
+    }
+    assert_eq!(place.train("whole", &["--resume"]), whole);
+    let again = place.json("whole/metrics.jsonl");
+    for (a, b) in metrics.iter().zip(&again) {
+        assert_eq!(
+            (&a["loss"], &a["grad_norm"], &a["entropy"]),
+            (&b["loss"], &b["grad_norm"], &b["entropy"])
+        );
+    }
+    let generated = done(
+        &place
+            .tinylora(&["generate", "--model", "model", "--adapter", "whole/adapter.tinylora"])
+            .args(["--prompt", "1 + 2 =", "--max-tokens", "5", "--temperature", "0", "--json"])
+            .output()
+            .expect("the program starts"),
+    );
+    let generated: serde_json::Value = serde_json::from_str(&generated).expect("JSON");
+    assert!(generated["tokens"].as_array().is_some_and(|tokens| (1..=5).contains(&tokens.len())));
+    let bench =
+        ["bench", "--model", "model", "--json", "--repeats", "1", "--decode", "2", "--sequences", "1"];
+    let bench = done(&place.tinylora(&bench).arg("--no-step").output().expect("the program starts"));
+    let bench: serde_json::Value = serde_json::from_str(&bench).expect("JSON");
+    assert_eq!(bench["device"], "cuda");
+    assert!(bench["rows"].as_array().is_some_and(|rows| rows.len() == 3), "{bench}");
+}
+
+#[test]
+fn lora_trains_on_the_gpu_and_all_weights_do_not() {
+    let Some(place) = Place::new() else { return };
+    let whole = place.train_recipe("lora.toml", "lora", &["--set", "train.steps=2"]);
+    let metrics = place.json("lora/metrics.jsonl");
+    assert!(metrics.len() == 2 && metrics.iter().all(|step| step["logprob_gap_max"] == 0.0), "{metrics:?}");
+    assert!(metrics[1]["grad_norm"].as_f64().is_some_and(|norm| norm > 0.0), "{metrics:?}");
+    let stopped = place.folder.path().join("lora/checkpoints/step-000002.ckpt");
+    std::fs::remove_file(stopped).expect("a checkpoint");
+    let again = place.train_recipe("lora.toml", "lora", &["--set", "train.steps=2", "--resume"]);
+    assert!(again == whole, "a resumed run ends in another adapter");
+    let full = place.tinylora(&["train", "full.toml", "--out", "full"]).output().expect("it starts");
+    let message = String::from_utf8_lossy(&full.stderr).into_owned();
+    assert!(!full.status.success() && message.contains("can't be trained on a GPU"), "{message}");
+}
+
+#[test]
+fn without_a_gpu_the_messages_say_so() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let generate = |device: &str| {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/models/llama2");
+        Command::new(env!("CARGO_BIN_EXE_tinylora"))
+            .args(["generate", "--prompt", "a", "--device", device, "--model"])
+            .arg(golden)
+            .env("TINYLORA_CUDA_DRIVER", "no-such-folder/libcuda.so.1")
+            .env("TINYLORA_CACHE", folder.path())
+            .output()
+            .expect("the program starts")
+    };
+    let cuda = generate("cuda");
+    let message = String::from_utf8_lossy(&cuda.stderr).into_owned();
+    assert!(cuda.status.code() == Some(1) && message.contains("no NVIDIA driver was found"), "{message}");
+    // It goes on to the next error, of a model without a tokenizer.
+    let message = String::from_utf8_lossy(&generate("auto").stderr).into_owned();
+    assert!(message.contains("device: cpu"), "{message}");
+}

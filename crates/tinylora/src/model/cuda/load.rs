@@ -1,0 +1,316 @@
+//! Weights: rows of files → matrices on the GPU, each once. Matrices that share their input lie below one another, so that one
+//! product serves them all.
+
+use crate::model::config::{Activation, ModelConfig};
+use crate::model::hidden::DeviceError;
+use crate::model::load::{Layer, Model, ModelError, ReadRows};
+use crate::model::side::ModuleKind;
+use crate::model::weights::WeightsError;
+use half::bf16;
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::Instant;
+use tinylora_compute::attention::Heads;
+use tinylora_compute::cuda::product::{self, Matrix, Out, Rows, padded};
+use tinylora_compute::cuda::rows::{Gate, HeadTurn, Norm};
+use tinylora_compute::cuda::{CudaError, Device, DeviceBuffer, Staging, attention};
+use tinylora_compute::{Cpu, PackedMatrix, Precision};
+
+/// Bytes of weights that are on their way at once.
+const PIECE: usize = 64 << 20;
+
+/// The weights of a model.
+pub struct GpuModel {
+    pub(super) device: Arc<Device>,
+    pub(super) embedding: Matrix,
+    head: Option<Matrix>,
+    pub(super) final_norm: Norm,
+    pub(super) layers: Vec<GpuLayer>,
+    pub(super) gate: Gate,
+    bytes: usize,
+}
+
+/// One block.
+pub(super) struct GpuLayer {
+    pub input_norm: Norm,
+    /// q, k and v (H·d + 2 K·d, D)
+    pub qkv: Matrix,
+    pub qkv_bias: Option<DeviceBuffer<f32>>,
+    pub turn: HeadTurn,
+    pub heads: Heads,
+    pub o: Matrix,
+    pub attention_out_norm: Option<Norm>,
+    pub mlp_norm: Norm,
+    /// gate and up (2 F, D)
+    pub gate_up: Matrix,
+    pub down: Matrix,
+    pub mlp_out_norm: Option<Norm>,
+}
+
+impl GpuModel {
+    /// Whether models go to a GPU.
+    pub fn is_wanted(cpu: &Cpu) -> bool {
+        cpu.gpu().is_some()
+    }
+
+    /// Loads the matrices of `model` (which has all else) by their names onto the GPU beside `cpu`; None without one.
+    pub fn load(
+        cpu: &Cpu,
+        model: &Model,
+        read: &ReadRows<'_>,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Option<Self>, ModelError> {
+        let Some(device) = cpu.gpu() else { return Ok(None) };
+        let config = &model.config;
+        let before = device.used();
+        if model.precision() == Precision::F32 {
+            return Err(DeviceError::Dtype.into());
+        }
+        if !attention::is_served(&heads(config, 0)) {
+            let (queries, keys, size) = (config.num_heads, config.num_kv_heads, config.head_dim);
+            return Err(DeviceError::Heads { queries, keys, size }.into());
+        }
+        let staging = RefCell::new(device.staging(PIECE / 2).map_err(DeviceError::from)?);
+        let loader = Loader { device, threads: cpu.threads(), read, config, staging };
+        let total = config.num_layers as u64 + 1;
+        progress(0, total);
+        let table = (config.vocab_size, config.hidden_size);
+        let embedding = loader.matrix(&[("model.embed_tokens.weight".to_owned(), table)])?;
+        let head = match config.tied_head {
+            true => None,
+            false => Some(loader.matrix(&[("lm_head.weight".to_owned(), table)])?),
+        };
+        let mut turns = Vec::new();
+        for table in &model.ropes {
+            turns.push(device.upload("rope tables", &table.numbers()).map_err(DeviceError::from)?);
+        }
+        let mut layers = Vec::with_capacity(config.num_layers);
+        for (index, layer) in model.layers.iter().enumerate() {
+            progress(index as u64 + 1, total);
+            layers.push(loader.layer(index, layer, &turns)?);
+        }
+        let final_norm = loader.norm(&model.final_norm).map_err(DeviceError::from)?;
+        progress(total, total);
+        Ok(Some(Self {
+            device: Arc::clone(device),
+            embedding,
+            head,
+            final_norm,
+            layers,
+            gate: match config.activation {
+                Activation::Silu => Gate::Silu,
+                Activation::GeluTanh => Gate::GeluTanh,
+            },
+            bytes: device.used() - before,
+        }))
+    }
+
+    /// The GPU's name.
+    pub fn name(&self) -> &str {
+        self.device.name()
+    }
+
+    /// Bytes of the weights.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Operations a second of a large product, and bytes a second of a copy on the GPU.
+    pub fn peak(&self) -> Result<(f64, f64), DeviceError> {
+        let device = &*self.device;
+        let seconds = |work: &dyn Fn() -> Result<(), CudaError>| -> Result<f64, CudaError> {
+            work()?;
+            device.synchronize()?;
+            let start = Instant::now();
+            for _ in 0..4 {
+                work()?;
+            }
+            device.synchronize()?;
+            Ok(start.elapsed().as_secs_f64() / 4.0)
+        };
+        // Larger and larger, until it takes long enough to be measured.
+        let mut n = 128;
+        let flops = loop {
+            let data = device.zeroed("a measurement", 2 * n * n)?;
+            let (x, w) =
+                (Rows::new(&data, n, n), Matrix { data: data.part(n * n, n * n), rows: n, columns: n });
+            let out = device.buffer("a measurement", n * n)?;
+            let taken =
+                seconds(&|| product::forward(device, &x, &w, None, None, Out::Bf16(&Rows::new(&out, n, n))))?;
+            if taken > 2e-3 || n == 8192 {
+                break 2.0 * (n as f64).powi(3) / taken;
+            }
+            n *= 2;
+        };
+        let len = (device.budget() - device.used()).min(1 << 30) / 4;
+        let (a, b) =
+            (device.buffer::<u16>("a measurement", len / 2)?, device.buffer("a measurement", len / 2)?);
+        let taken = seconds(&|| a.copy_from(&b))?;
+        Ok((flops, 2.0 * len as f64 / taken))
+    }
+
+    /// The matrix of logits (V, D).
+    pub(super) fn head(&self) -> &Matrix {
+        self.head.as_ref().unwrap_or(&self.embedding)
+    }
+
+    /// W of one linear layer, fetched from the GPU.
+    pub fn matrix(
+        &self,
+        cpu: &Cpu,
+        config: &ModelConfig,
+        layer: usize,
+        kind: ModuleKind,
+    ) -> Result<PackedMatrix, DeviceError> {
+        let layer = &self.layers[layer];
+        let (q, k) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
+        let (stack, first) = match kind {
+            ModuleKind::Q => (&layer.qkv, 0),
+            ModuleKind::K => (&layer.qkv, q),
+            ModuleKind::V => (&layer.qkv, q + k),
+            ModuleKind::O => (&layer.o, 0),
+            ModuleKind::Gate => (&layer.gate_up, 0),
+            ModuleKind::Up => (&layer.gate_up, config.intermediate_size),
+            ModuleKind::Down => (&layer.down, 0),
+        };
+        let (rows, columns) = kind.shape(config);
+        let (bits, stride) = (stack.range(first, rows).data.to_vec()?, stack.stride());
+        let read = |row: usize, out: &mut [f32]| -> Result<(), std::convert::Infallible> {
+            for (out, bits) in out.chunks_exact_mut(columns).zip(bits[row * stride..].chunks(stride)) {
+                out.iter_mut().zip(bits).for_each(|(x, &b)| *x = bf16::from_bits(b).to_f32());
+            }
+            Ok(())
+        };
+        let Ok(matrix) = PackedMatrix::pack(cpu, (rows, columns), Precision::Bf16, read);
+        Ok(matrix)
+    }
+}
+
+/// Shape of attention in a layer.
+fn heads(config: &ModelConfig, layer: usize) -> Heads {
+    Heads {
+        queries: config.num_heads,
+        keys: config.num_kv_heads,
+        size: config.head_dim,
+        scale: config.attention_scale,
+        window: config.layers[layer].window,
+    }
+}
+
+struct Loader<'a> {
+    device: &'a Device,
+    threads: usize,
+    read: &'a ReadRows<'a>,
+    config: &'a ModelConfig,
+    staging: RefCell<Staging>,
+}
+
+impl Loader<'_> {
+    fn norm(&self, weight: &[f32]) -> Result<Norm, CudaError> {
+        let weight = self.device.upload("norms", weight)?;
+        Ok(Norm { weight, epsilon: self.config.rms_norm_eps })
+    }
+
+    fn layer(
+        &self,
+        index: usize,
+        layer: &Layer,
+        turns: &[DeviceBuffer<f32>],
+    ) -> Result<GpuLayer, ModelError> {
+        let config = self.config;
+        let stack = |kinds: &[ModuleKind]| {
+            let named = |kind: &ModuleKind| {
+                (format!("model.layers.{index}.{}.weight", kind.path()), kind.shape(config))
+            };
+            self.matrix(&kinds.iter().map(named).collect::<Vec<_>>())
+        };
+        let norm = |weight: &[f32]| self.norm(weight).map_err(DeviceError::from);
+        let some_norm = |weight: &Option<Vec<f32>>| weight.as_deref().map(norm).transpose();
+        let upload =
+            |values: &[f32]| self.device.upload("norms and biases", values).map_err(DeviceError::from);
+        let biases = [&layer.q, &layer.k, &layer.v].map(|linear| {
+            let rows = linear.weight.rows();
+            linear.bias.as_ref().map(|bias| &bias[..rows])
+        });
+        let qkv_bias = match biases {
+            [Some(q), Some(k), Some(v)] => Some(upload(&[q, k, v].concat())?),
+            _ => None,
+        };
+        let norms = match &layer.qk_norm {
+            None => None,
+            Some((q, k)) => Some((upload(q)?, upload(k)?)),
+        };
+        Ok(GpuLayer {
+            input_norm: norm(&layer.input_norm)?,
+            qkv: stack(&ModuleKind::ALL[..3])?,
+            qkv_bias,
+            turn: HeadTurn {
+                shape: (config.num_heads, config.num_kv_heads, config.head_dim),
+                norms,
+                epsilon: config.rms_norm_eps,
+                turns: turns[config.layers[index].rope].clone(),
+            },
+            heads: heads(config, index),
+            o: stack(&ModuleKind::ALL[3..4])?,
+            attention_out_norm: some_norm(&layer.attention_out_norm)?,
+            mlp_norm: norm(&layer.mlp_norm)?,
+            gate_up: stack(&ModuleKind::ALL[4..6])?,
+            down: stack(&ModuleKind::ALL[6..])?,
+            mlp_out_norm: some_norm(&layer.mlp_out_norm)?,
+        })
+    }
+
+    /// Tensors of the same number of columns, below one another.
+    fn matrix(&self, tensors: &[(String, (usize, usize))]) -> Result<Matrix, ModelError> {
+        let (rows, columns) = (tensors.iter().map(|(_, shape)| shape.0).sum(), tensors[0].1.1);
+        let stride = padded(columns);
+        let data = self.device.buffer::<u16>(&tensors[0].0, rows * stride).map_err(DeviceError::from)?;
+        let at_once = (PIECE / (2 * stride)).max(1);
+        let mut first = 0;
+        for (name, (rows, _)) in tensors {
+            for start in (0..*rows).step_by(at_once) {
+                let count = at_once.min(rows - start);
+                let to = data.part((first + start) * stride, count * stride);
+                self.staging
+                    .borrow_mut()
+                    .send(&to, |piece| fill(self.read, self.threads, (name, start, columns), piece))?;
+            }
+            first += rows;
+        }
+        Ok(Matrix { data, rows, columns })
+    }
+}
+
+/// Some rows of a tensor from `start` on as bf16, each in `padded(columns)` numbers, read on all threads.
+fn fill(
+    read: &ReadRows<'_>,
+    threads: usize,
+    (name, start, columns): (&str, usize, usize),
+    piece: &mut [u16],
+) -> Result<(), ModelError> {
+    let stride = padded(columns);
+    let share = (piece.len() / stride).div_ceil(threads.max(1)).max(1);
+    let read_part = |first: usize, part: &mut [u16]| -> Result<(), WeightsError> {
+        // A few rows at a time, so that they stay in the cache.
+        let some = (1 << 16) / columns.max(1) + 1;
+        let mut values = vec![0f32; some * columns];
+        for (index, part) in part.chunks_mut(some * stride).enumerate() {
+            let values = &mut values[..part.len() / stride * columns];
+            read(name, first + index * some, values)?;
+            for (to, from) in part.chunks_mut(stride).zip(values.chunks(columns)) {
+                to.iter_mut().zip(from).for_each(|(to, &x)| *to = bf16::from_f32(x).to_bits());
+            }
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let read_part = &read_part;
+        let parts = piece.chunks_mut(share * stride).enumerate();
+        let parts: Vec<_> =
+            parts.map(|(index, part)| scope.spawn(move || read_part(start + index * share, part))).collect();
+        parts
+            .into_iter()
+            .try_for_each(|part| part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })?;
+    Ok(())
+}

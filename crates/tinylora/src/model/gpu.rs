@@ -1,0 +1,48 @@
+//! A handle for the CPU enters, one with a GPU beside it leaves: models that are loaded with it lie and compute there.
+
+use super::hidden::DeviceError;
+use std::path::PathBuf;
+use tinylora_compute::Cpu;
+
+/// Which GPU, and what of it.
+#[derive(Debug, Clone)]
+pub struct GpuOptions {
+    /// Counted from 0.
+    pub number: usize,
+    /// Bytes of its memory that are used at most; None: eleven twelfths of it.
+    pub memory: Option<usize>,
+    /// Folder for the kernels' machine code: what isn't there is compiled when it is first needed.
+    pub kernels: PathBuf,
+    /// The driver's library; None: the system's.
+    pub driver: Option<PathBuf>,
+}
+
+/// Opens a GPU.
+#[cfg(feature = "cuda")]
+pub fn with_gpu(cpu: Cpu, options: &GpuOptions) -> Result<Cpu, DeviceError> {
+    use tinylora_compute::cuda::{Device, Images};
+    let images = Images { folder: options.kernels.clone(), compile: true };
+    let device = Device::open(options.number, options.memory, images, options.driver.as_deref())?;
+    Ok(cpu.with_gpu(std::sync::Arc::new(device)))
+}
+
+/// Opens a GPU: not in this build.
+#[cfg(not(feature = "cuda"))]
+pub fn with_gpu(_: Cpu, _: &GpuOptions) -> Result<Cpu, DeviceError> {
+    Err(DeviceError::NotBuilt)
+}
+
+impl DeviceError {
+    /// Whether this machine has no GPU that could be used, as opposed to one that fails.
+    pub fn is_absence(&self) -> bool {
+        match self {
+            Self::NotBuilt => true,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(error) => {
+                use tinylora_compute::cuda::CudaError::{NoDevice, NoDriver, OldDriver, Unsupported};
+                matches!(error, NoDriver { .. } | OldDriver { .. } | NoDevice | Unsupported { .. })
+            }
+            Self::Dtype | Self::Full | Self::Heads { .. } => false,
+        }
+    }
+}

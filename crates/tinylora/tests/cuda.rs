@@ -1,0 +1,379 @@
+//! The engine on a GPU against the engine on the CPU: tiny models of every family, on the emulated driver (or with
+//! `TINYLORA_CUDA_DRIVER` and `TINYLORA_CUDA_KERNELS` on a real one). Products round activations to bf16 there, so that
+//! numbers agree to bf16's digits; what must be the same bits is sampling and training on one device.
+#![cfg(feature = "cuda")]
+
+mod common;
+#[path = "../../tinylora-compute/src/cuda/emulated/build.rs"]
+mod emulated;
+
+use common::case::{Case, groups, logits_with, tiny_case};
+use common::{load, peft_adapter, relative_error, tiny_files};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use tinylora::adapter::LoraSpec;
+use tinylora::gradient::{
+    CompletionGradient, CompletionView, GradientWorkspace, TrainingCompletion, TrainingGroup,
+    accumulate_completions, completion_logprobs, micro_batches, scores,
+};
+use tinylora::inference::{Completion, Engine, GenerateOptions, Request, Sampling, Stop};
+use tinylora::model::{Adapters, GpuOptions, Gradients, Model, Policy, R, SideFactors, with_gpu};
+use tinylora::random::{Purpose, Stream};
+use tinylora::recipe::{AdapterKind, AdapterSection, FisherScores};
+use tinylora_compute::{Cpu, Kernel, Precision};
+
+const FAMILIES: [&str; 7] = ["llama2", "llama2-tied", "llama3", "mistral", "qwen2", "qwen3", "gemma3"];
+
+/// The CPU with a GPU beside it.
+fn gpu() -> Option<Cpu> {
+    let given = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let cuda = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tinylora-compute/src/cuda");
+    let (driver, kernels) = match (given("TINYLORA_CUDA_DRIVER"), given("TINYLORA_CUDA_KERNELS")) {
+        (Some(driver), Some(kernels)) => (driver, kernels),
+        _ => emulated::emulated_driver(&cuda)?,
+    };
+    let options = GpuOptions { number: 0, memory: None, kernels, driver: Some(driver) };
+    Some(with_gpu(Cpu::new(Kernel::best_exact(), 2), &options).expect("the device opens"))
+}
+
+/// A family's case with bf16 weights on the host, and the same model with its factors on the GPU.
+struct Both {
+    host: Case,
+    gpu: Cpu,
+    model: Model,
+    factors: SideFactors,
+    r: R,
+}
+
+fn both(name: &str) -> Option<Both> {
+    let gpu = gpu()?;
+    let mut host = tiny_case(name);
+    host.model = load(&host.cpu, &tiny_files(name), Precision::Bf16);
+    let model = load(&gpu, &tiny_files(name), Precision::Bf16);
+    let modules: Vec<String> = serde_json::from_value(host.golden.json["modules"].clone()).expect("names");
+    let (factors, _) = peft_adapter(name, &modules);
+    let factors = SideFactors::beside(&gpu, &model, host.factors.rank(), &factors).expect("room");
+    let r = R::Matrices(host.projections.r_matrices(&host.v));
+    Some(Both { host, gpu, model, factors, r })
+}
+
+/// Either device's (handle, model, factors).
+type On<'a> = (&'a Cpu, &'a Model, &'a SideFactors);
+
+impl Both {
+    fn host(&self) -> On<'_> {
+        (&self.host.cpu, &self.host.model, &self.host.factors)
+    }
+
+    fn gpu(&self) -> On<'_> {
+        (&self.gpu, &self.model, &self.factors)
+    }
+}
+
+fn logprobs((cpu, model, factors): On<'_>, r: &R, groups: &[TrainingGroup]) -> Vec<f32> {
+    let mut workspace = GradientWorkspace::default();
+    let policy = Policy::new(model, Adapters { factors: Some(factors), r: std::slice::from_ref(r) });
+    let all = completion_logprobs(cpu, policy, groups, 1.0 / 0.7, &mut workspace).expect("finite");
+    all.into_iter().flatten().flatten().collect()
+}
+
+/// (loss, dL/dR) of −Σ advantage · ln p, and where `entropies` less a tenth of the entropy.
+fn gradient(on: On<'_>, r: &R, groups: &[TrainingGroup], entropies: bool, most: usize) -> (f64, Vec<f32>) {
+    let numbers = on.2.modules() * on.2.rank() * on.2.rank();
+    match summed(on, r, groups, entropies, most, Gradients::R(vec![vec![0.0; numbers]])) {
+        (total, Gradients::R(dr)) => (total, dr.into_iter().flatten().map(|x| x as f32).collect()),
+        _ => panic!("made above"),
+    }
+}
+
+/// The same with any kind of sums, which are 0.
+fn summed(
+    (cpu, model, factors): On<'_>,
+    r: &R,
+    groups: &[TrainingGroup],
+    entropies: bool,
+    most: usize,
+    mut sums: Gradients,
+) -> (f64, Gradients) {
+    let mut workspace = GradientWorkspace::default();
+    let policy = Policy::new(model, Adapters { factors: Some(factors), r: std::slice::from_ref(r) });
+    let (settings, mut total) = ((1.0, entropies), 0.0);
+    let mut loss = |view: CompletionView<'_>| {
+        let bonus = if entropies { -0.1 } else { 0.0 };
+        let sum = |values: &[f32]| values.iter().map(|&x| f64::from(x)).sum::<f64>();
+        CompletionGradient {
+            loss: -f64::from(view.sample.advantage) * sum(view.logprobs) + bonus * sum(view.entropies),
+            slopes: vec![-view.sample.advantage; view.logprobs.len()],
+            entropy_slope: bonus as f32,
+        }
+    };
+    for batch in micro_batches(groups, most) {
+        total += accumulate_completions(cpu, policy, &batch, settings, &mut loss, &mut workspace, &mut sums)
+            .expect("finite");
+    }
+    (total, sums)
+}
+
+struct Never;
+
+impl Stop for Never {
+    fn is_end(&self, _: usize, tokens: &[u32]) -> bool {
+        tokens.last() == Some(&7)
+    }
+}
+
+fn generate(
+    (cpu, model, factors): On<'_>,
+    r: &R,
+    requests: &[Request],
+    max_batch: usize,
+) -> Vec<Vec<Completion>> {
+    let interrupt = AtomicBool::new(false);
+    // The second is a multiple of the identity, as adapters of LoRA are.
+    let rs = [r.clone(), R::Multiples(vec![0.3; factors.modules()])];
+    let policy = Policy::new(model, Adapters { factors: Some(factors), r: &rs });
+    let options = GenerateOptions { seed: 3, max_batch, stop: &Never, interrupt: &interrupt };
+    Engine::new(cpu, model, 200).generate(policy, requests, &options, &mut |_| {}).expect("generates")
+}
+
+fn requests(groups: &[TrainingGroup], sampling: Sampling) -> Vec<Request> {
+    let request = |(index, group): (usize, &TrainingGroup)| Request {
+        prompt: group.prompt.clone(),
+        samples: 3,
+        adapter: 0,
+        stream: 10 * index as u64,
+        max_tokens: 8,
+        sampling,
+    };
+    groups.iter().enumerate().map(request).collect()
+}
+
+/// Completions as a batch to train on.
+fn trained(requests: &[Request], completions: &[Vec<Completion>]) -> Vec<TrainingGroup> {
+    let group = |(request, samples): (&Request, &Vec<Completion>)| TrainingGroup {
+        prompt: request.prompt.clone(),
+        completions: samples
+            .iter()
+            .enumerate()
+            .map(|(index, sample)| TrainingCompletion {
+                tokens: sample.tokens.iter().map(|token| token.token).collect(),
+                old_logprobs: sample.tokens.iter().map(|token| token.logprob).collect(),
+                supports: sample.tokens.iter().filter_map(|token| token.support.clone()).collect(),
+                // All of one sign: where samples are the same, the rest would be rounding alone.
+                advantage: 0.5 * (index as f32 + 1.0),
+                ..Default::default()
+            })
+            .collect(),
+    };
+    requests.iter().zip(completions).map(group).collect()
+}
+
+fn sampled_logprobs(groups: &[TrainingGroup]) -> Vec<f32> {
+    groups.iter().flat_map(|g| &g.completions).flat_map(|c| c.old_logprobs.clone()).collect()
+}
+
+#[test]
+fn log_probs_and_gradients_agree_with_the_cpu() {
+    for name in FAMILIES {
+        let Some(both) = both(name) else { return };
+        let groups = groups(&both.host.golden);
+        let (host, gpu) = (both.host(), both.gpu());
+        let (a, b) = (logprobs(host, &both.r, &groups), logprobs(gpu, &both.r, &groups));
+        let largest = a.iter().zip(&b).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
+        let ((loss, wanted), (found_loss, found)) =
+            (gradient(host, &both.r, &groups, false, 10_000), gradient(gpu, &both.r, &groups, false, 10_000));
+        let off = relative_error(&wanted, &found);
+        println!(
+            "{name}: log-probs off by {largest:.1e}, loss {loss:.4} and {found_loss:.4}, dL/dR off by {off:.1e}"
+        );
+        // Logits of these random models are large: bf16's rounding of the last hidden state alone moves them by parts of themselves.
+        let range = a.iter().fold(0f32, |most, a| most.max(a.abs()));
+        assert!(largest < 0.01 * range, "{name}: log-probs of up to {range} are off by {largest}");
+        assert!((loss - found_loss).abs() < 0.02 * loss.abs().max(1.0), "{name}: {loss} {found_loss}");
+        assert!(off < 0.05, "{name}: dL/dR is off by {off}");
+        // Cut into micro-batches it is the same gradient but for the order of sums.
+        let (_, cut) = gradient(gpu, &both.r, &groups, false, 20);
+        let off = relative_error(&found, &cut);
+        assert!(off < 0.02, "{name}: cut into micro-batches it is off by {off}");
+        if name == "qwen2" {
+            let ((_, wanted), (_, found)) = (
+                gradient(host, &both.r, &groups, true, 10_000),
+                gradient(gpu, &both.r, &groups, true, 10_000),
+            );
+            let off = relative_error(&wanted, &found);
+            println!("{name}: with the entropy's gradient off by {off:.1e}");
+            assert!(off < 0.05, "{name}: with entropies dL/dR is off by {off}");
+        }
+    }
+}
+
+/// How far tokens lie beside the random numbers that chose them, at most, by the CPU's distribution after the same text: 0
+/// where the number points into the token's share, and otherwise what rounding moved the share by.
+fn beyond_the_drawn_number(both: &Both, requests: &[Request], completions: &[Vec<Completion>]) -> f64 {
+    let (vocabulary, mut most) = (both.model.config.vocab_size, 0f64);
+    for (request, samples) in requests.iter().zip(completions) {
+        for (sample, completion) in samples.iter().enumerate() {
+            let mut text = request.prompt.clone();
+            text.extend(completion.tokens.iter().map(|token| token.token));
+            let adapter = Some((&both.host.factors, &both.r));
+            let logits = logits_with(&both.host, &both.host.model, &text, adapter);
+            let stream = Stream::new(3, Purpose::Sampling, request.stream + sample as u64);
+            let rows = logits.chunks_exact(vocabulary).skip(request.prompt.len() - 1);
+            for (counter, (logits, token)) in rows.zip(&completion.tokens).enumerate() {
+                let weights: Vec<f64> = logits.iter().map(|&logit| f64::from(logit / 0.7).exp()).collect();
+                let below = weights[..token.token as usize].iter().sum::<f64>();
+                let all = weights.iter().sum::<f64>();
+                let (from, to) = (below / all, (below + weights[token.token as usize]) / all);
+                let uniform = stream.uniform(counter as u64);
+                most = most.max(from - uniform).max(uniform - to);
+            }
+        }
+    }
+    most
+}
+
+#[test]
+fn what_is_sampled_is_what_is_trained_on_whatever_shares_the_batch() {
+    let (mut same, mut contexts, mut beyond) = (0, 0, 0f64);
+    for name in FAMILIES {
+        let Some(both) = both(name) else { return };
+        let plain = Sampling { temperature: 0.7, top_p: 1.0, top_k: 0 };
+        let truncated = Sampling { top_k: 5, top_p: 0.9, ..plain };
+        for (sampling, count) in [(plain, usize::MAX), (truncated, 1)] {
+            let requests = requests(&groups(&both.host.golden), sampling);
+            let requests = &requests[..count.min(requests.len())];
+            let completions = generate(both.gpu(), &both.r, requests, 16);
+            let few = generate(both.gpu(), &both.r, requests, 2);
+            assert_eq!(completions, few, "{name}: completions depend on the batch");
+            let groups = trained(requests, &completions);
+            let trained = logprobs(both.gpu(), &both.r, &groups);
+            assert_eq!(sampled_logprobs(&groups), trained, "{name}: a gap between sampling and training");
+            let host = generate(both.host(), &both.r, requests, 16);
+            for (a, b) in host.iter().flatten().zip(completions.iter().flatten()) {
+                let first = a.tokens.iter().zip(&b.tokens).position(|(a, b)| a.token != b.token);
+                // After the first difference they go on from different texts.
+                same += first.unwrap_or(a.tokens.len());
+                contexts += first.map_or(a.tokens.len(), |first| first + 1);
+            }
+            if !sampling.is_truncated() {
+                let far = beyond_the_drawn_number(&both, requests, &completions);
+                assert!(far < 0.03, "{name}: a token lies {far} beside the number that chose it");
+                beyond = beyond.max(far);
+            }
+            let ((_, wanted), (_, found)) = (
+                gradient(both.host(), &both.r, &groups, false, 10_000),
+                gradient(both.gpu(), &both.r, &groups, false, 10_000),
+            );
+            let off = relative_error(&wanted, &found);
+            // Likely tokens have small gradients, in which rounding weighs more (0.06 seen).
+            println!("{name}, top_k {}: dL/dR of samples is off by {off:.1e}", sampling.top_k);
+            assert!(off < 0.1, "{name}, top_k {}: dL/dR of samples is off by {off}", sampling.top_k);
+        }
+    }
+    println!(
+        "{same} of {contexts} tokens after the same text are those of the CPU; at most {beyond:.1e} beside"
+    );
+    assert!(
+        same * 10 >= contexts * 9,
+        "{same} of {contexts} tokens after the same text are those of the CPU"
+    );
+}
+
+/// The second rank is more than is summed at once.
+#[test]
+fn lora_is_sampled_and_trained_as_on_the_cpu() {
+    for (name, rank) in [("qwen2", 5), ("gemma3", 34)] {
+        let Some(mut both) = both(name) else { return };
+        let config = both.model.config.clone();
+        let section = AdapterSection { kind: AdapterKind::Lora, rank, alpha: 40.0, ..Default::default() };
+        let spec = LoraSpec::new(&section, &config).expect("fits");
+        let modules: Vec<_> = spec.modules().map(|module| (module.layer, module.target)).collect();
+        let mut numbers = spec.init(3);
+        both.r = R::Multiples(vec![spec.scale(); modules.len()]);
+        both.factors = SideFactors::from_numbers_beside(&both.gpu, &both.model, rank, &modules, &numbers)
+            .expect("there is room");
+        // B starts at 0; other numbers follow, as after a step.
+        numbers.iter_mut().enumerate().for_each(|(i, x)| *x += 0.02 * (i as f32 * 0.7).sin());
+        let before = logprobs(both.gpu(), &both.r, &groups(&both.host.golden));
+        both.factors.replace(&both.gpu, &config, &modules, &numbers).expect("there is room");
+        both.host.factors = SideFactors::from_numbers(&both.host.cpu, &config, rank, &modules, &numbers);
+        assert_ne!(before, logprobs(both.gpu(), &both.r, &groups(&both.host.golden)), "{name}: the old ones");
+        let requests =
+            requests(&groups(&both.host.golden), Sampling { temperature: 0.7, top_p: 1.0, top_k: 0 });
+        let samples = trained(&requests, &generate(both.gpu(), &both.r, &requests, 16));
+        let gap = "a gap between sampling and training";
+        assert_eq!(sampled_logprobs(&samples), logprobs(both.gpu(), &both.r, &samples), "{name}: {gap}");
+        let groups = groups(&both.host.golden);
+        let sums = |on, most| {
+            let zeros = Gradients::Factors(vec![0.0; numbers.len()]);
+            match summed(on, &both.r, &groups, false, most, zeros) {
+                (loss, Gradients::Factors(sums)) => (loss, sums),
+                _ => panic!("made above"),
+            }
+        };
+        let ((loss, wanted), (found_loss, found)) = (sums(both.host(), 10_000), sums(both.gpu(), 10_000));
+        assert!((loss - found_loss).abs() < 0.02 * loss.abs().max(1.0), "{name}: {loss} {found_loss}");
+        let (wanted, parts) = (halves(&spec, &wanted), halves(&spec, &found));
+        for (half, (wanted, found)) in ["A", "B"].into_iter().zip(wanted.iter().zip(&parts)) {
+            let off = relative_error(wanted, found);
+            println!("{name}, LoRA of rank {rank}: the gradient of {half} is off by {off:.1e}");
+            assert!(off < 0.05, "{name}: the gradient of {half} is off by {off}");
+        }
+        let off = relative_error(&found, &sums(both.gpu(), 20).1);
+        assert!(off < 0.02, "{name}: cut into micro-batches it is off by {off}");
+    }
+}
+
+/// Numbers of all A and of all B.
+fn halves(spec: &LoraSpec, numbers: &[f32]) -> [Vec<f32>; 2] {
+    let (mut halves, mut rest) = ([Vec::new(), Vec::new()], numbers);
+    for (n, k) in spec.shapes.iter().cycle().take(spec.num_modules()) {
+        let (a, behind) = rest.split_at(spec.rank * k);
+        let (b, behind) = behind.split_at(spec.rank * n);
+        halves[0].extend_from_slice(a);
+        halves[1].extend_from_slice(b);
+        rest = behind;
+    }
+    halves
+}
+
+#[test]
+fn greedy_tokens_adapters_in_one_batch_and_scores() {
+    let Some(both) = both("qwen3") else { return };
+    let mut requests = requests(&groups(&both.host.golden), Sampling::GREEDY);
+    for (index, request) in requests.iter_mut().enumerate() {
+        request.adapter = index as u32 % 2;
+        request.samples = 1;
+    }
+    let together = generate(both.gpu(), &both.r, &requests, 16);
+    for (request, completion) in requests.iter().zip(&together) {
+        let alone = generate(both.gpu(), &both.r, std::slice::from_ref(request), 1);
+        assert_eq!(&alone[0], completion, "an adapter's completion depends on its neighbours");
+    }
+    let groups = trained(&requests, &together);
+    let all_scores = |(cpu, model, factors): On<'_>| {
+        let (mut workspace, mut all) = (GradientWorkspace::default(), Vec::new());
+        let r = std::slice::from_ref(&both.r);
+        let policy = Policy::new(model, Adapters { factors: Some(factors), r });
+        let mut each = |_: usize, dr: &[f64]| all.extend(dr.iter().map(|&x| x as f32));
+        let settings = (FisherScores::Sequence, 1.0, 1000);
+        scores(cpu, policy, &groups, settings, &mut workspace, &mut each).expect("finite");
+        all
+    };
+    let off = relative_error(&all_scores(both.host()), &all_scores(both.gpu()));
+    assert!(off < 0.05, "scores are off by {off}");
+}
+
+#[test]
+fn too_little_memory_is_an_error_with_the_numbers() {
+    let cuda = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tinylora-compute/src/cuda");
+    let Some((driver, kernels)) = emulated::emulated_driver(&cuda) else { return };
+    let options = GpuOptions { number: 0, memory: Some(50_000), kernels, driver: Some(driver) };
+    let cpu = with_gpu(Cpu::new(Kernel::Scalar, 1), &options).expect("opens");
+    let files = tiny_files("llama2");
+    let weights = tinylora::model::weights::Weights::open(&files).expect("opens");
+    let error = Model::load(&cpu, &weights, Precision::Bf16, 64, &mut |_, _| {}).err().expect("too small");
+    assert!(error.to_string().contains("of the budget of 50000"), "{error}");
+    let error = Model::load(&cpu, &weights, Precision::F32, 64, &mut |_, _| {}).err().expect("not on a GPU");
+    assert!(error.to_string().contains("bf16"), "{error}");
+}
