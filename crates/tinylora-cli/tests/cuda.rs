@@ -4,6 +4,8 @@
 
 #[path = "../../tinylora-compute/src/cuda/emulated/build.rs"]
 mod emulated;
+#[allow(dead_code)] // the rest is for tests that train on the processor
+mod tiny;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -36,13 +38,6 @@ checkpoint_every = 1
 problems = 2
 "#;
 
-const GRADER: &str = r#"
-import json, sys
-for line in sys.stdin:
-    text = json.loads(line)["completion"]
-    print(json.dumps({"reward": sum(text.encode()) % 5}), flush=True)
-"#;
-
 /// What can't be trained there.
 const FULL: &str = "kind = \"full\"";
 
@@ -57,20 +52,8 @@ impl Place {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         let (driver, kernels) = emulated::emulated_driver(&here.join("../tinylora-compute/src/cuda"))?;
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let (model, golden) = (folder.path().join("model"), here.join("../../golden"));
-        std::fs::create_dir(&model).expect("a new folder");
-        for file in ["config.json", "model.safetensors"] {
-            std::fs::copy(golden.join("models/llama2").join(file), model.join(file))
-                .expect("the golden model");
-        }
-        std::fs::copy(golden.join("tokenizer/bytes.json"), model.join("tokenizer.json"))
-            .expect("the tokenizer");
-        std::fs::write(model.join("tokenizer_config.json"), r#"{"eos_token": "</s>"}"#).expect("writable");
-        let grader = folder.path().join("grader.py");
-        std::fs::write(&grader, GRADER).expect("writable");
-        let text = RECIPE
-            .replace("MODEL", model.to_str().expect("UTF-8"))
-            .replace("GRADER", grader.to_str().expect("UTF-8"));
+        let recipe = tiny::prepare_with(folder.path(), RECIPE, tiny::GRADER);
+        let text = std::fs::read_to_string(&recipe).expect("just written");
         for (file, adapter) in
             [("recipe", "u = 13\nn_tie = \"all\""), ("lora", "kind = \"lora\"\nrank = 3"), ("full", FULL)]
         {

@@ -34,7 +34,8 @@ keep_checkpoints = 2
 problems = 16
 "#;
 
-const GRADER: &str = r#"
+/// A reward that hangs on every letter.
+pub const GRADER: &str = r#"
 import json, sys
 for line in sys.stdin:
     text = json.loads(line)["completion"]

@@ -292,7 +292,7 @@ pub fn apply_r(
     unsafe { device.launch_some("side_apply", Launch { blocks, threads: 128, shared: 0 }, &arguments) }
 }
 
-/// dR[adapter][module] += Σ t pᵀ over the adapter's rows; `dr` is (adapters, `length`).
+/// `dR[adapter][module] += Σ t pᵀ` over the adapter's rows; `dr` is (adapters, `length`).
 ///
 /// # Panics
 /// If sizes don't fit.

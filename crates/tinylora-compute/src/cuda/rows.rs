@@ -11,7 +11,7 @@ fn a_row(rows: usize) -> Launch {
     Launch { blocks: [rows as u32, 1, 1], threads: 256, shared: 0 }
 }
 
-/// out (M, D) = table[token] · scale.
+/// out (M, D) = `table[token] · scale`.
 ///
 /// # Panics
 /// If sizes don't fit.
@@ -35,7 +35,7 @@ pub fn embed(
     unsafe { device.launch_some("embed", a_row(tokens.len()), &arguments) }
 }
 
-/// out[i] = x[rows[i]], rows of `width`.
+/// `out[i] = x[rows[i]]`, rows of `width`.
 ///
 /// # Panics
 /// If sizes don't fit.
@@ -52,7 +52,7 @@ pub fn gather(
     unsafe { device.launch_some("gather_rows", a_row(rows.len()), &arguments) }
 }
 
-/// Which rows are added to which: out[rows[b]] += x[sources[begins[b]]] + … in order.
+/// Which rows are added to which: `out[rows[b]] += x[sources[begins[b]]] + …` in order.
 pub struct Scatter {
     rows: DeviceBuffer<u32>,
     begins: DeviceBuffer<u32>,
@@ -107,7 +107,7 @@ pub fn round(device: &Device, x: &DeviceBuffer<f32>, out: &Rows) -> Result<(), C
     unsafe { device.launch_some("round_rows", a_row(out.rows), &arguments) }
 }
 
-/// x[row] *= factors[row], rows of `width`.
+/// `x[row] *= factors[row]`, rows of `width`.
 ///
 /// # Panics
 /// If sizes don't fit.
