@@ -5,6 +5,7 @@
 //! its maximum m, `Σ e^(l−m)` and `Σ l·e^(l−m)`, and these are joined in order. Sampling picks a chunk by its
 //! share and computes that chunk's logits again, bit for bit. Logits are `x Eᵀ` times 1/temperature.
 
+use crate::account::Operation;
 use crate::kernel::{Cpu, Kernel, Simd, dispatch};
 use crate::lanes::{LANES, Lanes, exp};
 use crate::operand::{Operand, pairs_for};
@@ -64,6 +65,7 @@ pub fn head_statistics(
     x: &[f32],
     inverse_temperature: f32,
 ) -> HeadStatistics {
+    let _clock = cpu.clock(Operation::Head);
     let rows = row_count(head, x);
     let pairs = pairs_for(cpu, head, x, head.columns());
     let x = Operand { x, pairs: &pairs, inner: head.columns() };
@@ -178,6 +180,7 @@ fn choose(
     statistics: &HeadStatistics,
     pick: impl Fn(usize, &[[f32; 3]]) -> (usize, Pick) + Sync,
 ) -> Recycled<Choice> {
+    let _clock = cpu.clock(Operation::Head);
     let (rows, width) = (row_count(head, x), head.columns());
     assert_eq!(statistics.rows.len(), rows);
     let pairs = pairs_for(cpu, head, x, width);
@@ -228,6 +231,7 @@ pub fn logits_at(
     tokens: &[u32],
     inverse_temperature: f32,
 ) -> Vec<f32> {
+    let _clock = cpu.clock(Operation::Head);
     let (rows, width) = (row_count(head, x), head.columns());
     assert_eq!(tokens.len(), rows);
     let mut logits = vec![0f32; rows];
@@ -283,6 +287,7 @@ fn head_gradients(
     directions: &mut [f32],
     entropy_directions: Option<&mut [f32]>,
 ) -> (HeadStatistics, Vec<f32>) {
+    let _clock = cpu.clock(Operation::Head);
     let (rows, width) = (row_count(head, x), head.columns());
     assert!(targets.len() == rows && directions.len() == x.len());
     let with_entropy = entropy_directions.is_some();

@@ -4,6 +4,7 @@
 //! M rows (tokens), K inputs, N outputs, r rank of the side path. Each element is one chain over the inner
 //! index, ascending, then over the rank; blocking and threads never change it.
 
+use crate::account::Operation;
 use crate::kernel::{Cpu, Simd, dispatch};
 use crate::lanes::{LANES, Lanes};
 use crate::operand::{Operand, pairs_for, reads_pairs};
@@ -100,6 +101,7 @@ struct Job<'a> {
 /// # Panics
 /// If a length does not fit, or there are more than three.
 pub fn product(cpu: &Cpu, x: &[f32], rows: usize, outputs: &mut [Product<'_>]) {
+    let _clock = cpu.clock(Operation::Products);
     let Some(first) = outputs.first() else { return };
     let first_weight = first.weight;
     let inner = first_weight.columns();
@@ -264,6 +266,7 @@ pub struct BackwardTerm<'a> {
 /// # Panics
 /// If a length does not fit.
 pub fn product_backward(cpu: &Cpu, terms: &[BackwardTerm<'_>], rows: usize, dx: &mut [f32]) {
+    let _clock = cpu.clock(Operation::Products);
     let Some(first) = terms.first() else { return };
     let columns = first.weight.columns();
     assert_eq!(dx.len(), rows * columns, "dx is (M = {rows}, K = {columns})");

@@ -6,6 +6,7 @@
 
 use super::forward::{Seen, Work, check, extent, gather, probabilities, seen_blocks};
 use super::{BLOCK_TOKENS, Group, Heads, KvLayer, Unit, Units, length};
+use crate::account::Operation;
 use crate::kernel::{Cpu, Simd, dispatch};
 use crate::lanes::{LANES, Lanes};
 use crate::packed::SendPointer;
@@ -35,6 +36,7 @@ pub fn attention_backward(
     (q, out, gradient): (&[f32], &[f32], &[f32]),
     result: AttentionGradient<'_>,
 ) {
+    let _clock = cpu.clock(Operation::Attention);
     check(heads, store, groups, q.len());
     let width = heads.keys * heads.size;
     let rows = q.len() / (heads.queries * heads.size);

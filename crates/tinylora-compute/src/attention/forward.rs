@@ -2,6 +2,7 @@
 
 use super::store::Held;
 use super::{BLOCK_TOKENS, Group, Heads, KvLayer, Span, Unit, Units, length};
+use crate::account::Operation;
 use crate::kernel::{Cpu, Simd, dispatch};
 use crate::lanes::{LANES, Lanes, exp};
 use crate::packed::SendPointer;
@@ -15,6 +16,7 @@ use crate::tile::{Block, Element, Start};
 /// # Panics
 /// If a length does not fit.
 pub fn attention(cpu: &Cpu, heads: Heads, store: &KvLayer, groups: &[Group], q: &[f32], out: &mut [f32]) {
+    let _clock = cpu.clock(Operation::Attention);
     check(heads, store, groups, q.len());
     assert_eq!(q.len(), out.len());
     let per_key = heads.queries / heads.keys;

@@ -8,6 +8,7 @@ use super::gradients::Gradients;
 use super::pass::Pass;
 use super::side::{GroupSide, ModuleSide, R};
 use tinylora_compute::PackedMatrix;
+use tinylora_compute::account::Operation;
 use tinylora_compute::outer::{Columns, add_outer};
 use tinylora_compute::product::{BackwardTerm, Product, Side, product, product_backward};
 
@@ -47,6 +48,7 @@ pub(super) fn linear_forward<const N: usize>(
     let rows = pass.rows();
     let side = side.filter(|side| side.project.is_some());
     if let Some(side) = side {
+        let _clock = pass.cpu.clock(Operation::SidePath);
         let project = side.project.as_ref().expect("filtered above");
         resize(p, rows * side.width());
         product(pass.cpu, x, rows, &mut [Product { weight: project, bias: None, side: None, out: p }]);
@@ -87,6 +89,7 @@ pub(super) fn linear_backward(
     let rows = pass.rows();
     let side = side.filter(|side| side.project.is_some());
     if let Some(side) = side {
+        let _clock = pass.cpu.clock(Operation::SidePath);
         let (width, rank) = (side.width(), pass.rank());
         resize(&mut scratch.t, rows * width);
         for (member, dy) in side.members.iter().zip(gradients) {
