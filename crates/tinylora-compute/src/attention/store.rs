@@ -59,10 +59,10 @@ impl KvLayer {
             heads,
             size,
             blocks,
-            keys: Buffer::zeroed(blocks * heads * keys),
+            keys: Buffer::zeroed_in_huge_pages(blocks * heads * keys),
             values: match values {
-                Precision::F32 => Values::F32(Buffer::zeroed(each)),
-                Precision::Bf16 => Values::Bf16(Buffer::zeroed(each)),
+                Precision::F32 => Values::F32(Buffer::zeroed_in_huge_pages(each)),
+                Precision::Bf16 => Values::Bf16(Buffer::zeroed_in_huge_pages(each)),
             },
         }
     }
