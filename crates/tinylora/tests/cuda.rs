@@ -132,7 +132,7 @@ fn generate(
     // The second is a multiple of the identity, as adapters of LoRA are.
     let rs = [r.clone(), R::Multiples(vec![0.3; factors.modules()])];
     let policy = Policy::new(model, Adapters { factors: Some(factors), r: &rs });
-    let options = GenerateOptions { seed: 3, max_batch, stop: &Never, interrupt: &interrupt };
+    let options = GenerateOptions { max_batch, stop: &Never, interrupt: &interrupt };
     Engine::new(cpu, model, 200).generate(policy, requests, &options, &mut |_| {}).expect("generates")
 }
 
@@ -141,6 +141,7 @@ fn requests(groups: &[TrainingGroup], sampling: Sampling) -> Vec<Request> {
         prompt: group.prompt.clone(),
         samples: 3,
         adapter: 0,
+        seed: 3,
         stream: 10 * index as u64,
         max_tokens: 8,
         sampling,

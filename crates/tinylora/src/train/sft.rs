@@ -74,7 +74,7 @@ fn update(
                 loss: -weight * f64::from(token.logprob),
                 slope: -weight as f32,
             },
-            &mut session.workspace,
+            &mut session.shared.workspace(),
             &mut sums,
         )?;
     }

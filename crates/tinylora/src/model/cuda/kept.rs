@@ -1,8 +1,8 @@
 //! Memory on the GPU that lives from pass to pass: the KV cache, what training keeps of each layer, and scratch. It grows with
 //! the largest batch.
 
-use crate::model::MemorySizes;
 use crate::model::config::ModelConfig;
+use crate::model::{MemorySizes, usual_batch};
 use tinylora_compute::Cpu;
 use tinylora_compute::attention::BLOCK_TOKENS;
 use tinylora_compute::buffer::Zeroable;
@@ -144,7 +144,7 @@ pub fn memory(cpu: &Cpu, config: &ModelConfig) -> Option<MemorySizes> {
         block: (kv * BLOCK_TOKENS) as u64,
         per_token: (config.num_layers * layer + forward + backward + kv + head) as u64,
         fixed: 2048 * sampling as u64,
-        max_batch: 256,
+        max_batch: usual_batch(true),
         micro_batch_tokens: 8192,
     })
 }
