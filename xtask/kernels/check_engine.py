@@ -24,8 +24,7 @@ seed = 5
 ref = "{model}"
 chat_template = false
 [adapter]
-u = 13
-n_tie = "all"
+{adapter}
 [task]
 kind = "arithmetic"
 problems = "sum"
@@ -45,6 +44,7 @@ checkpoint_every = 1
 [eval]
 problems = 2
 """
+ADAPTERS = {"tinylora": 'u = 13\nn_tie = "all"', "lora": 'kind = "lora"\nrank = 3'}
 GRADER = """
 import json, sys
 for line in sys.stdin:
@@ -97,11 +97,12 @@ def parity(program, model):
     return off
 
 
-def resume(program, model, folder):
+def resume(program, model, folder, adapter):
     (folder / "grader.py").write_text(GRADER)
-    recipe = folder / "recipe.toml"
-    recipe.write_text(RECIPE.format(model=model, grader=folder / "grader.py", python=sys.executable))
-    out = folder / "run"
+    recipe = folder / f"{adapter}.toml"
+    settings = {"model": model, "grader": folder / "grader.py", "python": sys.executable, "adapter": ADAPTERS[adapter]}
+    recipe.write_text(RECIPE.format(**settings))
+    out = folder / f"run-{adapter}"
     program.run("train", recipe, "--out", out)
     whole = (out / "adapter.tinylora").read_bytes()
     gaps = [json.loads(line)["logprob_gap_max"] for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -173,7 +174,8 @@ def check(binary, images, result, emulated, models):
         checks = {family: (lambda f=family: f"log-probs off by {parity(program, with_tokenizer(f, folder)):.1e}")
                   for family in FAMILIES}
         checks |= {model.name: (lambda m=model: f"log-probs off by {parity(program, m):.1e}") for model in models}
-        checks["resume"] = lambda: resume(program, folder / "llama2", folder) or "the same bytes"
+        checks |= {f"resume of {adapter}": (lambda a=adapter: resume(program, folder / "llama2", folder, a) or "the same bytes")
+                   for adapter in ADAPTERS}
         for name, one in checks.items():
             try:
                 result["engine"][name] = {"agrees": True, "what": one()}

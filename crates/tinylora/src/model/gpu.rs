@@ -42,7 +42,7 @@ impl DeviceError {
                 use tinylora_compute::cuda::CudaError::{NoDevice, NoDriver, OldDriver, Unsupported};
                 matches!(error, NoDriver { .. } | OldDriver { .. } | NoDevice | Unsupported { .. })
             }
-            Self::Dtype | Self::Full | Self::Heads { .. } => false,
+            Self::Dtype | Self::Full | Self::Factors | Self::Heads { .. } => false,
         }
     }
 }

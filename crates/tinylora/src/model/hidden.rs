@@ -26,6 +26,12 @@ pub enum DeviceError {
          \"lora\"), or use the cpu device"
     )]
     Full,
+    /// A replacement of factors that failed before.
+    #[error(
+        "the factors on the GPU are partly old and partly new, as replacing them failed before: start again from the last \
+         checkpoint"
+    )]
+    Factors,
     /// Heads of a size that no kernel has.
     #[error(
         "the kernels for GPUs serve heads of up to 256 numbers and up to 64 query heads a key head (32 above 128 numbers), \

@@ -14,7 +14,7 @@ void* emulated_allocate(size_t bytes);
 void emulated_free(void* pointer, size_t bytes);
 
 typedef uint64_t Address;
-enum { OK = 0, INVALID = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500, LAUNCH_FAILED = 719 };
+enum { OK = 0, INVALID = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719 };
 
 // One launch at a time, whichever thread it comes from.
 static std::mutex one_launch;
@@ -64,7 +64,15 @@ int cuMemFree_v2(Address address) {
     return OK;
 }
 
-int cuMemcpyHtoD_v2(Address to, const void* from, size_t bytes) { return memcpy((void*)to, from, bytes), OK; }
+// A copy of numbers that begin with this NaN fails: so a test has the driver fail where it wants.
+static bool fails(const void* from, size_t bytes) {
+    uint32_t first = 0;
+    return bytes >= 4 && (memcpy(&first, from, 4), first == 0x7fc0dead);
+}
+
+int cuMemcpyHtoD_v2(Address to, const void* from, size_t bytes) {
+    return fails(from, bytes) ? ILLEGAL_ADDRESS : (memcpy((void*)to, from, bytes), OK);
+}
 int cuMemcpyDtoH_v2(void* to, Address from, size_t bytes) { return memcpy(to, (void*)from, bytes), OK; }
 int cuMemHostAlloc(void** pointer, size_t bytes, unsigned) { return (*pointer = malloc(bytes)) ? OK : OUT_OF_MEMORY; }
 int cuMemFreeHost(void* pointer) { return free(pointer), OK; }

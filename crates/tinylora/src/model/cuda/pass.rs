@@ -61,7 +61,7 @@ impl<'a> Pass<'a> {
         batch: &Batch,
         (r, r_there): (&mut Grown<f32>, &mut Vec<f32>),
         keep: bool,
-    ) -> Result<Self, CudaError> {
+    ) -> Result<Self, DeviceError> {
         let (device, rows) = (&*model.device, batch.rows());
         let place = |&(block, offset): &(u32, u32)| block * BLOCK_TOKENS as u32 + offset;
         let places: Vec<u32> = batch.places.iter().map(place).collect();
@@ -69,6 +69,8 @@ impl<'a> Pass<'a> {
         let side = match adapters.factors {
             None => None,
             Some(factors) => {
+                let on_gpu = factors.gpu.as_ref().expect("factors lie where the model does");
+                on_gpu.check()?;
                 let all = FlatR::new(adapters.r, factors.modules(), factors.rank());
                 let to = r.take(device, all.numbers.len())?;
                 if *r_there != all.numbers {
@@ -77,7 +79,7 @@ impl<'a> Pass<'a> {
                     *r_there = all.numbers;
                 }
                 Some(PassSide {
-                    factors: factors.gpu.as_ref().expect("factors lie where the model does"),
+                    factors: on_gpu,
                     adapters: device.upload("adapters of rows", &batch.adapters)?,
                     r: to,
                     length: all.length,
