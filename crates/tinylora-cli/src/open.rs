@@ -33,6 +33,8 @@ pub fn device(numerics: Numerics, wanted: Option<DeviceArg>) -> Result<Cpu> {
         memory: number("TINYLORA_GPU_MEMORY")?,
         kernels: cache_dir(&HubOptions::from_env()).join("kernels"),
         driver: std::env::var_os("TINYLORA_CUDA_DRIVER").map(Into::into),
+        graphs: number("TINYLORA_CUDA_GRAPHS")?.unwrap_or(1) != 0,
+        report: |text| Screen::stderr().print(text),
     };
     match with_gpu(cpu, &options) {
         Err(error) if wanted == DeviceArg::Auto && error.is_absence() => {

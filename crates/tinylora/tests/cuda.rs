@@ -24,15 +24,20 @@ use tinylora_compute::{Cpu, Kernel, Precision};
 
 const FAMILIES: [&str; 7] = ["llama2", "llama2-tied", "llama3", "mistral", "qwen2", "qwen3", "gemma3"];
 
-/// The CPU with a GPU beside it.
+/// The CPU with a GPU beside it, which replays graphs.
 fn gpu() -> Option<Cpu> {
+    gpu_with(true)
+}
+
+fn gpu_with(graphs: bool) -> Option<Cpu> {
     let given = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let cuda = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tinylora-compute/src/cuda");
     let (driver, kernels) = match (given("TINYLORA_CUDA_DRIVER"), given("TINYLORA_CUDA_KERNELS")) {
         (Some(driver), Some(kernels)) => (driver, kernels),
         _ => emulated::emulated_driver(&cuda)?,
     };
-    let options = GpuOptions { number: 0, memory: None, kernels, driver: Some(driver) };
+    let report = |text: &str| panic!("{text}");
+    let options = GpuOptions { number: 0, memory: None, kernels, driver: Some(driver), graphs, report };
     Some(with_gpu(Cpu::new(Kernel::best_exact(), 2), &options).expect("the device opens"))
 }
 
@@ -242,26 +247,22 @@ fn beyond_the_drawn_number(both: &Both, requests: &[Request], completions: &[Vec
     most
 }
 
-/// The share of the CPU's distribution that one support of top-k 5 and top-p 0.9 has beyond the other, the CPU's or the one
-/// given, at most.
-fn support_difference(logits: &[f32], given: &[u32]) -> f64 {
-    let mut order: Vec<(f64, u32)> =
-        logits.iter().enumerate().map(|(id, &logit)| (f64::from(logit / 0.7).exp(), id as u32)).collect();
-    order.sort_by(|a, b| b.0.total_cmp(&a.0));
-    order.truncate(5);
-    let all: f64 = order.iter().map(|(weight, _)| weight).sum();
-    let share = |id: u32| f64::from(logits[id as usize] / 0.7).exp() / all;
-    let (mut wanted, mut sum) = (Vec::new(), 0.0);
-    for (weight, id) in order {
-        wanted.push(id);
-        sum += weight;
-        if sum >= 0.9 * all {
-            break;
-        }
-    }
-    // Where it is decided, the share of what one takes and the other leaves is that by which the border is missed.
-    let held = |ids: &[u32]| ids.iter().map(|&id| share(id)).sum::<f64>();
-    (held(&wanted) - held(given)).abs().min((held(given) - 0.9).abs())
+/// By how much a support misses what top-k 5 and top-p 0.9 make of the CPU's distribution: the share that is lacking, that is
+/// too much, or by which a token that was left out is more likely than one that wasn't.
+fn support_difference(logits: &[f32], support: &[u32]) -> f64 {
+    let mut weights: Vec<(f64, bool)> = (0u32..)
+        .zip(logits)
+        .map(|(id, &logit)| (f64::from(logit / 0.7).exp(), support.binary_search(&id).is_ok()))
+        .collect();
+    weights.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let all: f64 = weights[..5].iter().map(|(weight, _)| weight).sum();
+    let of = |wanted: bool| {
+        weights.iter().filter(move |(_, held)| *held == wanted).map(|(weight, _)| weight / all)
+    };
+    let (held, least) = (of(true).sum::<f64>(), of(true).fold(1.0, f64::min));
+    assert!((1..=5).contains(&support.len()));
+    let lacking = if support.len() < 5 { 0.9 - held } else { 0.0 };
+    lacking.max(held - least - 0.9).max(of(false).fold(0.0, f64::max) - least)
 }
 
 #[test]
@@ -382,6 +383,59 @@ fn halves(spec: &LoraSpec, numbers: &[f32]) -> [Vec<f32>; 2] {
 }
 
 #[test]
+fn graphs_replay_the_bits_of_launches() {
+    let Some(mut with) = both("gemma3") else { return };
+    let Some(mut without) = both("gemma3") else { return };
+    without.gpu = gpu_with(false).expect("as above");
+    let (model, rank) = (load(&without.gpu, &tiny_files("gemma3"), Precision::Bf16), with.factors.rank());
+    without.model = model;
+    let modules: Vec<String> =
+        serde_json::from_value(with.host.golden.json["modules"].clone()).expect("names");
+    let (factors, _) = peft_adapter("gemma3", &modules);
+    without.factors = SideFactors::beside(&without.gpu, &without.model, rank, &factors).expect("room");
+    let mut requests =
+        requests(&groups(&with.host.golden), Sampling { temperature: 0.7, top_p: 1.0, top_k: 0 });
+    for (index, request) in requests.iter_mut().enumerate() {
+        // Sequences end at different steps, so that batches shrink; some are of another adapter.
+        (request.max_tokens, request.adapter) = (12 + 5 * index, index as u32 % 2);
+    }
+    let replayed = |both: &Both| both.gpu.gpu().expect("there is one").graph_launches();
+    let (a, b) =
+        (generate(with.gpu(), &with.r, &requests, 16), generate(without.gpu(), &with.r, &requests, 16));
+    assert_eq!(a, b, "graphs change what is sampled");
+    assert!(a.iter().flatten().any(|completion| completion.tokens.len() > 10), "long enough for replays");
+    let steps = replayed(&with);
+    assert!(steps > 5 && replayed(&without) == 0, "{steps} steps were graphs");
+    // Another R after the first call: a graph must not go on with the old one. So with an engine that is used again.
+    let interrupt = AtomicBool::new(false);
+    let options = GenerateOptions { seed: 3, max_batch: 16, stop: &Never, interrupt: &interrupt };
+    let mut engines = [&with, &without].map(|both| Engine::new(&both.gpu, &both.model, 200));
+    let mut all = Vec::new();
+    for factor in [1.0, 0.5, -1.0] {
+        let R::Matrices(r) = &with.r else { panic!("matrices") };
+        let rs = [
+            R::Matrices(r.iter().map(|x| x * factor).collect()),
+            R::Multiples(vec![factor; with.factors.modules()]),
+        ];
+        let pair = [&with, &without].into_iter().zip(&mut engines).map(|(both, engine)| {
+            let policy = Policy::new(&both.model, Adapters { factors: Some(&both.factors), r: &rs });
+            engine.generate(policy, &requests, &options, &mut |_| {}).expect("generates")
+        });
+        let pair: Vec<_> = pair.collect();
+        assert_eq!(pair[0], pair[1], "graphs change what is sampled with R times {factor}");
+        all.push(pair[0].clone());
+    }
+    assert!(
+        all[0] != all[1] && all[1] != all[2] && replayed(&with) > 2 * steps,
+        "R matters, and graphs went on"
+    );
+    drop(engines);
+    // Without memory for it to stay in: other factors in the same places.
+    with.r = R::Multiples(vec![1.0; with.factors.modules()]);
+    assert_ne!(generate(with.gpu(), &with.r, &requests, 16), a);
+}
+
+#[test]
 fn greedy_tokens_adapters_in_one_batch_and_scores() {
     let Some(both) = both("qwen3") else { return };
     let mut requests = requests(&groups(&both.host.golden), Sampling::GREEDY);
@@ -412,7 +466,14 @@ fn greedy_tokens_adapters_in_one_batch_and_scores() {
 fn too_little_memory_is_an_error_with_the_numbers() {
     let cuda = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tinylora-compute/src/cuda");
     let Some((driver, kernels)) = emulated::emulated_driver(&cuda) else { return };
-    let options = GpuOptions { number: 0, memory: Some(50_000), kernels, driver: Some(driver) };
+    let options = GpuOptions {
+        number: 0,
+        memory: Some(50_000),
+        kernels,
+        driver: Some(driver),
+        graphs: true,
+        report: |_| {},
+    };
     let cpu = with_gpu(Cpu::new(Kernel::Scalar, 1), &options).expect("opens");
     let files = tiny_files("llama2");
     let weights = tinylora::model::weights::Weights::open(&files).expect("opens");

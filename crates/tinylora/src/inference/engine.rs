@@ -4,6 +4,8 @@
 //! Common beginnings of prompts, and the prompt of a request's samples, are computed once and attended to
 //! once (see [`super::prefix`]). What a sequence samples depends on its prompt, adapter and stream alone.
 
+mod ahead;
+
 use super::blocks::{BlockPool, spans_of};
 use super::prefix::PrefixTree;
 use super::sampling::{Sampled, Sampling, sample_hidden};
@@ -267,7 +269,25 @@ struct Run<'a> {
     results: Vec<Vec<Option<Completion>>>,
 }
 
+impl Sequence {
+    /// Adds a token.
+    fn take(&mut self, token: Sampled, observe: &mut dyn FnMut(Progress<'_>)) -> Result<(), EngineError> {
+        if !token.logprob.is_finite() {
+            let (request, value) = (self.request, token.logprob);
+            return Err(EngineError::NotFinite { request, token: token.token, value });
+        }
+        observe(Progress::Token { request: self.request, sample: self.sample, token: &token });
+        self.ids.push(token.token);
+        self.tokens.push(token);
+        Ok(())
+    }
+}
+
+/// Groups of a batch by what they follow, and whether they are decoded.
+type Groups = BTreeMap<(Option<usize>, bool), usize>;
+
 /// Where a step's rows come from.
+#[derive(Default)]
 struct Step {
     batch: Batch,
     outputs: Vec<u32>,
@@ -333,6 +353,12 @@ impl<'a> Run<'a> {
                     continue;
                 }
                 return Ok(());
+            }
+            if admitted.is_empty()
+                && let Some(sampling) = self.queued_sampling(policy)
+            {
+                self.decode_ahead(engine, policy, sampling, observe)?;
+                continue;
             }
             let step = self.pack(&mut engine.pool, &admitted);
             let hidden = if step.batch.rows() == 0 {
@@ -408,8 +434,7 @@ impl<'a> Run<'a> {
     }
 
     fn pack(&mut self, pool: &mut BlockPool, admitted: &[usize]) -> Step {
-        let mut step = Step { batch: Batch::default(), outputs: Vec::new(), ends: Vec::new() };
-        let mut groups: BTreeMap<(Option<usize>, bool), usize> = BTreeMap::new();
+        let (mut step, mut groups) = (Step::default(), Groups::new());
         for &node in admitted {
             if self.nodes[node].blocks.is_empty() {
                 continue;
@@ -431,29 +456,41 @@ impl<'a> Run<'a> {
             }
         }
         for index in 0..self.active.len() {
-            let sequence = &mut self.active[index];
-            let (request, done) = (&self.requests[sequence.request], sequence.ids.len());
-            let at = done - 1;
-            if at.is_multiple_of(BLOCK_TOKENS) {
-                sequence.blocks.push(pool.take().expect("reserved when the request was taken in"));
-                self.reserved -= 1;
-            }
-            let place = (sequence.blocks[at / BLOCK_TOKENS], (at % BLOCK_TOKENS) as u32);
-            let (first_row, own) = (step.batch.rows(), spans_of(&sequence.blocks, done));
-            step.batch.push(sequence.ids[at], request.prompt.len() + at, place, request.adapter);
-            step.outputs.push(first_row as u32);
-            let end = self.tree.ends[sequence.request];
-            let group = self.group(&mut step.batch.groups, &mut groups, Some(end), true);
-            step.batch.groups[group].members.push(Member { first_row, rows: 1, own });
+            let ids = &self.active[index].ids;
+            let (done, token) = (ids.len(), ids[ids.len() - 1]);
+            self.push_sequence(pool, (index, token, done), &mut step, &mut groups);
         }
         step
+    }
+
+    /// The row of a running sequence whose last token is `token`, with which it has `done`.
+    fn push_sequence(
+        &mut self,
+        pool: &mut BlockPool,
+        (index, token, done): (usize, u32, usize),
+        step: &mut Step,
+        groups: &mut Groups,
+    ) {
+        let (sequence, at) = (&mut self.active[index], done - 1);
+        let request = &self.requests[sequence.request];
+        if at.is_multiple_of(BLOCK_TOKENS) {
+            sequence.blocks.push(pool.take().expect("reserved when the request was taken in"));
+            self.reserved -= 1;
+        }
+        let place = (sequence.blocks[at / BLOCK_TOKENS], (at % BLOCK_TOKENS) as u32);
+        let (first_row, own) = (step.batch.rows(), spans_of(&sequence.blocks, done));
+        step.batch.push(token, request.prompt.len() + at, place, request.adapter);
+        step.outputs.push(first_row as u32);
+        let end = self.tree.ends[sequence.request];
+        let group = self.group(&mut step.batch.groups, groups, Some(end), true);
+        step.batch.groups[group].members.push(Member { first_row, rows: 1, own });
     }
 
     /// The group of everything that directly follows `parent`.
     fn group(
         &self,
         groups: &mut Vec<Group>,
-        known: &mut BTreeMap<(Option<usize>, bool), usize>,
+        known: &mut Groups,
         parent: Option<usize>,
         decode: bool,
     ) -> usize {
@@ -491,13 +528,7 @@ impl<'a> Run<'a> {
         }
         let sampled = self.sample(engine.cpu, model, &hidden)?;
         for (sequence, token) in self.active.iter_mut().zip(sampled) {
-            if !token.logprob.is_finite() {
-                let (request, value) = (sequence.request, token.logprob);
-                return Err(EngineError::NotFinite { request, token: token.token, value });
-            }
-            observe(Progress::Token { request: sequence.request, sample: sequence.sample, token: &token });
-            sequence.ids.push(token.token);
-            sequence.tokens.push(token);
+            sequence.take(token, observe)?;
         }
         self.retire(&mut engine.pool, observe);
         Ok(())

@@ -15,6 +15,10 @@ pub struct GpuOptions {
     pub kernels: PathBuf,
     /// The driver's library; None: the system's.
     pub driver: Option<PathBuf>,
+    /// Whether decode steps are recorded as CUDA graphs and replayed. The numbers are the same without.
+    pub graphs: bool,
+    /// Is told what a person should know and is no error.
+    pub report: fn(&str),
 }
 
 /// Opens a GPU.
@@ -23,6 +27,7 @@ pub fn with_gpu(cpu: Cpu, options: &GpuOptions) -> Result<Cpu, DeviceError> {
     use tinylora_compute::cuda::{Device, Images};
     let images = Images { folder: options.kernels.clone(), compile: true };
     let device = Device::open(options.number, options.memory, images, options.driver.as_deref())?;
+    let device = device.with_graphs(options.graphs).with_report(options.report);
     Ok(cpu.with_gpu(std::sync::Arc::new(device)))
 }
 

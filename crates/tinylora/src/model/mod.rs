@@ -13,6 +13,8 @@ mod cuda;
 #[cfg(not(feature = "cuda"))]
 #[path = "no_cuda.rs"]
 mod cuda;
+#[cfg_attr(not(feature = "cuda"), allow(unreachable_code))] // types of a GPU have no values there
+mod decode;
 mod gpu;
 mod gradients;
 #[cfg_attr(not(feature = "cuda"), allow(unreachable_code))] // types of a GPU have no values there
@@ -29,6 +31,7 @@ pub mod weights;
 pub(crate) use all_weights::HEAD;
 pub use all_weights::{WeightLayout, WeightSums};
 pub use batch::Batch;
+pub use decode::{Decode, Queued, queue_decode};
 pub use gpu::{GpuOptions, with_gpu};
 pub use gradients::Gradients;
 pub use hidden::{DeviceError, Directions, Hidden};

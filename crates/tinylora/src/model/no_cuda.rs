@@ -1,5 +1,6 @@
 //! What stands in the place of `cuda/` in a build without it: types that no value has, so that nothing here ever runs.
 
+use super::decode::Decode;
 use super::gradients::Gradients;
 use super::hidden::DeviceError;
 use super::load::{Model, ModelError, ReadRows};
@@ -20,6 +21,8 @@ pub enum GpuCache {}
 pub struct GpuKept;
 /// Hidden states on a GPU.
 pub enum GpuHidden {}
+/// Tokens on their way from a GPU.
+pub enum GpuQueued {}
 /// Rows of f32 on a GPU.
 pub enum GpuRows {}
 /// Gradients on a GPU.
@@ -163,6 +166,23 @@ impl GpuDirections {
     pub fn replace(&self, _: bool, _: &[usize], _: &GpuRows) -> Result<(), DeviceError> {
         match *self {}
     }
+}
+
+impl GpuQueued {
+    pub fn wait(self) -> Result<Vec<(u32, f32, f32)>, DeviceError> {
+        match self {}
+    }
+}
+
+pub fn queue(
+    gpu: &GpuModel,
+    _: &ModelConfig,
+    _: Adapters<'_>,
+    _: &Decode<'_>,
+    _: &mut GpuCache,
+    _: &mut GpuKept,
+) -> Result<GpuQueued, DeviceError> {
+    match *gpu {}
 }
 
 pub fn forward(

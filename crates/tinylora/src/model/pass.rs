@@ -109,7 +109,7 @@ impl KvCache {
         }
     }
 
-    fn gpu(&mut self) -> &mut GpuCache {
+    pub(super) fn gpu(&mut self) -> &mut GpuCache {
         match &mut self.0 {
             Place::Gpu(cache) => cache,
             Place::Host { .. } => panic!("a cache of a model on the host"),

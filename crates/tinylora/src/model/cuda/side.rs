@@ -155,6 +155,12 @@ impl GpuFactors {
         Ok(())
     }
 
+    /// Where they lie.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = u64> + '_ {
+        let groups = self.layers.iter().flatten().flatten();
+        groups.flat_map(|group| [group.project.address(), group.expand.address()])
+    }
+
     /// That they are not a mixture.
     pub(super) fn check(&self) -> Result<(), DeviceError> {
         if self.whole { Ok(()) } else { Err(DeviceError::Factors) }
