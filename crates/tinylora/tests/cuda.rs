@@ -11,7 +11,7 @@ use common::case::{Case, groups, logits_with, tiny_case};
 use common::{load, peft_adapter, relative_error, tiny_files};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use tinylora::adapter::LoraSpec;
+use tinylora::adapter::{FactorKey, FactorSketches, LoraSpec, TinyLoraSpec, load_or_compute_factors};
 use tinylora::gradient::{
     CompletionGradient, CompletionView, GradientWorkspace, TrainingCompletion, TrainingGroup,
     accumulate_completions, completion_logprobs, micro_batches, scores,
@@ -19,7 +19,7 @@ use tinylora::gradient::{
 use tinylora::inference::{Completion, Engine, GenerateOptions, Request, Sampling, Stop};
 use tinylora::model::{Adapters, GpuOptions, Gradients, Model, Policy, R, SideFactors, with_gpu};
 use tinylora::random::{Purpose, Stream};
-use tinylora::recipe::{AdapterKind, AdapterSection, FisherScores};
+use tinylora::recipe::{AdapterKind, AdapterSection, FisherScores, WeightDtype};
 use tinylora_compute::{Cpu, Kernel, Precision};
 
 const FAMILIES: [&str; 7] = ["llama2", "llama2-tied", "llama3", "mistral", "qwen2", "qwen3", "gemma3"];
@@ -310,6 +310,42 @@ fn what_is_sampled_is_what_is_trained_on_whatever_shares_the_batch() {
     );
 }
 
+#[test]
+fn factors_of_the_gpu_are_those_of_the_cpu_but_for_rounding() {
+    // With a rank of 7 there are more vectors than a kernel takes at once.
+    for (name, rank) in [("qwen2", 2), ("gemma3", 7)] {
+        let Some(both) = both(name) else { return };
+        let section = AdapterSection { rank, ..Default::default() };
+        let spec = TinyLoraSpec::new(&section, &both.model.config).expect("fits");
+        let cache = tempfile::tempdir().expect("a temporary folder");
+        let key = FactorKey { weights_sha256: [1; 32], dtype: WeightDtype::Bf16 };
+        let factors = |(cpu, model, _): On<'_>| {
+            let weights: Vec<_> =
+                spec.modules().map(|module| model.frozen(module.layer, module.target)).collect();
+            load_or_compute_factors(cpu, cache.path(), &key, &spec, &weights, &|_| {}).expect("they converge")
+        };
+        let files = || std::fs::read_dir(cache.path()).expect("a folder").count();
+        let (host, gpu) = (factors(both.host()), factors(both.gpu()));
+        // What one device computed is not taken for the other.
+        assert!(host != gpu && files() == 2, "{name}: {} files", files());
+        assert!(gpu == factors(both.gpu()) && files() == 2, "{name}: read from the cache");
+        std::fs::read_dir(cache.path()).expect("a folder").for_each(|file| {
+            std::fs::remove_file(file.expect("readable").path()).expect("removable");
+        });
+        assert!(gpu == factors(both.gpu()), "{name}: computed again they have other bits");
+        // An adapter's file of one device is taken on the other.
+        FactorSketches::new(&host.sketches()).compare(&gpu.sketches()).expect("the same base");
+        let mut most = 0f64;
+        for (index, (host, gpu)) in host.modules.iter().zip(&gpu.modules).enumerate() {
+            let off = relative_error(&host.a, &gpu.a).max(relative_error(&host.b, &gpu.b));
+            // Vectors of singular values that are close turn into each other: 1e-6 of residual over the gap.
+            assert!(off < 1e-3, "{name}, module {index}: factors are off by {off}");
+            most = most.max(off);
+        }
+        println!("{name}: factors are off by {most:.1e} at most");
+    }
+}
+
 /// The second rank is more than is summed at once.
 #[test]
 fn lora_is_sampled_and_trained_as_on_the_cpu() {
@@ -384,7 +420,7 @@ fn halves(spec: &LoraSpec, numbers: &[f32]) -> [Vec<f32>; 2] {
 
 #[test]
 fn graphs_replay_the_bits_of_launches() {
-    let Some(mut with) = both("gemma3") else { return };
+    let Some(with) = both("gemma3") else { return };
     let Some(mut without) = both("gemma3") else { return };
     without.gpu = gpu_with(false).expect("as above");
     let (model, rank) = (load(&without.gpu, &tiny_files("gemma3"), Precision::Bf16), with.factors.rank());
@@ -397,7 +433,7 @@ fn graphs_replay_the_bits_of_launches() {
         requests(&groups(&with.host.golden), Sampling { temperature: 0.7, top_p: 1.0, top_k: 0 });
     for (index, request) in requests.iter_mut().enumerate() {
         // Sequences end at different steps, so that batches shrink; some are of another adapter.
-        (request.max_tokens, request.adapter) = (12 + 5 * index, index as u32 % 2);
+        (request.max_tokens, request.adapter) = (12 + 3 * index, index as u32 % 2);
     }
     let replayed = |both: &Both| both.gpu.gpu().expect("there is one").graph_launches();
     let (a, b) =
@@ -411,7 +447,7 @@ fn graphs_replay_the_bits_of_launches() {
     let options = GenerateOptions { seed: 3, max_batch: 16, stop: &Never, interrupt: &interrupt };
     let mut engines = [&with, &without].map(|both| Engine::new(&both.gpu, &both.model, 200));
     let mut all = Vec::new();
-    for factor in [1.0, 0.5, -1.0] {
+    for factor in [1.0, -1.0] {
         let R::Matrices(r) = &with.r else { panic!("matrices") };
         let rs = [
             R::Matrices(r.iter().map(|x| x * factor).collect()),
@@ -425,14 +461,7 @@ fn graphs_replay_the_bits_of_launches() {
         assert_eq!(pair[0], pair[1], "graphs change what is sampled with R times {factor}");
         all.push(pair[0].clone());
     }
-    assert!(
-        all[0] != all[1] && all[1] != all[2] && replayed(&with) > 2 * steps,
-        "R matters, and graphs went on"
-    );
-    drop(engines);
-    // Without memory for it to stay in: other factors in the same places.
-    with.r = R::Multiples(vec![1.0; with.factors.modules()]);
-    assert_ne!(generate(with.gpu(), &with.r, &requests, 16), a);
+    assert!(all[0] != all[1] && replayed(&with) > 2 * steps, "R matters, and graphs went on");
 }
 
 #[test]

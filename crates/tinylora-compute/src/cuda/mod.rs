@@ -17,6 +17,7 @@ pub mod product;
 mod queue;
 pub mod rows;
 mod staging;
+pub mod thin;
 
 pub use device::{Argument, Device, Launch};
 pub use error::CudaError;

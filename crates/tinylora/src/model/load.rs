@@ -262,19 +262,6 @@ impl Model {
         host + self.gpu.as_ref().map_or(0, GpuModel::bytes)
     }
 
-    /// W of these linear layers, if they lie on a GPU: fetched from there. None if they lie here, see [`Layer::weight`].
-    pub fn fetch(
-        &self,
-        cpu: &Cpu,
-        modules: impl Iterator<Item = (usize, ModuleKind)>,
-    ) -> Result<Option<Vec<PackedMatrix>>, DeviceError> {
-        let Some(gpu) = &self.gpu else { return Ok(None) };
-        modules
-            .map(|(layer, kind)| gpu.matrix(cpu, &self.config, layer, kind))
-            .collect::<Result<_, _>>()
-            .map(Some)
-    }
-
     /// On a GPU: operations a second of a large product there, and bytes a second of a copy.
     pub fn gpu_peak(&self) -> Option<Result<(f64, f64), DeviceError>> {
         self.gpu.as_ref().map(GpuModel::peak)

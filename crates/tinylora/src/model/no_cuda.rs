@@ -8,10 +8,12 @@ use super::pass::Adapters;
 use super::side::{ModuleKind, ModuleRows};
 use super::{Batch, config::ModelConfig};
 use crate::random::Stream;
-use tinylora_compute::{Cpu, PackedMatrix};
+use tinylora_compute::Cpu;
 
 /// A model on a GPU.
 pub enum GpuModel {}
+/// A matrix on a GPU.
+pub enum GpuMatrix {}
 /// Factors on a GPU.
 pub enum GpuFactors {}
 /// Keys and values on a GPU.
@@ -59,13 +61,7 @@ impl GpuModel {
         match *self {}
     }
 
-    pub fn matrix(
-        &self,
-        _: &Cpu,
-        _: &ModelConfig,
-        _: usize,
-        _: ModuleKind,
-    ) -> Result<PackedMatrix, DeviceError> {
+    pub fn matrix(&self, _: &ModelConfig, _: usize, _: ModuleKind) -> GpuMatrix {
         match *self {}
     }
 
@@ -102,6 +98,24 @@ impl GpuModel {
     }
 
     pub fn weighted(&self, _: &[f32], _: f32) -> Result<GpuRows, DeviceError> {
+        match *self {}
+    }
+}
+
+impl GpuMatrix {
+    pub fn rows(&self) -> usize {
+        match *self {}
+    }
+
+    pub fn columns(&self) -> usize {
+        match *self {}
+    }
+
+    pub fn forward(&self, _: &[f32]) -> Result<Vec<f32>, DeviceError> {
+        match *self {}
+    }
+
+    pub fn backward(&self, _: &[f32]) -> Result<Vec<f32>, DeviceError> {
         match *self {}
     }
 }

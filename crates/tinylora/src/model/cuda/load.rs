@@ -13,8 +13,8 @@ use std::time::Instant;
 use tinylora_compute::attention::Heads;
 use tinylora_compute::cuda::product::{self, Matrix, Out, Rows, padded};
 use tinylora_compute::cuda::rows::{Gate, HeadTurn, Norm};
-use tinylora_compute::cuda::{CudaError, Device, DeviceBuffer, Staging, attention};
-use tinylora_compute::{Cpu, PackedMatrix, Precision};
+use tinylora_compute::cuda::{CudaError, Device, DeviceBuffer, Staging, attention, thin};
+use tinylora_compute::{Cpu, Precision};
 
 /// Bytes of weights that are on their way at once.
 const PIECE: usize = 64 << 20;
@@ -154,14 +154,8 @@ impl GpuModel {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
 
-    /// W of one linear layer, fetched from the GPU.
-    pub fn matrix(
-        &self,
-        cpu: &Cpu,
-        config: &ModelConfig,
-        layer: usize,
-        kind: ModuleKind,
-    ) -> Result<PackedMatrix, DeviceError> {
+    /// W of one linear layer.
+    pub fn matrix(&self, config: &ModelConfig, layer: usize, kind: ModuleKind) -> GpuMatrix {
         let layer = &self.layers[layer];
         let (q, k) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
         let (stack, first) = match kind {
@@ -173,16 +167,35 @@ impl GpuModel {
             ModuleKind::Up => (&layer.gate_up, config.intermediate_size),
             ModuleKind::Down => (&layer.down, 0),
         };
-        let (rows, columns) = kind.shape(config);
-        let (bits, stride) = (stack.range(first, rows).data.to_vec()?, stack.stride());
-        let read = |row: usize, out: &mut [f32]| -> Result<(), std::convert::Infallible> {
-            for (out, bits) in out.chunks_exact_mut(columns).zip(bits[row * stride..].chunks(stride)) {
-                out.iter_mut().zip(bits).for_each(|(x, &b)| *x = bf16::from_bits(b).to_f32());
-            }
-            Ok(())
-        };
-        let Ok(matrix) = PackedMatrix::pack(cpu, (rows, columns), Precision::Bf16, read);
-        Ok(matrix)
+        GpuMatrix { device: Arc::clone(&self.device), matrix: stack.range(first, kind.shape(config).0) }
+    }
+}
+
+/// One linear layer's matrix (n, k), for products with a few vectors.
+pub struct GpuMatrix {
+    device: Arc<Device>,
+    matrix: Matrix,
+}
+
+impl GpuMatrix {
+    /// n
+    pub fn rows(&self) -> usize {
+        self.matrix.rows
+    }
+
+    /// k
+    pub fn columns(&self) -> usize {
+        self.matrix.columns
+    }
+
+    /// x (c, k) → x Wᵀ (c, n)
+    pub fn forward(&self, x: &[f32]) -> Result<Vec<f32>, DeviceError> {
+        Ok(thin::forward(&self.device, &self.matrix, x)?)
+    }
+
+    /// y (c, n) → y W (c, k)
+    pub fn backward(&self, y: &[f32]) -> Result<Vec<f32>, DeviceError> {
+        Ok(thin::backward(&self.device, &self.matrix, y)?)
     }
 }
 

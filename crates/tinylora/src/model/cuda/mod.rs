@@ -16,6 +16,6 @@ mod side;
 pub use decode::{GpuQueued, queue};
 pub use head::{GpuDirections, GpuHidden};
 pub use kept::{GpuCache, GpuKept, memory};
-pub use load::GpuModel;
+pub use load::{GpuMatrix, GpuModel};
 pub use pass::{backward, forward};
 pub use side::GpuFactors;
