@@ -121,6 +121,15 @@ fn a_run_on_the_gpu_resumes_exactly() {
             (&b["loss"], &b["grad_norm"], &b["entropy"])
         );
     }
+    // Two GPUs share the work and end with the same bytes.
+    let two = place.tinylora(&["train", "recipe.toml", "--out", "two"]).env("TINYLORA_GPU", "0,1").output();
+    done(&two.expect("the program starts"));
+    let bytes = std::fs::read(place.folder.path().join("two/adapter.tinylora")).expect("an adapter");
+    assert!(bytes == whole, "two GPUs train another adapter");
+    let refused =
+        place.tinylora(&["train", "recipe.toml", "--out", "no"]).env("TINYLORA_GPU", "0,0").output();
+    let message = String::from_utf8_lossy(&refused.expect("it starts").stderr).into_owned();
+    assert!(message.contains("each once"), "{message}");
     let generate = |variable: &str, value: &str| {
         let mut command =
             place.tinylora(&["generate", "--model", "model", "--adapter", "whole/adapter.tinylora"]);

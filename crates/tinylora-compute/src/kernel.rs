@@ -124,12 +124,12 @@ impl Kernel {
     }
 }
 
-/// The CPU as a device: an instruction set and a steady pool of threads; and the GPU, if any, that models are to be loaded on.
+/// The CPU as a device: an instruction set and a steady pool of threads; and the GPUs, if any, that models are to be loaded on.
 pub struct Cpu {
     kernel: Kernel,
     pool: Arc<Pool>,
     #[cfg(feature = "cuda")]
-    gpu: Option<Arc<crate::cuda::Device>>,
+    gpus: Vec<Arc<crate::cuda::Device>>,
 }
 
 impl Cpu {
@@ -143,20 +143,28 @@ impl Cpu {
             kernel,
             pool: Arc::new(Pool::new(threads.max(1))),
             #[cfg(feature = "cuda")]
-            gpu: None,
+            gpus: Vec::new(),
         }
     }
 
-    /// The same with a GPU beside it: models that are loaded with this handle lie and compute there.
+    /// The same with a GPU beside it, and beside those that it has: models that are loaded with this handle lie and compute on
+    /// each of them.
     #[cfg(feature = "cuda")]
-    pub fn with_gpu(self, gpu: Arc<crate::cuda::Device>) -> Self {
-        Self { gpu: Some(gpu), ..self }
+    pub fn with_gpu(mut self, gpu: Arc<crate::cuda::Device>) -> Self {
+        self.gpus.push(gpu);
+        self
     }
 
-    /// The GPU that models are loaded on.
+    /// The first GPU that models are loaded on.
     #[cfg(feature = "cuda")]
     pub fn gpu(&self) -> Option<&Arc<crate::cuda::Device>> {
-        self.gpu.as_ref()
+        self.gpus.first()
+    }
+
+    /// All of them.
+    #[cfg(feature = "cuda")]
+    pub fn gpus(&self) -> &[Arc<crate::cuda::Device>] {
+        &self.gpus
     }
 
     /// The device that `TINYLORA_KERNEL` and `TINYLORA_THREADS` ask for: by default one thread a core, and the fastest
@@ -189,7 +197,7 @@ impl Cpu {
             kernel,
             pool: Arc::clone(&self.pool),
             #[cfg(feature = "cuda")]
-            gpu: self.gpu.clone(),
+            gpus: self.gpus.clone(),
         }
     }
 

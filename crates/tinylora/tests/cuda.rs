@@ -14,7 +14,7 @@ use std::sync::atomic::AtomicBool;
 use tinylora::adapter::{FactorKey, FactorSketches, LoraSpec, TinyLoraSpec, load_or_compute_factors};
 use tinylora::gradient::{
     CompletionGradient, CompletionView, GradientWorkspace, TrainingCompletion, TrainingGroup,
-    accumulate_completions, completion_logprobs, micro_batches, scores,
+    accumulate_batches, accumulate_completions, completion_logprobs, micro_batches, scores,
 };
 use tinylora::inference::{Completion, Engine, GenerateOptions, Request, Sampling, Stop};
 use tinylora::model::{Adapters, GpuOptions, Gradients, Model, Policy, R, SideFactors, with_gpu};
@@ -26,10 +26,10 @@ const FAMILIES: [&str; 7] = ["llama2", "llama2-tied", "llama3", "mistral", "qwen
 
 /// The CPU with a GPU beside it, which replays graphs.
 fn gpu() -> Option<Cpu> {
-    gpu_with(true)
+    gpu_with(1, true)
 }
 
-fn gpu_with(graphs: bool) -> Option<Cpu> {
+fn gpu_with(count: usize, graphs: bool) -> Option<Cpu> {
     let given = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let cuda = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tinylora-compute/src/cuda");
     let (driver, kernels) = match (given("TINYLORA_CUDA_DRIVER"), given("TINYLORA_CUDA_KERNELS")) {
@@ -37,7 +37,14 @@ fn gpu_with(graphs: bool) -> Option<Cpu> {
         _ => emulated::emulated_driver(&cuda)?,
     };
     let report = |text: &str| panic!("{text}");
-    let options = GpuOptions { number: 0, memory: None, kernels, driver: Some(driver), graphs, report };
+    let options = GpuOptions {
+        numbers: (0..count).collect(),
+        memory: None,
+        kernels,
+        driver: Some(driver),
+        graphs,
+        report,
+    };
     Some(with_gpu(Cpu::new(Kernel::best_exact(), 2), &options).expect("the device opens"))
 }
 
@@ -346,6 +353,74 @@ fn factors_of_the_gpu_are_those_of_the_cpu_but_for_rounding() {
     }
 }
 
+#[test]
+fn two_gpus_give_the_bits_of_one() {
+    let Some(mut one) = both("llama3") else { return };
+    let Some(mut two) = both("llama3") else { return };
+    two.gpu = gpu_with(2, true).expect("as above");
+    two.model = load(&two.gpu, &tiny_files("llama3"), Precision::Bf16);
+    assert_eq!((one.model.devices(), two.model.devices()), (1, 2));
+    let config = one.model.config.clone();
+    let section = AdapterSection { kind: AdapterKind::Lora, rank: 3, ..Default::default() };
+    let spec = LoraSpec::new(&section, &config).expect("fits");
+    let modules: Vec<_> = spec.modules().map(|module| (module.layer, module.target)).collect();
+    let mut numbers = spec.init(3);
+    numbers.iter_mut().enumerate().for_each(|(i, x)| *x += 0.02 * (i as f32 * 0.7).sin());
+    let r = R::Multiples(vec![spec.scale(); modules.len()]);
+    for both in [&mut one, &mut two] {
+        let zeros = vec![0.0; numbers.len()];
+        let made = SideFactors::from_numbers_beside(&both.gpu, &both.model, 3, &modules, &zeros);
+        both.factors = made.expect("there is room");
+        both.factors.replace(&both.gpu, &config, &modules, &numbers).expect("there is room");
+    }
+    let sampling = Sampling { temperature: 0.7, top_p: 1.0, top_k: 0 };
+    let requests = requests(&groups(&one.host.golden), sampling);
+    let completions = generate(one.gpu(), &r, &requests, 16);
+    assert_eq!(generate(two.gpu(), &r, &requests, 16), completions, "what is sampled");
+    let groups = trained(&requests, &completions);
+    for cut in [20, 60] {
+        let batches = micro_batches(&groups, cut);
+        assert!(batches.len() > 1, "there is something to share");
+        let sums = |both: &Both| {
+            let adapters = Adapters { factors: Some(&both.factors), r: std::slice::from_ref(&r) };
+            let (mut sums, mut seen) = (Gradients::Factors(vec![0.0; numbers.len()]), Vec::new());
+            let mut loss = |view: CompletionView<'_>| {
+                seen.push(view.logprobs.to_vec());
+                let slopes = vec![-view.sample.advantage; view.logprobs.len()];
+                CompletionGradient { loss: f64::from(view.logprobs[0]), slopes, entropy_slope: 0.0 }
+            };
+            let (policy, mut workspace) = (Policy::new(&both.model, adapters), GradientWorkspace::default());
+            let settings = (1.0 / 0.7, false);
+            let total = accumulate_batches(
+                &both.gpu,
+                policy,
+                &batches,
+                settings,
+                &mut loss,
+                &mut workspace,
+                &mut sums,
+            );
+            (total.expect("finite"), sums, seen)
+        };
+        let (a, b) = (sums(&one), sums(&two));
+        assert!(matches!(&a.1, Gradients::Factors(sums) if sums.iter().any(|x| *x != 0.0)));
+        assert!(a == b, "cut into {} micro-batches", batches.len());
+    }
+    // The first error in the order of micro-batches is told, and no thread waits for ever.
+    let mut bad = micro_batches(&groups, 20);
+    bad.truncate(3);
+    let broken = R::Multiples(vec![f32::NAN; modules.len()]);
+    let adapters = Adapters { factors: Some(&two.factors), r: std::slice::from_ref(&broken) };
+    let (mut sums, mut workspace) =
+        (Gradients::Factors(vec![0.0; numbers.len()]), GradientWorkspace::default());
+    let policy = Policy::new(&two.model, adapters);
+    let mut loss = |_: CompletionView<'_>| panic!("there are no log-probs");
+    let error =
+        accumulate_batches(&two.gpu, policy, &bad, (1.0, false), &mut loss, &mut workspace, &mut sums)
+            .expect_err("not finite");
+    assert!(error.to_string().contains("in the training pass"), "{error}");
+}
+
 /// The second rank is more than is summed at once.
 #[test]
 fn lora_is_sampled_and_trained_as_on_the_cpu() {
@@ -422,7 +497,7 @@ fn halves(spec: &LoraSpec, numbers: &[f32]) -> [Vec<f32>; 2] {
 fn graphs_replay_the_bits_of_launches() {
     let Some(with) = both("gemma3") else { return };
     let Some(mut without) = both("gemma3") else { return };
-    without.gpu = gpu_with(false).expect("as above");
+    without.gpu = gpu_with(1, false).expect("as above");
     let (model, rank) = (load(&without.gpu, &tiny_files("gemma3"), Precision::Bf16), with.factors.rank());
     without.model = model;
     let modules: Vec<String> =
@@ -496,7 +571,7 @@ fn too_little_memory_is_an_error_with_the_numbers() {
     let cuda = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tinylora-compute/src/cuda");
     let Some((driver, kernels)) = emulated::emulated_driver(&cuda) else { return };
     let options = GpuOptions {
-        number: 0,
+        numbers: vec![0],
         memory: Some(50_000),
         kernels,
         driver: Some(driver),

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CString, c_void};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The oldest driver interface that loads what the kernels are compiled to, as the driver counts.
 const OLDEST: i32 = 13000;
@@ -50,8 +50,9 @@ pub(super) struct Inner {
     driver: Driver,
     device: i32,
     context: Handle,
-    /// Where everything is queued.
+    /// Where everything is queued, but what is recorded.
     pub stream: Handle,
+    pub recording_stream: Handle,
     /// Bytes of buffers in use.
     pub used: AtomicUsize,
     /// Memory that was given back, by size: taken again before the driver is asked, which would wait for all work.
@@ -61,10 +62,10 @@ pub(super) struct Inner {
     /// What goes to the GPU, and pinned memory in which results came back.
     pub ring: Mutex<Ring>,
     pub returned: Mutex<Vec<Pinned>>,
-    /// The graph that is being recorded; other threads wait until that is done.
+    /// The graph that is being recorded, one at a time.
+    pub recorder: Mutex<()>,
     pub recording: Mutex<Option<Recording>>,
     pub is_recording: AtomicBool,
-    pub recorded: Condvar,
     pub graph_launches: AtomicUsize,
 }
 
@@ -84,38 +85,39 @@ unsafe impl Send for Device {}
 unsafe impl Sync for Device {}
 
 impl Inner {
-    /// Makes the GPU's context the calling thread's, after waiting for another thread that records.
+    /// Makes the GPU's context the calling thread's.
     pub(super) fn enter(&self) -> Result<&Driver, CudaError> {
-        if self.is_recording.load(Ordering::Acquire) {
-            let thread = std::thread::current().id();
-            let recording = self.recording.lock().unwrap_or_else(PoisonError::into_inner);
-            let others = |recording: &mut Option<Recording>| {
-                recording.as_ref().is_some_and(|recording| recording.thread != thread)
-            };
-            drop(self.recorded.wait_while(recording, others));
-        }
         // SAFETY: the context was retained in `open` and is released when this is dropped.
         checked("cuCtxSetCurrent", unsafe { (self.driver.set_current)(self.context) })?;
         Ok(&self.driver)
     }
 
-    /// Has a graph that is being recorded hold memory whose address goes into a launch.
+    /// What this thread records, if it does.
+    fn recording(&self) -> Option<MutexGuard<'_, Option<Recording>>> {
+        if !self.is_recording.load(Ordering::Acquire) {
+            return None;
+        }
+        let recording = self.recording.lock().unwrap_or_else(PoisonError::into_inner);
+        let thread = std::thread::current().id();
+        recording.as_ref().is_some_and(|recording| recording.thread == thread).then_some(recording)
+    }
+
+    /// Where this thread's work is queued.
+    pub(super) fn queue(&self) -> Handle {
+        if self.recording().is_some() { self.recording_stream } else { self.stream }
+    }
+
+    /// Has a graph that this thread records hold memory whose address goes into a launch.
     pub(super) fn note_use(&self, memory: &Arc<Memory>) {
-        if self.is_recording.load(Ordering::Acquire) {
-            let mut recording = self.recording.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(recording) = recording.as_mut() {
-                recording.used.entry(memory.address).or_insert_with(|| Arc::clone(memory));
-            }
+        if let Some(recording) = self.recording().as_deref_mut().and_then(Option::as_mut) {
+            recording.used.entry(memory.address).or_insert_with(|| Arc::clone(memory));
         }
     }
 
     /// # Panics
-    /// While a graph is recorded: what is read or written then would be so once, and not when the graph runs.
+    /// While this thread records: what is read or written then would be so once, and not when the graph runs.
     pub(super) fn assert_not_recording(&self) {
-        assert!(
-            !self.is_recording.load(Ordering::Acquire),
-            "nothing is read or written while a graph is recorded"
-        );
+        assert!(self.recording().is_none(), "nothing is read or written while a graph is recorded");
     }
 
     /// Memory that was given back and has exactly this size.
@@ -158,9 +160,11 @@ impl Drop for Inner {
             let free = |pinned: Pinned| pinned.free(driver);
             self.returned.lock().unwrap_or_else(PoisonError::into_inner).drain(..).for_each(free);
             self.ring.lock().unwrap_or_else(PoisonError::into_inner).free(driver);
-            if !self.stream.is_null() {
-                // SAFETY: made in `open`; nothing is queued any more that anybody waits for.
-                unsafe { (driver.stream_free)(self.stream) };
+            for stream in [self.stream, self.recording_stream] {
+                if !stream.is_null() {
+                    // SAFETY: made in `open`; nothing is queued any more that anybody waits for.
+                    unsafe { (driver.stream_free)(stream) };
+                }
             }
         }
         // SAFETY: retained in `open`; all buffers are gone, since they hold on to this.
@@ -244,19 +248,22 @@ impl Device {
             device,
             context,
             stream: std::ptr::null_mut(),
+            recording_stream: std::ptr::null_mut(),
             used: AtomicUsize::new(0),
             spare: Mutex::default(),
             budget: 0,
             loaded: Mutex::default(),
             ring: Mutex::default(),
             returned: Mutex::default(),
+            recorder: Mutex::default(),
             recording: Mutex::default(),
             is_recording: AtomicBool::new(false),
-            recorded: Condvar::new(),
             graph_launches: AtomicUsize::new(0),
         };
-        // SAFETY: the stream is written.
-        checked("cuStreamCreate", unsafe { (inner.driver.stream_make)(&mut inner.stream, NON_BLOCKING) })?;
+        for stream in [&mut inner.stream, &mut inner.recording_stream] {
+            // SAFETY: the stream is written.
+            checked("cuStreamCreate", unsafe { (inner.driver.stream_make)(stream, NON_BLOCKING) })?;
+        }
         let (mut free, mut total) = (0, 0);
         // SAFETY: both are written.
         checked("cuMemGetInfo", unsafe { (inner.driver.memory_info)(&mut free, &mut total) })?;
@@ -398,7 +405,7 @@ impl Device {
         // SAFETY: the pointers are to arguments that live through the call, which copies them; the rest is the caller's.
         let status = unsafe {
             let start = driver.launch;
-            let stream = self.inner.stream;
+            let stream = self.inner.queue();
             start(function, x, y, z, threads, 1, 1, shared, stream, pointers.as_mut_ptr(), none)
         };
         checked("cuLaunchKernel", status)

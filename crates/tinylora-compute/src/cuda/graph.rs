@@ -15,7 +15,7 @@ const RELAXED: i32 = 2;
 
 /// A recording that is under way.
 pub(super) struct Recording {
-    /// Only it may use the GPU meanwhile.
+    /// What it queues is recorded; what others queue is not.
     pub thread: ThreadId,
     /// Memory of all buffers whose address was asked for: the graph's launches use it, whenever they run.
     pub used: BTreeMap<Address, Arc<Memory>>,
@@ -39,24 +39,24 @@ impl Device {
     pub fn record<E: From<CudaError>>(&self, work: impl FnOnce() -> Result<(), E>) -> Result<Graph, E> {
         let inner = self.inner();
         let driver = inner.enter()?;
-        let thread = std::thread::current().id();
+        let _alone = inner.recorder.lock().unwrap_or_else(PoisonError::into_inner);
+        let (stream, thread) = (inner.recording_stream, std::thread::current().id());
         *inner.recording.lock().unwrap_or_else(PoisonError::into_inner) =
             Some(Recording { thread, used: BTreeMap::new() });
         inner.is_recording.store(true, Ordering::Release);
         // SAFETY: a stream of ours, on which nothing is recorded yet: this thread has it for itself.
-        let begun = checked("cuStreamBeginCapture", unsafe { (driver.record)(inner.stream, RELAXED) });
+        let begun = checked("cuStreamBeginCapture", unsafe { (driver.record)(stream, RELAXED) });
         let done = match begun {
             Err(error) => Err(error.into()),
             Ok(()) => work(),
         };
         let mut graph: Handle = std::ptr::null_mut();
         // SAFETY: the graph is written; where nothing was begun this is an error that doesn't matter.
-        let ended = checked("cuStreamEndCapture", unsafe { (driver.record_end)(inner.stream, &mut graph) });
+        let ended = checked("cuStreamEndCapture", unsafe { (driver.record_end)(stream, &mut graph) });
         let mut recording = inner.recording.lock().unwrap_or_else(PoisonError::into_inner);
         let used = recording.take().map_or_else(BTreeMap::new, |recording| recording.used);
         drop(recording);
         inner.is_recording.store(false, Ordering::Release);
-        inner.recorded.notify_all();
         let made = done.and(ended.map_err(E::from)).and_then(|()| {
             let mut executable: Handle = std::ptr::null_mut();
             // SAFETY: a graph that was just recorded; the executable one is written.

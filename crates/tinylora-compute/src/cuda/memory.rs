@@ -119,7 +119,7 @@ impl<T: Zeroable> DeviceBuffer<T> {
         }
         let (driver, bytes) = (self.memory.inner.enter()?, self.len * size_of::<T>());
         // SAFETY: the buffer has so many bytes.
-        let status = unsafe { (driver.set_bytes)(self.address(), 0, bytes, self.memory.inner.stream) };
+        let status = unsafe { (driver.set_bytes)(self.address(), 0, bytes, self.memory.inner.queue()) };
         checked("cuMemsetD8Async", status)
     }
 
@@ -133,7 +133,7 @@ impl<T: Zeroable> DeviceBuffer<T> {
             return Ok(());
         }
         let (driver, bytes) = (self.memory.inner.enter()?, self.len * size_of::<T>());
-        let (to, from, stream) = (self.address(), from.address(), self.memory.inner.stream);
+        let (to, from, stream) = (self.address(), from.address(), self.memory.inner.queue());
         // SAFETY: both buffers have so many bytes.
         checked("cuMemcpyDtoDAsync", unsafe { (driver.on_device)(to, from, bytes, stream) })
     }

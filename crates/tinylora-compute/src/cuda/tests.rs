@@ -108,8 +108,8 @@ fn a_kernel_runs_and_memory_keeps_to_the_budget() {
     // SAFETY: nothing is launched, as there is no machine code.
     let error = unsafe { other.launch("rms_norm_add", launch, &arguments) }.expect_err("no machine code");
     assert!(matches!(error, CudaError::Image { .. }), "{error}");
-    let error = Device::open(1, Some(0), images(&folder), Some(&driver)).err().expect("there is one");
-    assert!(matches!(error, CudaError::NoSuchDevice { number: 1, count: 1 }), "{error}");
+    let error = Device::open(2, Some(0), images(&folder), Some(&driver)).err().expect("there are two");
+    assert!(matches!(error, CudaError::NoSuchDevice { number: 2, count: 2 }), "{error}");
     std::fs::remove_dir_all(folder).expect("removable");
 }
 

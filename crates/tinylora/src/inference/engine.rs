@@ -5,6 +5,7 @@
 //! once (see [`super::prefix`]). What a sequence samples depends on its prompt, adapter and stream alone.
 
 mod ahead;
+mod lanes;
 
 use super::blocks::{BlockPool, spans_of};
 use super::prefix::PrefixTree;
@@ -166,8 +167,13 @@ pub enum EngineError {
     Interrupted,
 }
 
-/// The inference engine for models of one shape: KV cache and buffers that are used from call to call.
+/// The inference engine for models of one shape: KV caches and buffers that are used from call to call.
 pub struct Engine<'a> {
+    lanes: Vec<Lane<'a>>,
+}
+
+/// What one device computes with.
+struct Lane<'a> {
     cpu: &'a Cpu,
     cache: KvCache,
     pool: BlockPool,
@@ -178,22 +184,24 @@ pub struct Engine<'a> {
 const PREFILL_TOKENS: usize = 1024;
 
 impl<'a> Engine<'a> {
-    /// An engine for models like `model`, with room for `blocks` KV blocks of sixteen tokens.
+    /// An engine for models like `model`, with room for `blocks` KV blocks of sixteen tokens on each device that it lies on.
     pub fn new(cpu: &'a Cpu, model: &Model, blocks: usize) -> Self {
-        Self {
+        let lane = |_| Lane {
             cpu,
             cache: KvCache::new(cpu, model, blocks),
             pool: BlockPool::new(blocks),
             buffers: KeptActivations::default(),
-        }
+        };
+        Self { lanes: (0..model.devices()).map(lane).collect() }
     }
 
-    /// The largest number of KV blocks that were in use at once.
+    /// The largest number of KV blocks that were in use at once on one device.
     pub fn most_blocks_used(&self) -> usize {
-        self.pool.most_used()
+        self.lanes.iter().map(|lane| lane.pool.most_used()).max().unwrap_or(0)
     }
 
-    /// Completes all requests: for each, its samples in order.
+    /// Completes all requests: for each, its samples in order. On several devices each completes a share of them; what a sequence
+    /// samples is the same.
     pub fn generate(
         &mut self,
         policy: Policy<'_>,
@@ -202,6 +210,21 @@ impl<'a> Engine<'a> {
         observe: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Vec<Vec<Completion>>, EngineError> {
         check(policy.model, requests)?;
+        match &mut self.lanes[..] {
+            [lane] => lane.generate(policy, requests, options, observe),
+            lanes => lanes::generate(lanes, policy, requests, options, observe),
+        }
+    }
+}
+
+impl Lane<'_> {
+    fn generate(
+        &mut self,
+        policy: Policy<'_>,
+        requests: &[Request],
+        options: &GenerateOptions<'_>,
+        observe: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Vec<Vec<Completion>>, EngineError> {
         let mut run = Run::new(requests, options, self.pool.free());
         let result = run.finish_all(self, policy, observe);
         // An interrupted run still holds blocks.
@@ -339,7 +362,7 @@ impl<'a> Run<'a> {
 
     fn finish_all(
         &mut self,
-        engine: &mut Engine<'_>,
+        lane: &mut Lane<'_>,
         policy: Policy<'_>,
         observe: &mut dyn FnMut(Progress<'_>),
     ) -> Result<(), EngineError> {
@@ -347,7 +370,7 @@ impl<'a> Run<'a> {
             if self.options.interrupt.load(Ordering::Relaxed) {
                 return Err(EngineError::Interrupted);
             }
-            let admitted = self.admit(&mut engine.pool)?;
+            let admitted = self.admit(&mut lane.pool)?;
             if admitted.is_empty() && self.active.is_empty() && self.ready.is_empty() {
                 if self.next < self.requests.len() {
                     continue;
@@ -357,24 +380,24 @@ impl<'a> Run<'a> {
             if admitted.is_empty()
                 && let Some(sampling) = self.queued_sampling(policy)
             {
-                self.decode_ahead(engine, policy, sampling, observe)?;
+                self.decode_ahead(lane, policy, sampling, observe)?;
                 continue;
             }
-            let step = self.pack(&mut engine.pool, &admitted);
+            let step = self.pack(&mut lane.pool, &admitted);
             let hidden = if step.batch.rows() == 0 {
-                policy.model.no_hidden()
+                policy.model.no_hidden(policy.device)
             } else {
                 forward(
-                    engine.cpu,
+                    lane.cpu,
                     policy,
                     &step.batch,
                     &step.outputs,
-                    &mut engine.cache,
-                    &mut engine.buffers,
+                    &mut lane.cache,
+                    &mut lane.buffers,
                     false,
                 )?
             };
-            self.advance(engine, policy.model, &step, hidden, observe)?;
+            self.advance(lane, policy.model, &step, hidden, observe)?;
         }
     }
 
@@ -510,7 +533,7 @@ impl<'a> Run<'a> {
     /// Samples a token for every running sequence and for as many waiting ones as there are places.
     fn advance(
         &mut self,
-        engine: &mut Engine<'_>,
+        lane: &mut Lane<'_>,
         model: &Model,
         step: &Step,
         mut hidden: Hidden,
@@ -526,11 +549,11 @@ impl<'a> Run<'a> {
             hidden.append(end.hidden.as_ref().expect("the prompt is computed"));
             self.active.push(Sequence { request, sample, blocks: vec![], tokens: vec![], ids: vec![] });
         }
-        let sampled = self.sample(engine.cpu, model, &hidden)?;
+        let sampled = self.sample(lane.cpu, model, &hidden)?;
         for (sequence, token) in self.active.iter_mut().zip(sampled) {
             sequence.take(token, observe)?;
         }
-        self.retire(&mut engine.pool, observe);
+        self.retire(&mut lane.pool, observe);
         Ok(())
     }
 

@@ -45,7 +45,7 @@ pub fn queue_decode(
     cache: &mut KvCache,
     kept: &mut KeptActivations,
 ) -> Result<Option<Queued>, DeviceError> {
-    let Some(gpu) = &policy.model.gpu else { return Ok(None) };
+    let Some(gpu) = policy.model.gpus.get(policy.device) else { return Ok(None) };
     let (config, cache, kept) = (&policy.model.config, cache.gpu(), &mut kept.gpu);
     Ok(Some(Queued(cuda::queue(gpu, config, policy.adapters, step, cache, kept)?)))
 }

@@ -74,7 +74,7 @@ impl Frozen<'_> {
 impl Model {
     /// W of one linear layer.
     pub fn frozen(&self, layer: usize, kind: ModuleKind) -> Frozen<'_> {
-        match &self.gpu {
+        match self.gpus.first() {
             None => Frozen::Host(self.layers[layer].weight(kind)),
             Some(gpu) => Frozen::Gpu(gpu.matrix(&self.config, layer, kind)),
         }

@@ -41,8 +41,8 @@ impl GpuModel {
         _: &Model,
         _: &ReadRows<'_>,
         _: &mut dyn FnMut(u64, u64),
-    ) -> Result<Option<Self>, ModelError> {
-        Ok(None)
+    ) -> Result<Vec<Self>, ModelError> {
+        Ok(Vec::new())
     }
 
     pub fn is_wanted(_: &Cpu) -> bool {
@@ -151,6 +151,10 @@ impl GpuCache {
 }
 
 impl GpuHidden {
+    pub fn index(&self) -> usize {
+        match *self {}
+    }
+
     pub fn rows(&self) -> usize {
         match *self {}
     }
@@ -169,6 +173,10 @@ impl GpuHidden {
 }
 
 impl GpuDirections {
+    pub fn index(&self) -> usize {
+        match *self {}
+    }
+
     pub fn has_entropies(&self) -> bool {
         match *self {}
     }

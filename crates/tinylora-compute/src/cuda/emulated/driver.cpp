@@ -4,7 +4,8 @@
 // What is queued on a stream is done as late as the driver may: when something that comes after it is waited for. A host that
 // changes pinned memory too early, or reads a result before it is there, then computes with wrong numbers. With
 // EMULATED_AT_ONCE in the environment it is done as early as may be: when it is queued. What goes into a graph keeps its
-// arguments. Modules hold all kernels, whatever image is loaded.
+// arguments. Modules hold all kernels, whatever image is loaded. There are two GPUs: what is queued for one fails if it has an
+// address of the other.
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,6 +42,7 @@ typedef std::function<int()> Work;
 typedef std::vector<Work> Recorded;
 
 struct Stream {
+    int device = 0;
     std::deque<Work> queue;
     long queued = 0, done = 0;
     Recorded* recording = nullptr;
@@ -58,6 +60,9 @@ static std::recursive_mutex one_call;
 static std::map<void*, size_t> pinned;
 static std::vector<Stream*> streams;
 static Stream unnamed;
+// (first byte, (bytes, GPU))
+static std::map<Address, std::pair<size_t, int>> allocations;
+static thread_local int current = 0;
 // The first thing that failed, told by all that follows, as the driver does.
 static int failed = OK;
 
@@ -81,6 +86,7 @@ static int run_all() {
 
 static int queue(void* handle, Work work) {
     Stream* stream = stream_of(handle);
+    if (handle && stream->device != current) return INVALID;
     if (stream->recording) return stream->recording->push_back(work), OK;
     static bool at_once = getenv("EMULATED_AT_ONCE");
     stream->queue.push_back(work);
@@ -88,6 +94,14 @@ static int queue(void* handle, Work work) {
     // The stream without a name is for calls that wait.
     if (at_once || !handle) return run_until(stream, stream->queued);
     return failed;
+}
+
+// Whether a number is an address of another GPU than this.
+static bool is_elsewhere(Address address, int device) {
+    auto after = allocations.upper_bound(address);
+    if (after == allocations.begin()) return false;
+    --after;
+    return address < after->first + after->second.first && after->second.second != device;
 }
 
 static bool is_pinned(const void* pointer, size_t bytes) {
@@ -106,8 +120,8 @@ static bool fails(const void* from, size_t bytes) {
 extern "C" {
 int cuInit(unsigned) { return OK; }
 int cuDriverGetVersion(int* version) { return *version = 13000, OK; }
-int cuDeviceGetCount(int* count) { return *count = 1, OK; }
-int cuDeviceGet(int* device, int number) { return *device = 0, number == 0 ? OK : INVALID; }
+int cuDeviceGetCount(int* count) { return *count = 2, OK; }
+int cuDeviceGet(int* device, int number) { return *device = number, number == 0 || number == 1 ? OK : INVALID; }
 
 int cuDeviceGetName(char* name, int length, int) {
     strncpy(name, "emulated", length);
@@ -124,12 +138,12 @@ int cuDeviceGetAttribute(int* value, int attribute, int) {
     }
 }
 
-int cuDevicePrimaryCtxRetain(void** context, int) { return *context = (void*)1, OK; }
+int cuDevicePrimaryCtxRetain(void** context, int device) { return *context = (void*)(size_t)(1 + device), OK; }
 int cuDevicePrimaryCtxRelease_v2(int) {
     ONE_CALL;
     return run_all();
 }
-int cuCtxSetCurrent(void*) { return OK; }
+int cuCtxSetCurrent(void* context) { return current = (int)(size_t)context - 1, OK; }
 
 int cuCtxSynchronize() {
     ONE_CALL;
@@ -139,6 +153,7 @@ int cuCtxSynchronize() {
 int cuStreamCreate(void** stream, unsigned) {
     ONE_CALL;
     streams.push_back(new Stream);
+    streams.back()->device = current;
     return *stream = streams.back(), OK;
 }
 
@@ -163,16 +178,19 @@ int cuMemGetInfo_v2(size_t* free, size_t* total) { return *free = *total = (size
 int cuMemAlloc_v2(Address* address, size_t bytes) {
     if (bytes == 0) return INVALID;
     if (bytes > (size_t)1 << 30) return OUT_OF_MEMORY;
+    ONE_CALL;
     size_t all = (bytes + 15) / 16 * 16 + 16;
     size_t* memory = (size_t*)emulated_allocate(all);
     *memory = all;
     *address = (Address)memory + 16;
+    allocations[*address] = {bytes, current};
     return OK;
 }
 
 int cuMemFree_v2(Address address) {
     ONE_CALL;
     int status = run_all();
+    allocations.erase(address);
     size_t* memory = (size_t*)(address - 16);
     emulated_free(memory, *memory);
     return status;
@@ -193,7 +211,7 @@ int cuMemFreeHost(void* pointer) {
 
 int cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, void* stream) {
     ONE_CALL;
-    if (fails(from, bytes)) return ILLEGAL_ADDRESS;
+    if (fails(from, bytes) || is_elsewhere(to, current)) return ILLEGAL_ADDRESS;
     if (is_pinned(from, bytes)) return queue(stream, [=] { return memcpy((void*)to, from, bytes), OK; });
     if (stream_of(stream)->recording) return NOT_WHILE_RECORDING;
     // The driver takes a copy of what isn't pinned before it returns.
@@ -203,6 +221,7 @@ int cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, void* strea
 
 int cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, void* stream) {
     ONE_CALL;
+    if (is_elsewhere(from, current)) return ILLEGAL_ADDRESS;
     int status = queue(stream, [=] { return memcpy(to, (void*)from, bytes), OK; });
     // To memory that isn't pinned it returns when that is done.
     return status || is_pinned(to, bytes) ? status : cuStreamSynchronize(stream);
@@ -210,11 +229,13 @@ int cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, void* stream) {
 
 int cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void* stream) {
     ONE_CALL;
+    if (is_elsewhere(to, current) || is_elsewhere(from, current)) return ILLEGAL_ADDRESS;
     return queue(stream, [=] { return memmove((void*)to, (void*)from, bytes), OK; });
 }
 
 int cuMemsetD8Async(Address to, unsigned char value, size_t bytes, void* stream) {
     ONE_CALL;
+    if (is_elsewhere(to, current)) return ILLEGAL_ADDRESS;
     return queue(stream, [=] { return memset((void*)to, value, bytes), OK; });
 }
 
@@ -247,6 +268,8 @@ int cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsigned 
     for (int i = 0; i < count; i++) {
         arguments->push_back(std::vector<uint64_t>((sizes[i] + 7) / 8));
         memcpy(arguments->back().data(), parameters[i], sizes[i]);
+        for (uint64_t word : arguments->back())
+            if (sizes[i] >= 8 && is_elsewhere(word, current)) return ILLEGAL_ADDRESS;
     }
     return queue(stream, [=]() -> int {
         int blocks[3] = {(int)x, (int)y, (int)z};

@@ -3,7 +3,7 @@
 //! sequence that turns out to have ended has one row too many under way, whose token is dropped: since no row depends on
 //! others, that changes nothing but the time of a row.
 
-use super::{Engine, EngineError, Progress, Run, Sequence, Step};
+use super::{EngineError, Lane, Progress, Run, Sequence, Step};
 use crate::inference::sampling::{Sampled, Sampling};
 use crate::model::{Decode, Policy, Queued, queue_decode};
 use crate::random::{Purpose, Stream};
@@ -31,7 +31,7 @@ impl Run<'_> {
     /// Decodes until something could join the batch, or nothing is left in it: one step at least.
     pub(super) fn decode_ahead(
         &mut self,
-        engine: &mut Engine<'_>,
+        lane: &mut Lane<'_>,
         policy: Policy<'_>,
         sampling: Sampling,
         observe: &mut dyn FnMut(Progress<'_>),
@@ -45,10 +45,10 @@ impl Run<'_> {
             let waiting = self.next < self.requests.len() || !self.ready.is_empty();
             let next = match waiting && self.active.len() < sequences {
                 true => None,
-                false => self.queue_next(engine, policy, sampling, last.as_ref())?,
+                false => self.queue_next(lane, policy, sampling, last.as_ref())?,
             };
             if let Some(last) = last {
-                self.receive(engine, last, observe)?;
+                self.receive(lane, last, observe)?;
             }
             match next {
                 None => return Ok(()),
@@ -60,7 +60,7 @@ impl Run<'_> {
     /// Queues the step after `last`, whose tokens are not known here; None if no sequence goes on.
     fn queue_next(
         &mut self,
-        engine: &mut Engine<'_>,
+        lane: &mut Lane<'_>,
         policy: Policy<'_>,
         sampling: Sampling,
         last: Option<&OnTheWay>,
@@ -84,7 +84,7 @@ impl Run<'_> {
             draws.push((Stream::new(self.options.seed, Purpose::Sampling, number), done as u64));
             sources.push(source.map(|row| row as u32));
             rows.push(key);
-            self.push_sequence(&mut engine.pool, (index, token, done), &mut step, &mut groups);
+            self.push_sequence(&mut lane.pool, (index, token, done), &mut step, &mut groups);
         }
         if rows.is_empty() {
             return Ok(None);
@@ -96,14 +96,14 @@ impl Run<'_> {
             greedy: sampling.temperature <= 0.0,
             draws: &draws,
         };
-        let queued = queue_decode(policy, &decode, &mut engine.cache, &mut engine.buffers)?;
+        let queued = queue_decode(policy, &decode, &mut lane.cache, &mut lane.buffers)?;
         Ok(Some(OnTheWay { queued: queued.expect("a model on a GPU"), rows }))
     }
 
     /// Takes the tokens of a step, but those of sequences that had ended before it.
     fn receive(
         &mut self,
-        engine: &mut Engine<'_>,
+        lane: &mut Lane<'_>,
         step: OnTheWay,
         observe: &mut dyn FnMut(Progress<'_>),
     ) -> Result<(), EngineError> {
@@ -116,7 +116,7 @@ impl Run<'_> {
                 at += 1;
             }
         }
-        self.retire(&mut engine.pool, observe);
+        self.retire(&mut lane.pool, observe);
         Ok(())
     }
 }

@@ -89,7 +89,7 @@ pub fn queue(
     words.part(0, numbers.len()).write(&numbers)?;
     let choices = room_for_choices(device, choices, step, rows)?;
     let of_rows = |at: usize| words.part(at * rows, rows);
-    let side = PassSide::new(device, adapters, of_rows(at::ADAPTERS), (&mut kept.r, &mut kept.r_there))?;
+    let side = PassSide::new(gpu, adapters, of_rows(at::ADAPTERS), (&mut kept.r, &mut kept.r_there))?;
     let keys = cache.layers(device, config)?;
     let first = at::LISTS * rows;
     let pass = Pass {

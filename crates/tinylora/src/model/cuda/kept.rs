@@ -151,9 +151,9 @@ impl GpuKept {
     }
 }
 
-/// Memory that a model takes on the GPU beside `cpu`; None without one.
+/// Memory that a model takes on each GPU beside `cpu`; None without one.
 pub fn memory(cpu: &Cpu, config: &ModelConfig) -> Option<MemorySizes> {
-    let device = cpu.gpu()?;
+    let budget = cpu.gpus().iter().map(|gpu| gpu.budget()).min()?;
     let (d, f) = (config.hidden_size, config.intermediate_size);
     let (q, k) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
     let norms = if config.sandwich_norms { 8 * d } else { 0 };
@@ -164,7 +164,7 @@ pub fn memory(cpu: &Cpu, config: &ModelConfig) -> Option<MemorySizes> {
     // Sampling has activations of its own, of one layer; the head holds probabilities of 4096 entries a row.
     let (sampling, head) = (layer + forward, 2 * 4096 + 10 * d);
     Some(MemorySizes {
-        limit: device.budget() as u64,
+        limit: budget as u64,
         block: (kv * BLOCK_TOKENS) as u64,
         per_token: (config.num_layers * layer + forward + backward + kv + head) as u64,
         // What is queued in sampling has activations of its own, and sums of the head that its graphs hold.

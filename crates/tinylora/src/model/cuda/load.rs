@@ -21,6 +21,8 @@ const PIECE: usize = 64 << 20;
 
 /// The weights of a model.
 pub struct GpuModel {
+    /// Which of the model's GPUs it is.
+    pub(super) index: usize,
     pub(super) device: Arc<Device>,
     pub(super) embedding: Matrix,
     head: Option<Matrix>,
@@ -53,14 +55,24 @@ impl GpuModel {
         cpu.gpu().is_some()
     }
 
-    /// Loads the matrices of `model` (which has all else) by their names onto the GPU beside `cpu`; None without one.
+    /// Loads the matrices of `model` (which has all else) by their names onto each GPU beside `cpu`; none without one.
     pub fn load(
         cpu: &Cpu,
         model: &Model,
         read: &ReadRows<'_>,
         progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<Option<Self>, ModelError> {
-        let Some(device) = cpu.gpu() else { return Ok(None) };
+    ) -> Result<Vec<Self>, ModelError> {
+        let one = |(index, device)| Self::load_one((index, device), cpu.threads(), model, read, progress);
+        cpu.gpus().iter().enumerate().map(one).collect()
+    }
+
+    fn load_one(
+        (index, device): (usize, &Arc<Device>),
+        threads: usize,
+        model: &Model,
+        read: &ReadRows<'_>,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self, ModelError> {
         let config = &model.config;
         let before = device.used();
         if model.precision() == Precision::F32 {
@@ -71,7 +83,7 @@ impl GpuModel {
             return Err(DeviceError::Heads { queries, keys, size }.into());
         }
         let staging = RefCell::new(device.staging(PIECE / 2).map_err(DeviceError::from)?);
-        let loader = Loader { device, threads: cpu.threads(), read, config, staging };
+        let loader = Loader { device, threads, read, config, staging };
         let total = config.num_layers as u64 + 1;
         progress(0, total);
         let table = (config.vocab_size, config.hidden_size);
@@ -91,7 +103,8 @@ impl GpuModel {
         }
         let final_norm = loader.norm(&model.final_norm).map_err(DeviceError::from)?;
         progress(total, total);
-        Ok(Some(Self {
+        Ok(Self {
+            index,
             device: Arc::clone(device),
             embedding,
             head,
@@ -102,7 +115,7 @@ impl GpuModel {
                 Activation::GeluTanh => Gate::GeluTanh,
             },
             bytes: device.used() - before,
-        }))
+        })
     }
 
     /// The GPU's name.

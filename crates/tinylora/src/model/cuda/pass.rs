@@ -44,16 +44,16 @@ pub(super) struct PassSide<'a> {
 impl<'a> PassSide<'a> {
     /// Puts R there, where it isn't yet; None without a side path.
     pub fn new(
-        device: &Device,
+        model: &GpuModel,
         adapters: Adapters<'a>,
         adapters_of_rows: DeviceBuffer<u32>,
         (r, r_there): (&mut Grown<f32>, &mut Vec<f32>),
     ) -> Result<Option<Self>, DeviceError> {
         let Some(factors) = adapters.factors else { return Ok(None) };
-        let on_gpu = factors.gpu.as_ref().expect("factors lie where the model does");
+        let on_gpu = factors.gpus.get(model.index).expect("factors lie where the model does");
         on_gpu.check()?;
         let all = FlatR::new(adapters.r, factors.modules(), factors.rank());
-        let to = r.take(device, all.numbers.len())?;
+        let to = r.take(&model.device, all.numbers.len())?;
         if *r_there != all.numbers {
             r_there.clear();
             to.write(&all.numbers)?;
@@ -92,7 +92,7 @@ impl<'a> Pass<'a> {
         let places: Vec<u32> = batch.places.iter().map(place).collect();
         let shared_rows = keep.then_some(&batch.shared_rows[..]);
         let of_rows = device.upload("adapters of rows", &batch.adapters)?;
-        let side = PassSide::new(device, adapters, of_rows, r)?;
+        let side = PassSide::new(model, adapters, of_rows, r)?;
         Ok(Self {
             device,
             model,
@@ -382,7 +382,7 @@ pub fn forward(
         pass.layer(index, &stream, keys, of_layer, &mut kept.scratch, keep)?;
     }
     let raw = gathered(device, &stream, outputs, pass.width)?;
-    GpuHidden::normed(device, &gpu.final_norm, &raw, outputs.len()).map_err(DeviceError::from)
+    GpuHidden::normed(gpu, &raw, outputs.len()).map_err(DeviceError::from)
 }
 
 fn gathered(
