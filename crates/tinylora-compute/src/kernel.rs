@@ -1,5 +1,6 @@
 //! Which instruction set runs, chosen once at run time, and the handle that every operation takes.
 
+use crate::account::{Account, Clock, Operation};
 use crate::lanes::{Lanes, Scalar};
 use crate::pool::Pool;
 use crate::tiles::EmulatedTiles;
@@ -128,6 +129,7 @@ impl Kernel {
 pub struct Cpu {
     kernel: Kernel,
     pool: Arc<Pool>,
+    account: Option<Arc<Account>>,
     #[cfg(feature = "cuda")]
     gpus: Vec<Arc<crate::cuda::Device>>,
 }
@@ -142,6 +144,7 @@ impl Cpu {
         Self {
             kernel,
             pool: Arc::new(Pool::new(threads.max(1))),
+            account: None,
             #[cfg(feature = "cuda")]
             gpus: Vec::new(),
         }
@@ -165,6 +168,22 @@ impl Cpu {
     #[cfg(feature = "cuda")]
     pub fn gpus(&self) -> &[Arc<crate::cuda::Device>] {
         &self.gpus
+    }
+
+    /// The same, keeping account of the time that operations take.
+    pub fn with_account(self) -> Self {
+        Self { account: Some(Arc::default()), ..self }
+    }
+
+    /// Where the time went, if account is kept.
+    pub fn account(&self) -> Option<&Account> {
+        self.account.as_deref()
+    }
+
+    /// Times an operation, if account is kept, until what is returned is dropped.
+    #[inline]
+    pub fn clock(&self, operation: Operation) -> Option<Clock<'_>> {
+        self.account.as_ref()?.begin(operation)
     }
 
     /// The device that `TINYLORA_KERNEL` and `TINYLORA_THREADS` ask for: by default one thread a core, and the fastest
@@ -196,6 +215,7 @@ impl Cpu {
         Self {
             kernel,
             pool: Arc::clone(&self.pool),
+            account: self.account.clone(),
             #[cfg(feature = "cuda")]
             gpus: self.gpus.clone(),
         }

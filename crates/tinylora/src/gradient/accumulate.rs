@@ -191,7 +191,7 @@ pub fn completion_logprobs(
         Some(hidden) => {
             let statistics = head_statistics(cpu, model.head(), hidden, inverse_temperature);
             let logits = logits_at(cpu, model.head(), hidden, &tokens, inverse_temperature);
-            let rows = logits.iter().zip(&statistics.rows);
+            let rows = logits.iter().zip(statistics.rows.iter());
             rows.map(|(logit, row)| logit - row.log_normalizer).collect()
         }
         None => model.logprobs(&hidden, &tokens, inverse_temperature)?,
@@ -288,12 +288,12 @@ impl HeadPass {
                 &mut entropy,
             ),
         };
-        let rows = logits.iter().zip(&statistics.rows);
+        let rows = logits.iter().zip(statistics.rows.iter());
         Self {
             logprobs: rows.map(|(logit, row)| logit - row.log_normalizer).collect(),
             entropies: statistics.rows.iter().map(|row| row.entropy).collect(),
             directions: Directions::Host { width: model.config.hidden_size, log, entropy },
-            distributions: statistics.rows,
+            distributions: statistics.rows.to_vec(),
             slopes: (Vec::new(), Vec::new()),
         }
     }

@@ -5,6 +5,7 @@ use std::{
     fs,
     io::{self, Read, Write},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use super::{
@@ -16,6 +17,8 @@ use super::{
 
 /// So many attempts in a row without one new byte end a transfer.
 const ATTEMPTS: u32 = 5;
+/// What the Hub may ask to wait during a transfer; its limits count over five minutes.
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
 /// A file to fetch.
 pub(super) struct Wanted<'a> {
@@ -73,7 +76,8 @@ pub(super) fn fetch(
     Ok(())
 }
 
-/// `…/abc` → `…/abc.incomplete`, the name that Python uses as well.
+/// `…/abc` → `…/abc.incomplete`. Python's library of today adds a random part before the ending, so neither goes on with
+/// what the other left; both clear up after themselves.
 pub(super) fn partial_name(target: &Path) -> PathBuf {
     let mut name = target.as_os_str().to_owned();
     name.push(".incomplete");
@@ -117,8 +121,14 @@ fn transfer(
                 if failures >= ATTEMPTS {
                     return Err(error);
                 }
-                progress(Progress::Message(format!("{}: {}; trying again", wanted.what, cause_of(&error))));
-                std::thread::sleep(wait);
+                let asked = http::wait_for(&error, wait);
+                if asked > LONGEST_WAIT {
+                    return Err(error);
+                }
+                let when = if asked > wait { format!(" in {} s", asked.as_secs()) } else { String::new() };
+                let cause = cause_of(&error);
+                progress(Progress::Message(format!("{}: {cause}; trying again{when}", wanted.what)));
+                std::thread::sleep(asked);
                 wait *= 2;
             }
             Err(error) => return Err(error),

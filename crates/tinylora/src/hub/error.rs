@@ -102,8 +102,28 @@ pub enum HubError {
         /// What to do.
         advice: String,
     },
+    /// The server that the Hub sends large files from refuses; the Hub itself had allowed it.
+    #[error(
+        "{url}: the server that the Hub's large files come from answered with status {status}. That says nothing about \
+         your rights; try again, and if it stays, a proxy or firewall on the way may block that server"
+    )]
+    Store {
+        /// The address, without its signature.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+    },
+    /// A file of a Git clone whose content was never fetched.
+    #[error(
+        "{}: a Git LFS pointer stands here in place of the file's content; run `git lfs pull` in its folder",
+        path.display()
+    )]
+    Pointer {
+        /// The file.
+        path: PathBuf,
+    },
     /// The Hub answered with a status that isn't one of the above.
-    #[error("{url}: the Hub answered with status {status} {message}; try again later")]
+    #[error("{url}: the Hub answered with status {status} {message}; try again {}", when(*seconds))]
     Status {
         /// The address.
         url: String,
@@ -111,6 +131,8 @@ pub enum HubError {
         status: u16,
         /// The Hub's own words.
         message: String,
+        /// After how many seconds it wants to be asked again, if it says so.
+        seconds: Option<u64>,
     },
     /// No connection.
     #[error(
@@ -143,7 +165,7 @@ pub enum HubError {
     },
     /// Offline, and not cached.
     #[error(
-        "{what} is not in the cache {} and HF_HUB_OFFLINE is set ({why}). Unset it once, or run \
+        "{what} is not in the cache {} and HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set ({why}). Unset it once, or run \
          `tinylora model pull` where there is a network",
         cache.display()
     )]
@@ -226,6 +248,10 @@ impl HubError {
             _ => false,
         }
     }
+}
+
+fn when(seconds: Option<u64>) -> String {
+    seconds.map_or("later".to_owned(), |seconds| format!("in {seconds} s"))
 }
 
 /// Makes a [`HubError`] of an I/O error; meant for `map_err`.

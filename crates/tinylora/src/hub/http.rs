@@ -17,9 +17,12 @@ use ureq::{
 use super::{
     HubOptions,
     error::{HubError, io_error},
+    options::DEFAULT_ENDPOINT,
 };
 
 const MAX_REDIRECTS: usize = 10;
+/// A longer wait than this isn't begun where nothing tells a person of it.
+const SILENT_WAIT: Duration = Duration::from_secs(30);
 
 /// A connection pool with what every request to the Hub needs.
 pub(super) struct Client {
@@ -38,6 +41,8 @@ pub(super) struct Answer {
     pub body: Body,
     /// Whether the answer itself is a redirect that wasn't followed.
     pub redirected: bool,
+    /// Who answered, after all redirects.
+    pub url: String,
 }
 
 /// Makes the client.
@@ -91,18 +96,14 @@ pub(super) fn get(client: &Client, url: &str, from: u64) -> Result<Answer, HubEr
     Err(HubError::BadAnswer { url, why: format!("more than {MAX_REDIRECTS} redirects") })
 }
 
-/// HEAD. Redirects within the Hub (renamed repositories) are followed; one to the store of large files is the
-/// answer, since the Hub's own headers say what the file is.
+/// HEAD. Redirects within the Hub (renamed repositories) are followed, and those of a mirror to another server; one to the
+/// store of large files is the answer, since the Hub's own headers say what the file is.
 pub(super) fn head(client: &Client, url: &str) -> Result<Answer, HubError> {
     let mut url = url.to_owned();
     for _ in 0..MAX_REDIRECTS {
         let mut answer = once(client, "HEAD", &url, 0)?;
         match location(&answer, &url) {
-            Some(next)
-                if authority(&next) == authority(&url) && header(&answer, "x-linked-etag").is_none() =>
-            {
-                url = next;
-            }
+            Some(next) if !says_what_it_is(&answer, authority(&next) == authority(&url)) => url = next,
             next => {
                 answer.redirected = next.is_some();
                 return Ok(answer);
@@ -134,13 +135,40 @@ pub(super) fn with_retries<T>(
         match attempt() {
             // Without any connection a person waits for nothing, and a cached copy may do.
             Err(error) if error.is_outage() && !matches!(error, HubError::Unreachable { .. }) => {
-                std::thread::sleep(wait);
+                let asked = wait_for(&error, wait);
+                if asked > SILENT_WAIT {
+                    return Err(error);
+                }
+                std::thread::sleep(asked);
                 wait *= 2;
             }
             other => return other,
         }
     }
     attempt()
+}
+
+/// How long to wait before the next attempt: as long as the Hub asks for, else `ours`.
+pub(super) fn wait_for(error: &HubError, ours: Duration) -> Duration {
+    match error {
+        HubError::Status { seconds: Some(seconds), .. } => ours.max(Duration::from_secs(*seconds)),
+        _ => ours,
+    }
+}
+
+/// After how many seconds the Hub wants to be asked again: `Retry-After: 55`, or `RateLimit: "api";r=0;t=55`.
+pub(super) fn retry_after(answer: &Answer) -> Option<u64> {
+    let seconds = |text: &str| text.trim().parse().ok();
+    let limit = || {
+        let mut parts = header(answer, "ratelimit")?.split([';', ',']);
+        parts.find_map(|part| seconds(part.trim().strip_prefix("t=")?))
+    };
+    header(answer, "retry-after").and_then(seconds).or_else(|| limit().filter(|_| answer.status == 429))
+}
+
+/// Whether another server than the Hub gave this answer: its refusals say nothing about rights on the Hub.
+pub(super) fn is_from_elsewhere(client: &Client, answer: &Answer) -> bool {
+    !is_hub(&answer.url, &client.endpoint) && header(answer, "x-error-code").is_none()
 }
 
 /// Percent-encodes what isn't plain in a path; slashes stay where `keep_slash`.
@@ -183,7 +211,7 @@ pub(super) fn send(client: &Client, outgoing: &Outgoing<'_>) -> Result<Answer, H
         if let Some(token) = token_for(client, &url) {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
-        let answer = answer(request.send(outgoing.body).map_err(|error| failure(&url, error))?);
+        let answer = answer(request.send(outgoing.body).map_err(|error| failure(&url, error))?, &url);
         match location(&answer, &url) {
             Some(next) if matches!(answer.status, 307 | 308) && origin(&next) == origin(&url) => url = next,
             Some(_) => {
@@ -229,17 +257,29 @@ fn once(client: &Client, method: &str, url: &str, from: u64) -> Result<Answer, H
     if let Some(token) = token_for(client, url) {
         request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
     }
-    Ok(answer(request.call().map_err(|error| failure(url, error))?))
+    Ok(answer(request.call().map_err(|error| failure(url, error))?, url))
+}
+
+/// Whether a redirect's own headers say what the file is, so that nobody else need be asked.
+fn says_what_it_is(answer: &Answer, same_server: bool) -> bool {
+    let has = |name: &str| header(answer, name).is_some();
+    has("x-linked-etag") || !same_server && has("etag") && has("x-repo-commit")
 }
 
 /// The token, for the Hub alone.
 fn token_for<'a>(client: &'a Client, url: &str) -> Option<&'a str> {
-    client.token.as_deref().filter(|_| origin(url) == origin(&client.endpoint))
+    client.token.as_deref().filter(|_| is_hub(url, &client.endpoint))
 }
 
-fn answer(response: Response<Body>) -> Answer {
+/// Whether an address is the chosen Hub's or, where a mirror sends on, that of the Hub which gave the token.
+fn is_hub(url: &str, endpoint: &str) -> bool {
+    origin(url).is_some_and(|origin_of| [endpoint, DEFAULT_ENDPOINT].map(origin).contains(&Some(origin_of)))
+}
+
+fn answer(response: Response<Body>, url: &str) -> Answer {
     let (head, body) = response.into_parts();
-    Answer { status: head.status.as_u16(), headers: head.headers, body, redirected: false }
+    let url = url.to_owned();
+    Answer { status: head.status.as_u16(), headers: head.headers, body, redirected: false, url }
 }
 
 fn failure(url: &str, error: ureq::Error) -> HubError {
@@ -306,6 +346,23 @@ mod tests {
         assert_eq!(origin("nothing"), None);
         assert_eq!(encode("refs/pr/1 ü", false), "refs%2Fpr%2F1%20%C3%BC");
         assert_eq!(encode("a/b c", true), "a/b%20c");
+    }
+
+    #[test]
+    fn who_may_see_the_token() {
+        let mirror = "https://mirror.example:8";
+        for (url, may) in [
+            ("https://mirror.example:8/a", true),
+            ("https://huggingface.co/a", true),
+            ("https://mirror.example/a", false),
+            ("http://huggingface.co/a", false),
+            ("https://huggingface.co.example/a", false),
+            ("https://huggingface.co@example/a", false),
+            ("https://cdn.example/a?https://huggingface.co/", false),
+            ("nothing", false),
+        ] {
+            assert_eq!(is_hub(url, mirror), may, "{url}");
+        }
     }
 
     #[test]

@@ -69,6 +69,9 @@ pub(super) fn folder(path: &Path) -> Result<ModelLayout, HubError> {
             names.iter().map(|name| path.join(name)).collect()
         }
     };
+    for file in [path.join(CONFIG), path.join(TOKENIZER)].iter().chain(&weights) {
+        check_content(file)?;
+    }
     let present = |name: &str| Some(path.join(name)).filter(|file| file.is_file());
     let [tokenizer_config, chat_template, generation_config] = OPTIONAL.map(present);
     Ok(ModelLayout::HuggingFace {
@@ -165,6 +168,7 @@ pub(super) fn check_whole(name: &str) -> Result<(), HubError> {
 pub(super) fn check_gguf(path: &Path) -> Result<(), HubError> {
     let place = path.display().to_string();
     check_whole(&place)?;
+    check_content(path)?;
     let mut magic = [0; 4];
     let mut file = fs::File::open(path).map_err(io_error("open", path))?;
     match file.read_exact(&mut magic) {
@@ -173,6 +177,17 @@ pub(super) fn check_gguf(path: &Path) -> Result<(), HubError> {
             &place,
             "doesn't begin as a GGUF file does; is it whole, and the right file?".to_owned(),
         )),
+    }
+}
+
+/// Refuses what a Git clone without LFS has in place of a large file: a few lines that say where it is.
+pub(super) fn check_content(path: &Path) -> Result<(), HubError> {
+    const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/v";
+    let mut head = [0; POINTER.len()];
+    // What can't be read is for whoever needs it to say.
+    match fs::File::open(path).and_then(|mut file| file.read_exact(&mut head)) {
+        Ok(()) if head == *POINTER => Err(HubError::Pointer { path: path.to_path_buf() }),
+        _ => Ok(()),
     }
 }
 
@@ -276,6 +291,18 @@ mod tests {
                 .contains("holds 2 GGUF files (m.gguf, n.gguf)")
         );
         assert!(complaint(&[("m-00001-of-00003.gguf", "GGUF")]).contains("one of 3 parts"));
+    }
+
+    #[test]
+    fn pointers_of_git_lfs_are_no_files() {
+        let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 538090408\n";
+        for name in [WEIGHTS, TOKENIZER] {
+            let text = |file: &str| if file == name { pointer } else { "{}" };
+            let message = complaint(&[CONFIG, TOKENIZER, WEIGHTS].map(|file| (file, text(file))));
+            assert!(message.contains(name) && message.contains("`git lfs pull`"), "{message}");
+        }
+        let message = complaint(&[("m.gguf", pointer)]);
+        assert!(message.contains("m.gguf") && message.contains("`git lfs pull`"), "{message}");
     }
 
     #[test]

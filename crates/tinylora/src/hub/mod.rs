@@ -18,6 +18,8 @@ mod upload;
 mod wheel;
 
 #[cfg(test)]
+mod answer_tests;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
@@ -174,7 +176,7 @@ pub fn resolve_data(
 ) -> Result<DataFiles, HubError> {
     let one = |path| DataFiles { name: reference.to_owned(), paths: vec![path] };
     match reference::parse_data(reference, options)? {
-        DataReference::Local(path) => Ok(one(path)),
+        DataReference::Local(path) => layout::check_content(&path).map(|()| one(path)),
         DataReference::File { repo, file } => repository::file(&repo, &file, options, progress).map(one),
         DataReference::Set(set) => dataset::files(&set, role, options, progress),
     }

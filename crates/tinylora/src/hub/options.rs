@@ -8,7 +8,7 @@ use std::{
 };
 
 /// The Hub that is asked unless `HF_ENDPOINT` says otherwise.
-const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
+pub(super) const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
 /// Where things are kept and how they are fetched.
 #[derive(Clone)]
@@ -21,7 +21,7 @@ pub struct HubOptions {
     pub endpoint: String,
     /// The access token for gated and private repositories (`HF_TOKEN`, else what `hf auth login` stored).
     pub token: Option<String>,
-    /// Ask no Hub; only what is cached exists (`HF_HUB_OFFLINE`).
+    /// Ask no Hub; only what is cached exists (`HF_HUB_OFFLINE`, else `TRANSFORMERS_OFFLINE`).
     pub offline: bool,
     /// What `~/` stands for (`HOME`).
     pub home: Option<PathBuf>,
@@ -61,7 +61,9 @@ impl HubOptions {
                 .trim_end_matches('/')
                 .to_owned(),
             token: token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty()),
-            offline: text("HF_HUB_OFFLINE").is_some_and(|value| is_true(&value)),
+            offline: text("HF_HUB_OFFLINE")
+                .or_else(|| text("TRANSFORMERS_OFFLINE"))
+                .is_some_and(|value| is_true(&value)),
             ca_bundle: folder("SSL_CERT_FILE").or_else(|| folder("REQUESTS_CA_BUNDLE")),
             path: set("PATH"),
             home,
@@ -139,6 +141,8 @@ mod tests {
         let other = from(&[("TINYLORA_CACHE", "/t"), ("HF_HUB_CACHE", "/h"), ("HF_HUB_OFFLINE", "0")]);
         assert_eq!((other.cache.as_path(), other.hub_cache.as_path()), (Path::new("/t"), Path::new("/h")));
         assert!(!other.offline);
+        assert!(from(&[("TRANSFORMERS_OFFLINE", "1")]).offline);
+        assert!(!from(&[("TRANSFORMERS_OFFLINE", "1"), ("HF_HUB_OFFLINE", "0")]).offline);
     }
 
     #[test]

@@ -17,6 +17,9 @@ use super::{
     reference::{Repo, RepoKind, is_safe_relative},
 };
 
+/// How the Hub begins to speak of a token that it doesn't know.
+const INVALID_TOKEN: &str = "Invalid credentials";
+
 /// The state of a repository at a revision.
 pub(super) struct Listing {
     pub commit: String,
@@ -169,7 +172,7 @@ fn fetch_known(
         // Whoever held the lock may have brought it.
         if !blob.is_file() {
             let url = file_url(client, repo, &about.commit, name);
-            let explain = |answer: Answer| complaint(client, repo, &about.commit, Some(name), &url, answer);
+            let explain = |answer: Answer| complaint(client, repo, &about.commit, Some(name), answer);
             let wanted = Wanted {
                 what,
                 url: url.clone(),
@@ -223,7 +226,7 @@ pub(super) fn listing(client: &Client, repo: &Repo) -> Result<Listing, HubError>
     let text = http::with_retries(client, || {
         let answer = http::get(client, &url, 0)?;
         if answer.status != 200 {
-            return Err(complaint(client, repo, &repo.revision, None, &url, answer));
+            return Err(complaint(client, repo, &repo.revision, None, answer));
         }
         http::text(answer, &url)
     })?;
@@ -247,7 +250,7 @@ fn about(client: &Client, repo: &Repo, revision: &str, name: &str) -> Result<Abo
         match answer.status {
             200 => Ok(answer),
             _ if answer.redirected => Ok(answer),
-            _ => Err(complaint(client, repo, revision, Some(name), &url, answer)),
+            _ => Err(complaint(client, repo, revision, Some(name), answer)),
         }
     })?;
     let bad = |why: &str| HubError::BadAnswer { url: url.clone(), why: why.to_owned() };
@@ -280,16 +283,14 @@ fn file_url(client: &Client, repo: &Repo, revision: &str, name: &str) -> String 
 }
 
 /// Makes an error of an answer whose status isn't the one hoped for.
-fn complaint(
-    client: &Client,
-    repo: &Repo,
-    revision: &str,
-    name: Option<&str>,
-    url: &str,
-    answer: Answer,
-) -> HubError {
+fn complaint(client: &Client, repo: &Repo, revision: &str, name: Option<&str>, answer: Answer) -> HubError {
     let code = http::header(&answer, "x-error-code").unwrap_or_default().to_owned();
-    let said = http::header(&answer, "x-error-message").unwrap_or_default().to_owned();
+    let (status, seconds) = (answer.status, http::retry_after(&answer));
+    let url = http::without_query(&answer.url);
+    if http::is_from_elsewhere(client, &answer) && status != 429 && status < 500 {
+        return HubError::Store { url, status };
+    }
+    let said = http::said(client, answer);
     let id = &repo.id;
     let page = page(client, repo);
     let not_found =
@@ -299,10 +300,19 @@ fn complaint(
         "check the spelling {private}. (No local path \"{id}\" exists either{}.)",
         if Path::new(id).parent().is_some_and(Path::exists) { ", though its folder does" } else { "" }
     );
-    match (answer.status, code.as_str()) {
+    match (status, code.as_str()) {
+        (401, _) if said.starts_with(INVALID_TOKEN) => HubError::AccessDenied {
+            repo: id.clone(),
+            status,
+            advice: format!(
+                "The token (HF_TOKEN, or the one that `hf auth login` stored) isn't valid, perhaps no longer: make a new one \
+                 on {}/settings/tokens, or do without one where the repository is public",
+                client.endpoint
+            ),
+        },
         (401 | 403, "GatedRepo") => HubError::AccessDenied {
             repo: id.clone(),
-            status: answer.status,
+            status,
             advice: format!(
                 "It is gated: accept its terms on {page}, make a token in your settings there, and set HF_TOKEN to it"
             ),
@@ -330,7 +340,7 @@ fn complaint(
             status: 403,
             advice: format!("The token (HF_TOKEN) may not read it; see {page}. {said}"),
         },
-        (status, _) => HubError::Status { url: url.to_owned(), status, message: said },
+        (status, _) => HubError::Status { url, status, message: said, seconds },
     }
 }
 

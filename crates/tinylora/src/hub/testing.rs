@@ -29,6 +29,12 @@ pub(super) struct State {
     pub converted: Vec<String>,
     /// Every answer has this status and error code.
     pub deny: Option<(u16, &'static str)>,
+    /// More headers of such an answer, each line ended.
+    pub deny_headers: &'static str,
+    /// The Hub is a mirror that sends every question about a file on to another server.
+    pub relay: bool,
+    /// The store answers with this status.
+    pub store_denies: Option<u16>,
     /// The store delivers altered bytes.
     pub corrupt: bool,
     /// The store ignores ranges.
@@ -150,11 +156,8 @@ fn reply(state: &mut State, path: &str, from: Option<usize>) -> (String, Vec<u8>
     let head =
         |status: u16, headers: &str| format!("HTTP/1.1 {status} X\r\nConnection: close\r\n{headers}\r\n");
     if let Some((status, code)) = state.deny {
-        let code = format!("X-Error-Code: {code}\r\nContent-Length: 0\r\n");
-        return (
-            head(status, if code.contains(": \r\n") { "Content-Length: 0\r\n" } else { &code }),
-            Vec::new(),
-        );
+        let code = if code.is_empty() { String::new() } else { format!("X-Error-Code: {code}\r\n") };
+        return (head(status, &format!("{code}{}Content-Length: 0\r\n", state.deny_headers)), Vec::new());
     }
     if path.starts_with("/api/") {
         let copy = path.ends_with("/revision/refs%2Fconvert%2Fparquet");
@@ -169,7 +172,14 @@ fn reply(state: &mut State, path: &str, from: Option<usize>) -> (String, Vec<u8>
         return (head(200, &format!("Content-Length: {}\r\n", body.len())), body.into_bytes());
     }
     if let Some(name) = path.strip_prefix("/store/") {
-        return stored(state, name, from, &head);
+        return match state.store_denies {
+            Some(status) => (head(status, "Content-Length: 0\r\n"), Vec::new()),
+            None => stored(state, name, from, &head),
+        };
+    }
+    if state.relay && !path.starts_with("/elsewhere") {
+        let to = format!("Location: {}/elsewhere{path}\r\nContent-Length: 0\r\n", state.store);
+        return (head(302, &to), Vec::new());
     }
     let name = path.split_once("/resolve/").and_then(|(_, rest)| rest.split_once('/')).map(|(_, name)| name);
     match name.and_then(|name| state.files.get_key_value(name)) {

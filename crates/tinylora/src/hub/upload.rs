@@ -384,7 +384,7 @@ impl Upload<'_> {
 
     /// Makes an error of an answer whose status isn't the one hoped for.
     fn complaint(&self, what: &str, url: &str, answer: Answer) -> HubError {
-        let status = answer.status;
+        let (status, seconds) = (answer.status, http::retry_after(&answer));
         let said = http::said(self.client, answer);
         let said = if said.is_empty() { String::new() } else { format!(" The Hub says: {said}") };
         let (repo, endpoint) = (self.repo.id.clone(), &self.client.endpoint);
@@ -412,7 +412,10 @@ impl Upload<'_> {
             400 | 413 | 422 => {
                 refused(if said.is_empty() { "no reason given".into() } else { said.trim().into() })
             }
-            _ => HubError::Status { url: http::without_query(url), status, message: said.trim().to_owned() },
+            _ => {
+                let url = http::without_query(url);
+                HubError::Status { url, status, message: said.trim().to_owned(), seconds }
+            }
         }
     }
 }

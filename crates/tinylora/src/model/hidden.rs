@@ -99,6 +99,17 @@ impl Hidden {
         }
     }
 
+    /// The same into hidden states that are overwritten; on the host their memory is used again.
+    pub fn pick_into(&self, rows: &[usize], to: &mut Self) {
+        match (self, to) {
+            (&Self::Host { width, ref values }, Self::Host { values: picked, .. }) => {
+                picked.clear();
+                rows.iter().for_each(|&row| picked.extend_from_slice(&values[row * width..][..width]));
+            }
+            (_, to) => *to = self.pick(rows),
+        }
+    }
+
     /// Takes the first rows away.
     pub fn drop_first(&mut self, count: usize) {
         match self {

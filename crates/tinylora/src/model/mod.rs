@@ -40,5 +40,5 @@ pub use gradients::Gradients;
 pub use hidden::{DeviceError, Directions, Hidden};
 pub use kept::{KeptActivations, MemorySizes};
 pub use load::{Layer, Model, ModelError};
-pub use pass::{Adapters, KvCache, Policy, backward, forward, kv_precision};
+pub use pass::{Adapters, KvCache, Policy, backward, forward, forward_into, kv_precision};
 pub use side::{ModuleFactors, ModuleKind, R, SideFactors};

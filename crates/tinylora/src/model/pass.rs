@@ -182,17 +182,40 @@ pub fn forward(
     kept: &mut KeptActivations,
     keep: bool,
 ) -> Result<Hidden, DeviceError> {
+    let mut hidden = policy.model.no_hidden(policy.device);
+    forward_into(cpu, policy, batch, outputs, cache, kept, keep, &mut hidden)?;
+    Ok(hidden)
+}
+
+/// The same, on the host with the hidden states in the memory of those that were there; what they were is overwritten.
+///
+/// # Errors
+/// As [`forward`].
+///
+/// # Panics
+/// As [`forward`], and if `hidden` are of another device than the model.
+pub fn forward_into(
+    cpu: &Cpu,
+    policy: Policy<'_>,
+    batch: &Batch,
+    outputs: &[u32],
+    cache: &mut KvCache,
+    kept: &mut KeptActivations,
+    keep: bool,
+    hidden: &mut Hidden,
+) -> Result<(), DeviceError> {
     let (pass, model) = (Pass::new(cpu, policy, batch), policy.model);
     if let Some(gpu) = model.gpus.get(policy.device) {
         let (cache, kept) = (cache.gpu(), &mut kept.gpu);
-        let hidden = cuda::forward(gpu, &model.config, policy.adapters, batch, outputs, cache, kept, keep)?;
-        return Ok(Hidden::Gpu(hidden));
+        let states = cuda::forward(gpu, &model.config, policy.adapters, batch, outputs, cache, kept, keep)?;
+        *hidden = Hidden::Gpu(states);
+        return Ok(());
     }
     let cache = cache.host();
     let layers = if keep { model.layers.len() } else { 1 };
     kept.layers.resize_with(layers.max(kept.layers.len()), LayerKept::default);
     kept.kept_rows = keep.then(|| batch.rows());
-    let mut x = std::mem::take(&mut kept.layers[0].x);
+    let mut x = std::mem::take(&mut kept.scratch.stream);
     embed(cpu, model, &batch.tokens, &mut x);
     for (index, layer) in model.layers.iter().enumerate() {
         let buffers = &mut kept.layers[if keep { index } else { 0 }];
@@ -200,11 +223,14 @@ pub fn forward(
         attention_layer::forward(&pass, index, layer, &mut cache[index], buffers, &mut kept.scratch);
         mlp_layer::forward(&pass, index, layer, buffers, &mut kept.scratch, &mut x);
     }
-    let raw = gather(&x, outputs, model.config.hidden_size);
-    let mut hidden = vec![0.0; raw.len()];
-    rms_norm(cpu, &raw, &model.final_norm, model.config.rms_norm_eps, &mut hidden);
-    kept.scratch.out = x;
-    Ok(Hidden::Host { width: model.config.hidden_size, values: hidden })
+    gather(&x, outputs, model.config.hidden_size, &mut kept.scratch.raw);
+    let Hidden::Host { values, .. } = hidden else { panic!("hidden states on a GPU") };
+    resize(values, kept.scratch.raw.len());
+    rms_norm(cpu, &kept.scratch.raw, &model.final_norm, model.config.rms_norm_eps, values);
+    // The last layer's output is what `backward` reads; the other buffer serves the next pass.
+    std::mem::swap(&mut kept.scratch.out, &mut x);
+    kept.scratch.stream = x;
+    Ok(())
 }
 
 fn embed(cpu: &Cpu, model: &Model, tokens: &[u32], x: &mut Vec<f32>) {
@@ -215,8 +241,9 @@ fn embed(cpu: &Cpu, model: &Model, tokens: &[u32], x: &mut Vec<f32>) {
     });
 }
 
-fn gather(x: &[f32], rows: &[u32], width: usize) -> Vec<f32> {
-    rows.iter().flat_map(|&row| &x[row as usize * width..][..width]).copied().collect()
+fn gather(x: &[f32], rows: &[u32], width: usize, to: &mut Vec<f32>) {
+    to.clear();
+    rows.iter().for_each(|&row| to.extend_from_slice(&x[row as usize * width..][..width]));
 }
 
 /// Takes ∂L/∂hidden of the rows `outputs`, as [`Directions::combine`] leaves it, back through the layers, and adds the
@@ -255,7 +282,8 @@ pub fn backward(
     let pass = Pass::new(cpu, policy, batch);
     let width = model.config.hidden_size;
     // The last layer's output is what `forward` left in the scratch.
-    let raw = gather(&kept.scratch.out, outputs, width);
+    let mut raw = Vec::new();
+    gather(&kept.scratch.out, outputs, width, &mut raw);
     let mut d_raw = vec![0.0; raw.len()];
     if let Some(weights) = sums.weights() {
         assert!(pass.factors.is_none(), "all weights are trained without adapters");

@@ -30,6 +30,7 @@ fn metrics(step: u64) -> StepMetrics {
         learning_rate: 1e-4,
         rollout_tokens: 1000,
         rollout_seconds: seconds_now().fract(),
+        empty_slot_fraction: 0.25,
         train_tokens: 1100,
         train_seconds: 0.5,
         adapter_version: step + 1,

@@ -4,7 +4,7 @@
 use super::setup::{Session, TrainError};
 use super::{Event, State};
 use crate::advantage::{Advantages, group_advantages};
-use crate::inference::{Progress, Sampling};
+use crate::inference::{Occupancy, Progress, Sampling};
 use crate::reward::{RewardItem, Scores, overlong_penalty};
 use crate::rollout::{RolloutGroup, RolloutSettings, TextStop, roll_out};
 use std::sync::atomic::AtomicBool;
@@ -17,6 +17,8 @@ pub(super) struct Scored {
     /// What is learned from: the scores' rewards less the overlong penalty.
     pub rewards: Vec<Vec<f32>>,
     pub advantages: Vec<Advantages>,
+    /// How full the batch of sequences was.
+    pub occupancy: Occupancy,
     /// The groups that are the batch, in ascending order.
     pub batch: Vec<usize>,
 }
@@ -53,6 +55,8 @@ fn all_rounds(
     let rollout = &session.recipe.rollout;
     let (wanted, rounds) = (rollout.prompts_per_step, rollout.refill_rounds);
     let mut scored = Scored::default();
+    // What an evaluation left.
+    session.engine.take_occupancy();
     let mut missing = wanted;
     for round in 0..=rounds {
         let what = if round == 0 { "rollout" } else { "refill" };
@@ -63,6 +67,7 @@ fn all_rounds(
             break;
         }
     }
+    scored.occupancy = session.engine.take_occupancy();
     scored.batch = batch(&scored.advantages, wanted);
     Ok(scored)
 }

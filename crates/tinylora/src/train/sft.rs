@@ -117,6 +117,7 @@ fn metrics(
         learning_rate: f64::from(updated.learning_rate),
         rollout_tokens: 0,
         rollout_seconds: 0.0,
+        empty_slot_fraction: none,
         train_tokens: updated.rows,
         train_seconds: seconds,
         adapter_version,

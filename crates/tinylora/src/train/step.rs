@@ -44,6 +44,7 @@ pub(super) fn train_step(
     let metrics = metrics(session, state, &scored, &updated, (rollout_seconds, train_seconds));
     state.carried.rollout_tokens += metrics.rollout_tokens;
     state.carried.rollout_seconds += rollout_seconds;
+    state.carried.occupancy += scored.occupancy;
     state.carried.train_tokens += updated.tokens;
     state.carried.train_seconds += train_seconds;
     folder.append_metrics(&metrics)?;
@@ -253,6 +254,7 @@ fn metrics(
         learning_rate: f64::from(updated.learning_rate),
         rollout_tokens: tokens as u64,
         rollout_seconds,
+        empty_slot_fraction: scored.occupancy.empty_fraction(),
         train_tokens: updated.tokens,
         train_seconds,
         adapter_version: scored.groups.first().map_or(0, |group| group.adapter_version),

@@ -3,7 +3,7 @@
 //! sequence that turns out to have ended has one row too many under way, whose token is dropped: since no row depends on
 //! others, that changes nothing but the time of a row.
 
-use super::{EngineError, Lane, Progress, Run, Sequence, Step};
+use super::{EngineError, Lane, Progress, Run, Sequence};
 use crate::inference::sampling::{Sampled, Sampling};
 use crate::model::{Decode, Policy, Queued, queue_decode};
 use crate::random::{Purpose, Stream};
@@ -42,7 +42,7 @@ impl Run<'_> {
             if self.options.interrupt.load(Ordering::Relaxed) {
                 return Err(EngineError::Interrupted);
             }
-            let waiting = self.next < self.requests.len() || !self.ready.is_empty();
+            let waiting = !self.is_dry();
             let next = match waiting && self.active.len() < sequences {
                 true => None,
                 false => self.queue_next(lane, policy, sampling, last.as_ref())?,
@@ -65,7 +65,8 @@ impl Run<'_> {
         sampling: Sampling,
         last: Option<&OnTheWay>,
     ) -> Result<Option<OnTheWay>, EngineError> {
-        let (mut step, mut groups) = (Step::default(), Default::default());
+        let Lane { pool, cache, buffers, step, .. } = lane;
+        step.clear();
         let (mut rows, mut sources, mut draws) = (Vec::new(), Vec::new(), Vec::new());
         let last = last.map_or(&[][..], |last| &last.rows);
         // Both are in the order in which sequences joined: rows before this one were passed.
@@ -84,7 +85,7 @@ impl Run<'_> {
             draws.push((Stream::new(self.options.seed, Purpose::Sampling, number), done as u64));
             sources.push(source.map(|row| row as u32));
             rows.push(key);
-            self.push_sequence(&mut lane.pool, (index, token, done), &mut step, &mut groups);
+            self.push_sequence(pool, step, (index, token, done));
         }
         if rows.is_empty() {
             return Ok(None);
@@ -96,7 +97,7 @@ impl Run<'_> {
             greedy: sampling.temperature <= 0.0,
             draws: &draws,
         };
-        let queued = queue_decode(policy, &decode, &mut lane.cache, &mut lane.buffers)?;
+        let queued = queue_decode(policy, &decode, cache, buffers)?;
         Ok(Some(OnTheWay { queued: queued.expect("a model on a GPU"), rows }))
     }
 
@@ -107,8 +108,9 @@ impl Run<'_> {
         step: OnTheWay,
         observe: &mut dyn FnMut(Progress<'_>),
     ) -> Result<(), EngineError> {
-        let mut at = 0;
-        for (key, (token, logprob, entropy)) in step.rows.into_iter().zip(step.queued.wait()?) {
+        let (mut at, tokens) = (0, step.queued.wait()?);
+        self.count.step(self.active.len(), self.is_dry());
+        for (key, (token, logprob, entropy)) in step.rows.into_iter().zip(tokens) {
             // Both are in that order.
             let Some(sequence) = self.active.get_mut(at) else { break };
             if (sequence.request, sequence.sample) == key {
