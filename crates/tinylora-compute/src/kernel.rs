@@ -125,13 +125,13 @@ impl Kernel {
     }
 }
 
-/// The CPU as a device: an instruction set and a steady pool of threads; and the GPU, if any, that models are to be loaded on.
+/// The CPU as a device: an instruction set and a steady pool of threads; and the GPUs, if any, that models are to be loaded on.
 pub struct Cpu {
     kernel: Kernel,
     pool: Arc<Pool>,
     account: Option<Arc<Account>>,
     #[cfg(feature = "cuda")]
-    gpu: Option<Arc<crate::cuda::Device>>,
+    gpus: Vec<Arc<crate::cuda::Device>>,
 }
 
 impl Cpu {
@@ -146,20 +146,28 @@ impl Cpu {
             pool: Arc::new(Pool::new(threads.max(1))),
             account: None,
             #[cfg(feature = "cuda")]
-            gpu: None,
+            gpus: Vec::new(),
         }
     }
 
-    /// The same with a GPU beside it: models that are loaded with this handle lie and compute there.
+    /// The same with a GPU beside it, and beside those that it has: models that are loaded with this handle lie and compute on
+    /// each of them.
     #[cfg(feature = "cuda")]
-    pub fn with_gpu(self, gpu: Arc<crate::cuda::Device>) -> Self {
-        Self { gpu: Some(gpu), ..self }
+    pub fn with_gpu(mut self, gpu: Arc<crate::cuda::Device>) -> Self {
+        self.gpus.push(gpu);
+        self
     }
 
-    /// The GPU that models are loaded on.
+    /// The first GPU that models are loaded on.
     #[cfg(feature = "cuda")]
     pub fn gpu(&self) -> Option<&Arc<crate::cuda::Device>> {
-        self.gpu.as_ref()
+        self.gpus.first()
+    }
+
+    /// All of them.
+    #[cfg(feature = "cuda")]
+    pub fn gpus(&self) -> &[Arc<crate::cuda::Device>] {
+        &self.gpus
     }
 
     /// The same, keeping account of the time that operations take.
@@ -209,7 +217,7 @@ impl Cpu {
             pool: Arc::clone(&self.pool),
             account: self.account.clone(),
             #[cfg(feature = "cuda")]
-            gpu: self.gpu.clone(),
+            gpus: self.gpus.clone(),
         }
     }
 

@@ -94,6 +94,8 @@ pub enum GradientError {
 pub struct GradientWorkspace {
     pub(super) cache: KvCache,
     pub(super) kept: KeptActivations,
+    /// Of further devices that the model lies on.
+    pub(super) others: Vec<GradientWorkspace>,
 }
 
 impl GradientWorkspace {
@@ -153,7 +155,7 @@ pub fn accumulate_completions(
     let (packed, model) = (pack(groups), policy.model);
     workspace.make_room(cpu, model, packed.blocks);
     let outputs: Vec<u32> = packed.targets.iter().map(|target| target.row).collect();
-    let GradientWorkspace { cache, kept } = workspace;
+    let GradientWorkspace { cache, kept, .. } = workspace;
     let hidden = forward(cpu, policy, &packed.batch, &outputs, cache, kept, true)?;
     let mut head = HeadPass::new(cpu, model, groups, &packed, &hidden, inverse_temperature, entropies)?;
     check_finite(&packed.targets, &head.logprobs)?;
@@ -182,7 +184,7 @@ pub fn completion_logprobs(
     let (packed, model) = (pack(groups), policy.model);
     workspace.make_room(cpu, model, packed.blocks);
     let outputs: Vec<u32> = packed.targets.iter().map(|target| target.row).collect();
-    let GradientWorkspace { cache, kept } = workspace;
+    let GradientWorkspace { cache, kept, .. } = workspace;
     let hidden = forward(cpu, policy, &packed.batch, &outputs, cache, kept, false)?;
     let tokens = target_tokens(groups, &packed.targets);
     let mut logprobs: Vec<f32> = match hidden.host() {

@@ -4,6 +4,9 @@
 //! Common beginnings of prompts, and the prompt of a request's samples, are computed once and attended to
 //! once (see [`super::prefix`]). What a sequence samples depends on its prompt, adapter and stream alone.
 
+mod ahead;
+mod lanes;
+
 use super::blocks::{BlockPool, spans_of};
 use super::occupancy::{Count, Occupancy};
 use super::prefix::PrefixTree;
@@ -180,8 +183,13 @@ impl EngineError {
     }
 }
 
-/// The inference engine for models of one shape: KV cache and buffers that are used from call to call.
+/// The inference engine for models of one shape: KV caches and buffers that are used from call to call.
 pub struct Engine<'a> {
+    lanes: Vec<Lane<'a>>,
+}
+
+/// What one device computes with.
+struct Lane<'a> {
     cpu: &'a Cpu,
     cache: KvCache,
     pool: BlockPool,
@@ -197,31 +205,35 @@ pub struct Engine<'a> {
 const PREFILL_TOKENS: usize = 1024;
 
 impl<'a> Engine<'a> {
-    /// An engine for models like `model`, with room for `blocks` KV blocks of sixteen tokens.
+    /// An engine for models like `model`, with room for `blocks` KV blocks of sixteen tokens on each device that it lies on.
     pub fn new(cpu: &'a Cpu, model: &Model, blocks: usize) -> Self {
-        Self {
+        let lane = |device| Lane {
             cpu,
             cache: KvCache::new(cpu, model, blocks),
             pool: BlockPool::new(blocks),
             buffers: KeptActivations::default(),
             occupancy: Occupancy::default(),
             step: Step::default(),
-            hidden: model.no_hidden(),
-            samples: SampleBuffers::new(model),
-        }
+            hidden: model.no_hidden(device),
+            samples: SampleBuffers::new(model, device),
+        };
+        Self { lanes: (0..model.devices()).map(lane).collect() }
     }
 
-    /// The largest number of KV blocks that were in use at once.
+    /// The largest number of KV blocks that were in use at once on one device.
     pub fn most_blocks_used(&self) -> usize {
-        self.pool.most_used()
+        self.lanes.iter().map(|lane| lane.pool.most_used()).max().unwrap_or(0)
     }
 
-    /// How full the batch was in all calls since this was asked last.
+    /// How full the batches were in all calls since this was asked last.
     pub fn take_occupancy(&mut self) -> Occupancy {
-        std::mem::take(&mut self.occupancy)
+        let mut all = Occupancy::default();
+        self.lanes.iter_mut().for_each(|lane| all += std::mem::take(&mut lane.occupancy));
+        all
     }
 
-    /// Completes all requests: for each, its samples in order.
+    /// Completes all requests: for each, its samples in order. On several devices each completes a share of them; what a sequence
+    /// samples is the same.
     pub fn generate(
         &mut self,
         policy: Policy<'_>,
@@ -230,6 +242,21 @@ impl<'a> Engine<'a> {
         observe: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Vec<Vec<Completion>>, EngineError> {
         check(policy.model, requests)?;
+        match &mut self.lanes[..] {
+            [lane] => lane.generate(policy, requests, options, observe),
+            lanes => lanes::generate(lanes, policy, requests, options, observe),
+        }
+    }
+}
+
+impl Lane<'_> {
+    fn generate(
+        &mut self,
+        policy: Policy<'_>,
+        requests: &[Request],
+        options: &GenerateOptions<'_>,
+        observe: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Vec<Vec<Completion>>, EngineError> {
         let mut run = Run::new(requests, options, self.pool.free());
         let result = run.finish_all(self, policy, observe);
         // An interrupted run still holds blocks.
@@ -296,6 +323,18 @@ impl Sequence {
             ids: Vec::with_capacity(room),
         }
     }
+
+    /// Adds a token.
+    fn take(&mut self, token: Sampled, observe: &mut dyn FnMut(Progress<'_>)) -> Result<(), EngineError> {
+        if !token.logprob.is_finite() {
+            let (request, value) = (self.request, token.logprob);
+            return Err(EngineError::NotFinite { request, token: token.token, value });
+        }
+        observe(Progress::Token { request: self.request, sample: self.sample, token: &token });
+        self.ids.push(token.token);
+        self.tokens.push(token);
+        Ok(())
+    }
 }
 
 struct Run<'a> {
@@ -360,7 +399,7 @@ impl<'a> Run<'a> {
 
     fn finish_all(
         &mut self,
-        engine: &mut Engine<'_>,
+        lane: &mut Lane<'_>,
         policy: Policy<'_>,
         observe: &mut dyn FnMut(Progress<'_>),
     ) -> Result<(), EngineError> {
@@ -368,29 +407,35 @@ impl<'a> Run<'a> {
             if self.options.interrupt.load(Ordering::Relaxed) {
                 return Err(EngineError::Interrupted);
             }
-            let admitted = self.admit(&mut engine.pool)?;
+            let admitted = self.admit(&mut lane.pool)?;
             if admitted.is_empty() && self.active.is_empty() && self.ready.is_empty() {
                 if self.next < self.requests.len() {
                     continue;
                 }
                 return Ok(());
             }
-            self.pack(engine, &admitted);
-            if engine.step.batch.rows() == 0 {
-                engine.hidden = policy.model.no_hidden();
+            if admitted.is_empty()
+                && let Some(sampling) = self.queued_sampling(policy)
+            {
+                self.decode_ahead(lane, policy, sampling, observe)?;
+                continue;
+            }
+            self.pack(lane, &admitted);
+            if lane.step.batch.rows() == 0 {
+                lane.hidden = policy.model.no_hidden(policy.device);
             } else {
                 forward_into(
-                    engine.cpu,
+                    lane.cpu,
                     policy,
-                    &engine.step.batch,
-                    &engine.step.outputs,
-                    &mut engine.cache,
-                    &mut engine.buffers,
+                    &lane.step.batch,
+                    &lane.step.outputs,
+                    &mut lane.cache,
+                    &mut lane.buffers,
                     false,
-                    &mut engine.hidden,
+                    &mut lane.hidden,
                 )?;
             }
-            self.advance(engine, policy.model, observe)?;
+            self.advance(lane, policy.model, observe)?;
         }
     }
 
@@ -449,8 +494,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn pack(&mut self, engine: &mut Engine<'_>, admitted: &[usize]) {
-        let step = &mut engine.step;
+    fn pack(&mut self, lane: &mut Lane<'_>, admitted: &[usize]) {
+        let Lane { step, pool, .. } = lane;
         step.clear();
         for &node in admitted {
             if self.nodes[node].blocks.is_empty() {
@@ -473,21 +518,31 @@ impl<'a> Run<'a> {
             }
         }
         for index in 0..self.active.len() {
-            let sequence = &mut self.active[index];
-            let (request, done) = (&self.requests[sequence.request], sequence.ids.len());
-            let at = done - 1;
-            if at.is_multiple_of(BLOCK_TOKENS) {
-                sequence.blocks.push(engine.pool.take().expect("reserved when the request was taken in"));
-                self.reserved -= 1;
-            }
-            let place = (sequence.blocks[at / BLOCK_TOKENS], (at % BLOCK_TOKENS) as u32);
-            let (first_row, own) = (step.batch.rows(), step.spans(spans_of(&sequence.blocks, done)));
-            step.batch.push(sequence.ids[at], request.prompt.len() + at, place, request.adapter);
-            step.outputs.push(first_row as u32);
-            let end = Some(self.tree.ends[sequence.request]);
-            let member = Member { first_row, rows: 1, own };
-            step.add_member((end, true), member, |spans| self.shared_spans(end, spans));
+            let ids = &self.active[index].ids;
+            self.push_sequence(pool, step, (index, ids[ids.len() - 1], ids.len()));
         }
+    }
+
+    /// The row of a running sequence whose last token is `token`, with which it has `done`.
+    fn push_sequence(
+        &mut self,
+        pool: &mut BlockPool,
+        step: &mut Step,
+        (index, token, done): (usize, u32, usize),
+    ) {
+        let (sequence, at) = (&mut self.active[index], done - 1);
+        let request = &self.requests[sequence.request];
+        if at.is_multiple_of(BLOCK_TOKENS) {
+            sequence.blocks.push(pool.take().expect("reserved when the request was taken in"));
+            self.reserved -= 1;
+        }
+        let place = (sequence.blocks[at / BLOCK_TOKENS], (at % BLOCK_TOKENS) as u32);
+        let (first_row, own) = (step.batch.rows(), step.spans(spans_of(&sequence.blocks, done)));
+        step.batch.push(token, request.prompt.len() + at, place, request.adapter);
+        step.outputs.push(first_row as u32);
+        let end = Some(self.tree.ends[sequence.request]);
+        let member = Member { first_row, rows: 1, own };
+        step.add_member((end, true), member, |spans| self.shared_spans(end, spans));
     }
 
     /// Adds the spans of everything up to a node, itself included.
@@ -500,11 +555,11 @@ impl<'a> Run<'a> {
     /// Samples a token for every running sequence and for as many waiting ones as there are places.
     fn advance(
         &mut self,
-        engine: &mut Engine<'_>,
+        lane: &mut Lane<'_>,
         model: &Model,
         observe: &mut dyn FnMut(Progress<'_>),
     ) -> Result<(), EngineError> {
-        let Engine { step, hidden, samples, .. } = engine;
+        let Lane { step, hidden, samples, .. } = lane;
         for (i, &node) in step.ends.iter().enumerate() {
             self.nodes[node].hidden = Some(hidden.pick(&[i]));
         }
@@ -515,21 +570,19 @@ impl<'a> Run<'a> {
             hidden.append(end.hidden.as_ref().expect("the prompt is computed"));
             self.active.push(Sequence::new(request, sample, self.requests[request].max_tokens));
         }
-        let dry = self.next == self.requests.len() && self.ready.is_empty();
-        self.count.step(self.active.len(), dry);
-        self.sample(engine.cpu, model, hidden, samples)?;
+        self.count.step(self.active.len(), self.is_dry());
+        self.sample(lane.cpu, model, hidden, samples)?;
         for (sequence, token) in self.active.iter_mut().zip(samples.sampled.drain(..)) {
             let token = token.expect("every row was sampled");
-            if !token.logprob.is_finite() {
-                let (request, value) = (sequence.request, token.logprob);
-                return Err(EngineError::NotFinite { request, token: token.token, value });
-            }
-            observe(Progress::Token { request: sequence.request, sample: sequence.sample, token: &token });
-            sequence.ids.push(token.token);
-            sequence.tokens.push(token);
+            sequence.take(token, observe)?;
         }
-        self.retire(&mut engine.pool, observe);
+        self.retire(&mut lane.pool, observe);
         Ok(())
+    }
+
+    /// Whether nothing waits any more.
+    fn is_dry(&self) -> bool {
+        self.next == self.requests.len() && self.ready.is_empty()
     }
 
     /// One token for every running sequence; those with the same settings in one pass over the head.

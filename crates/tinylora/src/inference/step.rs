@@ -83,9 +83,9 @@ pub(super) struct SampleBuffers {
 }
 
 impl SampleBuffers {
-    /// Empty ones, where the model computes.
-    pub fn new(model: &Model) -> Self {
-        let picked = model.no_hidden();
+    /// Empty ones, where the model computes, on one of its devices.
+    pub fn new(model: &Model, device: usize) -> Self {
+        let picked = model.no_hidden(device);
         let (sampled, rows, draws, uniforms, tokens) = Default::default();
         Self { sampled, rows, draws, uniforms, picked, tokens }
     }

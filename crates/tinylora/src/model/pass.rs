@@ -37,17 +37,24 @@ pub struct Policy<'a> {
     pub model: &'a Model,
     /// What is added to their products.
     pub adapters: Adapters<'a>,
+    /// Which of the devices computes that the model lies on.
+    pub device: usize,
 }
 
 impl<'a> Policy<'a> {
     /// Adapters on a model.
     pub fn new(model: &'a Model, adapters: Adapters<'a>) -> Self {
-        Self { model, adapters }
+        Self { model, adapters, device: 0 }
     }
 
     /// A model without adapters.
     pub fn plain(model: &'a Model) -> Self {
-        Self { model, adapters: Adapters::NONE }
+        Self::new(model, Adapters::NONE)
+    }
+
+    /// The same on another of the devices that the model lies on.
+    pub fn on(self, device: usize) -> Self {
+        Self { device, ..self }
     }
 }
 
@@ -75,7 +82,7 @@ pub fn kv_precision(cpu: &Cpu, matrices: Precision) -> Precision {
 impl KvCache {
     /// Room for so many blocks of sixteen tokens. On a GPU it is taken by the first pass, which may find that there is none.
     pub fn new(cpu: &Cpu, model: &Model, blocks: usize) -> Self {
-        if model.gpu.is_some() {
+        if model.is_on_gpu() {
             return Self(Place::Gpu(GpuCache::new(blocks)));
         }
         let (config, precision) = (&model.config, kv_precision(cpu, model.precision()));
@@ -96,9 +103,9 @@ impl KvCache {
             Place::Host { layers } => {
                 let precision = kv_precision(cpu, model.precision());
                 let fits = |layer: &KvLayer| layer.blocks() >= blocks && layer.precision() == precision;
-                model.gpu.is_none() && layers.len() == model.config.num_layers && layers.iter().all(fits)
+                !model.is_on_gpu() && layers.len() == model.config.num_layers && layers.iter().all(fits)
             }
-            Place::Gpu(cache) => model.gpu.is_some() && cache.blocks() >= blocks,
+            Place::Gpu(cache) => model.is_on_gpu() && cache.blocks() >= blocks,
         }
     }
 
@@ -109,7 +116,7 @@ impl KvCache {
         }
     }
 
-    fn gpu(&mut self) -> &mut GpuCache {
+    pub(super) fn gpu(&mut self) -> &mut GpuCache {
         match &mut self.0 {
             Place::Gpu(cache) => cache,
             Place::Host { .. } => panic!("a cache of a model on the host"),
@@ -128,7 +135,7 @@ pub(super) struct Pass<'a> {
 
 impl<'a> Pass<'a> {
     fn new(cpu: &'a Cpu, policy: Policy<'a>, batch: &'a Batch) -> Self {
-        let Policy { model, adapters } = policy;
+        let Policy { model, adapters, .. } = policy;
         if let Some(factors) = adapters.factors {
             adapters.r.iter().for_each(|r| r.check(factors));
             let known = |&adapter: &u32| (adapter as usize) < adapters.r.len();
@@ -175,7 +182,7 @@ pub fn forward(
     kept: &mut KeptActivations,
     keep: bool,
 ) -> Result<Hidden, DeviceError> {
-    let mut hidden = policy.model.no_hidden();
+    let mut hidden = policy.model.no_hidden(policy.device);
     forward_into(cpu, policy, batch, outputs, cache, kept, keep, &mut hidden)?;
     Ok(hidden)
 }
@@ -198,7 +205,7 @@ pub fn forward_into(
     hidden: &mut Hidden,
 ) -> Result<(), DeviceError> {
     let (pass, model) = (Pass::new(cpu, policy, batch), policy.model);
-    if let Some(gpu) = &model.gpu {
+    if let Some(gpu) = model.gpus.get(policy.device) {
         let (cache, kept) = (cache.gpu(), &mut kept.gpu);
         let states = cuda::forward(gpu, &model.config, policy.adapters, batch, outputs, cache, kept, keep)?;
         *hidden = Hidden::Gpu(states);
@@ -262,7 +269,7 @@ pub fn backward(
         assert_eq!(policy.adapters.r.len(), 1, "factors that are trained have one adapter");
     }
     let model = policy.model;
-    let gradient = match (gradient, &model.gpu) {
+    let gradient = match (gradient, model.gpus.get(policy.device)) {
         (Directions::Host { log, .. }, None) => log,
         (Directions::Gpu(gradient), Some(gpu)) => {
             let (config, cache, kept) = (&model.config, cache.gpu(), &mut kept.gpu);

@@ -59,7 +59,7 @@ fn all_rounds(
     let (wanted, rounds) = (rollout.prompts_per_step, rollout.refill_rounds);
     let mut scored = Scored::default();
     // What an evaluation left.
-    session.engine.take_occupancy();
+    session.sampler.take_occupancy();
     let mut missing = wanted;
     for round in 0..=rounds {
         let what = if round == 0 { "rollout" } else { "refill" };
@@ -70,7 +70,7 @@ fn all_rounds(
             break;
         }
     }
-    scored.occupancy = session.engine.take_occupancy();
+    scored.occupancy = session.sampler.take_occupancy();
     scored.batch = batch(&scored.advantages, wanted);
     Ok(scored)
 }

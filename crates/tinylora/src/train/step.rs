@@ -7,7 +7,7 @@ use super::update::apply_update;
 use super::{Event, State};
 use crate::evaluate::is_right;
 use crate::gradient::{
-    BatchTotals, PolicyLoss, PolicyStatistics, TrainingCompletion, TrainingGroup, accumulate_completions,
+    BatchTotals, PolicyLoss, PolicyStatistics, TrainingCompletion, TrainingGroup, accumulate_batches,
     completion_logprobs, importance_weights, micro_batches, packed_tokens, weigh,
 };
 use crate::model::Policy;
@@ -102,18 +102,15 @@ fn update(session: &mut Session<'_>, state: &mut State, scored: &Scored) -> Resu
     for round in 0..recipe.grpo.updates_per_batch {
         let mut loss = PolicyLoss::new(&recipe.grpo);
         let mut sums = session.trained.sums();
-        let mut total = 0.0;
-        for batch in &batches {
-            total += accumulate_completions(
-                session.cpu,
-                session.trained.policy(session.base),
-                batch,
-                (inverse_temperature, loss.wants_entropy()),
-                &mut |completion| loss.completion(completion),
-                &mut session.shared.workspace(),
-                &mut sums,
-            )?;
-        }
+        let total = accumulate_batches(
+            session.cpu,
+            session.trained.policy(session.base),
+            &batches,
+            (inverse_temperature, loss.wants_entropy()),
+            &mut |completion| loss.completion(completion),
+            &mut session.shared.workspace(),
+            &mut sums,
+        )?;
         if !total.is_finite() {
             return Err(TrainError::LossNotFinite { step: state.step, loss: total });
         }
