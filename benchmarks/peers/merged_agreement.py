@@ -1,12 +1,17 @@
-"""Whether a merged GGUF file gives the same greedy text in llama.cpp as here, token by token, and why not where it doesn't.
+"""Whether a merged GGUF file, or a base with GGUF-LoRA, gives the same greedy text in llama.cpp as here, token by token, and
+why not where it doesn't.
 
     python benchmarks/peers/merged_agreement.py ADAPTER.tinylora MODEL.gguf DTYPE >> merged_agreement.jsonl
 
-One line of JSON for one storage type (f32, bf16, f16 or q8_0), from three comparisons of 32 prompts with 32 tokens each:
+One line of JSON for one storage type (f32, bf16, f16 or q8_0) of merged weights, or for "lora", from comparisons of 32 prompts
+with 32 tokens each:
 
 - "same_numbers": llama.cpp on the file's numbers written out in f32, so that it computes in f32 as we do;
 - "same_file": llama.cpp on the file itself, where it rounds activations to the type of the weights;
 - "merging": our engine with base and adapter against our engine on the file: what the rounding of the weights changes.
+
+With "lora" our engine has MODEL.gguf and the adapter, llama.cpp the same base, in f32 ("same_numbers") and as it is
+("same_file"), with the adapter exported as GGUF-LoRA; nothing is merged.
 
 llama.cpp is led along our text; a place counts where its best token is another one. Told for each: both log-probs of both
 tokens. "error" is the difference of the log-probs of our tokens, over all places.
@@ -90,9 +95,10 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum())
 
 
-def theirs(model: Path, texts: list) -> list:
+def theirs(model: Path, lora: Path | None, texts: list) -> list:
     """For each text, llama.cpp's log-probs at each of its places, where it is led along our tokens; keys and values in f32."""
-    llama = llama_cpp.Llama(model_path=str(model), n_ctx=512, type_k=0, type_v=0, n_threads=2, verbose=False)
+    options = {"n_ctx": 512, "type_k": 0, "type_v": 0, "n_threads": 2, "verbose": False}
+    llama = llama_cpp.Llama(model_path=str(model), lora_path=lora and str(lora), **options)
     found = []
     for text in texts:
         llama.reset()
@@ -105,17 +111,17 @@ def theirs(model: Path, texts: list) -> list:
     return found
 
 
-def against_llama(model: Path, file: Path, texts: list) -> dict:
-    """`file` in llama.cpp against our `texts`, which are those of `model`."""
+def against_llama(model: Path, file: Path, texts: list, adapter: list = (), lora: Path | None = None) -> dict:
+    """`file` (with `lora`) in llama.cpp against our `texts`, which are those of `model` (with `adapter`)."""
     errors, places = [], []
-    for number, (text, found) in enumerate(zip(texts, theirs(file, texts))):
+    for number, (text, found) in enumerate(zip(texts, theirs(file, lora, texts))):
         for at, (token, logprob, all_of) in enumerate(zip(text["tokens"], text["logprobs"], found, strict=True)):
             errors.append(abs(logprob - all_of[token]))
             best = int(all_of.argmax())
             if best != token:
                 before = text["prompt_tokens"] + text["tokens"][:at]
                 places.append((number, at, token, best, logprob, all_of[token], all_of[best], before + [best]))
-    other = ours(model, [place[-1] for place in places])
+    other = ours(model, [place[-1] for place in places], *adapter)
     listed = [
         {
             "prompt": number, "place": at, "our_token": token, "their_token": best,
@@ -162,28 +168,50 @@ def led(model: Path, texts: list, *more) -> list:
     return [x for text, logprobs in parts for x in logprobs[len(text["prompt_tokens"]) :]]
 
 
+def merged(adapter: Path, model: Path, dtype: str, place: Path) -> dict:
+    file, numbers = place / "merged.gguf", place / "numbers.gguf"
+    tinylora("adapter", "export", adapter, "--model", model, "--format", "merged", "--dtype", dtype, "--out", file)
+    texts = greedy(file)
+    as_f32(file, numbers)
+    return {
+        "same_numbers": against_llama(file, numbers, texts),
+        "same_file": against_llama(file, file, texts),
+        "merging": against_base(model, carried(adapter, model, place), file, texts),
+    }  # fmt: skip
+
+
+def with_lora(adapter: Path, model: Path, place: Path) -> dict:
+    lora, numbers = place / "lora.gguf", place / "numbers.gguf"
+    tinylora("adapter", "export", adapter, "--model", model, "--format", "gguf-lora", "--out", lora)
+    ours = ["--adapter", carried(adapter, model, place)]
+    texts = greedy(model, *ours)
+    as_f32(model, numbers)
+    return {
+        "adapter_changes": sum(a["tokens"] != b["tokens"] for a, b in zip(texts, greedy(model))),
+        "same_numbers": against_llama(model, numbers, texts, ours, lora),
+        "same_file": against_llama(model, model, texts, ours, lora),
+    }  # fmt: skip
+
+
+def carried(adapter: Path, model: Path, place: Path) -> Path:
+    """The adapter with its factors in the file, so that it can be used on weights in f32, as the others are."""
+    peft, file = place / "peft", place / "carried.tinylora"
+    tinylora("adapter", "export", adapter, "--model", model, "--format", "peft", "--out", peft)
+    tinylora("adapter", "import", peft, "--model", model, "--out", file)
+    return file
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("adapter", type=Path)
     parser.add_argument("model", type=Path)
-    parser.add_argument("dtype", choices=("f32", "bf16", "f16", "q8_0"))
+    parser.add_argument("dtype", choices=("f32", "bf16", "f16", "q8_0", "lora"))
     a = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        merged, numbers, peft, carried = (Path(place) / name for name in ("m.gguf", "n.gguf", "peft", "a.tinylora"))
-        export = ("adapter", "export", a.adapter, "--model", a.model)
-        tinylora(*export, "--format", "merged", "--dtype", a.dtype, "--out", merged)
-        # With its factors in the file, the adapter can be used on weights in f32, as the merged ones are.
-        tinylora(*export, "--format", "peft", "--out", peft)
-        tinylora("adapter", "import", peft, "--model", a.model, "--out", carried)
-        texts = greedy(merged)
-        as_f32(merged, numbers)
-        found = {
-            "dtype": a.dtype, "prompts": len(texts), "llama_cpp_python": llama_cpp.__version__,
-            "same_numbers": against_llama(merged, numbers, texts),
-            "same_file": against_llama(merged, merged, texts),
-            "merging": against_base(a.model, carried, merged, texts),
-        }  # fmt: skip
-    print(json.dumps(found))
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        lora = a.dtype == "lora"
+        found = with_lora(a.adapter, a.model, place) if lora else merged(a.adapter, a.model, a.dtype, place)
+    print(json.dumps({"dtype": a.dtype, "prompts": len(PROMPTS), "llama_cpp_python": llama_cpp.__version__} | found))
 
 
 if __name__ == "__main__":

@@ -24,8 +24,7 @@ seed = 5
 ref = "{model}"
 chat_template = false
 [adapter]
-u = 13
-n_tie = "all"
+{adapter}
 [task]
 kind = "arithmetic"
 problems = "sum"
@@ -45,6 +44,7 @@ checkpoint_every = 1
 [eval]
 problems = 2
 """
+ADAPTERS = {"tinylora": 'u = 13\nn_tie = "all"', "lora": 'kind = "lora"\nrank = 3'}
 GRADER = """
 import json, sys
 for line in sys.stdin:
@@ -61,8 +61,8 @@ class Program:
     def __init__(self, binary, folder):
         self.binary, self.folder = binary, folder
 
-    def run(self, *arguments, device="cuda"):
-        environment = {**os.environ, "TINYLORA_DEVICE": device, "TINYLORA_CACHE": str(self.folder / "cache")}
+    def run(self, *arguments, device="cuda", **variables):
+        environment = {**os.environ, "TINYLORA_DEVICE": device, "TINYLORA_CACHE": str(self.folder / "cache"), **variables}
         done = subprocess.run([self.binary, *arguments], capture_output=True, text=True, env=environment, check=False)
         if done.returncode:
             raise Failed(f"tinylora {' '.join(map(str, arguments))}: {done.stderr[-2000:]}")
@@ -97,11 +97,32 @@ def parity(program, model):
     return off
 
 
-def resume(program, model, folder):
+def recipe_of(model, folder, adapter):
     (folder / "grader.py").write_text(GRADER)
-    recipe = folder / "recipe.toml"
-    recipe.write_text(RECIPE.format(model=model, grader=folder / "grader.py", python=sys.executable))
-    out = folder / "run"
+    recipe = folder / f"{adapter}.toml"
+    settings = {"model": model, "grader": folder / "grader.py", "python": sys.executable, "adapter": ADAPTERS[adapter]}
+    recipe.write_text(RECIPE.format(**settings))
+    return recipe
+
+
+def train(program, recipe, out, **variables):
+    """The adapter's bytes, and the metrics but for times and memory."""
+    program.run("train", recipe, "--out", out, **variables)
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    kept = lambda key: not key.endswith("seconds") and key != "rss_bytes"
+    return (out / "adapter.tinylora").read_bytes(), [{k: v for k, v in line.items() if kept(k)} for line in lines]
+
+
+def graphs(program, model, folder):
+    """Steps that are replayed as graphs give the bits of steps that are launched."""
+    recipe = recipe_of(model, folder, "tinylora")
+    runs = [train(program, recipe, folder / f"graphs-{value}", TINYLORA_CUDA_GRAPHS=value) for value in "01"]
+    if runs[0] != runs[1]:
+        raise Failed("a run with CUDA graphs differs from one without")
+
+
+def resume(program, model, folder, adapter):
+    recipe, out = recipe_of(model, folder, adapter), folder / f"run-{adapter}"
     program.run("train", recipe, "--out", out)
     whole = (out / "adapter.tinylora").read_bytes()
     gaps = [json.loads(line)["logprob_gap_max"] for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -115,11 +136,15 @@ def resume(program, model, folder):
 
 
 def bench(program, result, shapes, more):
+    """Speeds; decoding also without graphs."""
     for name in shapes:
         start = time.time()
         where = ["--random", name] if name in SHAPES else ["--model", name]
         rows = json.loads(program.run("bench", *where, "--json", *more))
+        no_step = [] if "--no-step" in more else ["--no-step"]
+        launched = json.loads(program.run("bench", *where, "--json", *more, *no_step, TINYLORA_CUDA_GRAPHS="0"))
         result["bench"][Path(name).name] = rows
+        result["bench"][f"{Path(name).name}, without graphs"] = launched
         print(f"{name}: measured ({time.time() - start:.0f} s)", flush=True)
 
 
@@ -173,7 +198,9 @@ def check(binary, images, result, emulated, models):
         checks = {family: (lambda f=family: f"log-probs off by {parity(program, with_tokenizer(f, folder)):.1e}")
                   for family in FAMILIES}
         checks |= {model.name: (lambda m=model: f"log-probs off by {parity(program, m):.1e}") for model in models}
-        checks["resume"] = lambda: resume(program, folder / "llama2", folder) or "the same bytes"
+        checks |= {f"resume of {adapter}": (lambda a=adapter: resume(program, folder / "llama2", folder, a) or "the same bytes")
+                   for adapter in ADAPTERS}
+        checks["graphs"] = lambda: graphs(program, folder / "llama2", folder) or "the same bits as without"
         for name, one in checks.items():
             try:
                 result["engine"][name] = {"agrees": True, "what": one()}

@@ -106,6 +106,11 @@ def rows(emulator, random):
     x = f32(table)
     found = emulator.run("gather_rows", (4,), 256, 0, [x, index, width, np.zeros((4, width), np.float32)])[2]
     close("gathered", found, x[index], 0)
+    for count in (3, 300):
+        sources = random.integers(-1, 7, count, dtype=np.int32)
+        choices, tokens = (random.integers(0, 1 << 30, n, dtype=np.uint32) for n in (28, count))
+        found = emulator.run("next_tokens", (-(-count // 256),), 256, 0, [sources, choices, count, tokens])[2]
+        close("next tokens", found, np.where(sources < 0, tokens, choices[sources * 4]), 0)
     out = f32(random.normal(size=(5, width)))
     distinct, begins, sources = (np.array(v, np.uint32) for v in ([3, 1], [0, 2, 3], [0, 7, 2]))
     found = emulator.run("scatter_rows", (2,), 256, 0, [x, distinct, begins, sources, width, out])[4]

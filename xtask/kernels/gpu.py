@@ -44,7 +44,7 @@ class Gpu:
         self.call("cuDriverGetVersion", ctypes.byref(version))
         if version.value < OLDEST_DRIVER:
             raise NoGpu(f"the driver knows CUDA {version.value // 1000}.{version.value % 1000 // 10}; 13.0 is needed: update it to 580 or newer")
-        self.call("cuDeviceGet", ctypes.byref(device), int(os.environ.get("TINYLORA_GPU", "0")))
+        self.call("cuDeviceGet", ctypes.byref(device), int((os.environ.get("TINYLORA_GPU") or "0").split(",")[0]))
         self.device = device.value
         self.call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
         self.call("cuCtxSetCurrent", context)

@@ -53,6 +53,9 @@ pub struct BenchArgs {
     /// Measure the products of its linear layers by themselves too
     #[arg(long)]
     pub products: bool,
+    /// Tell below each row where its time went, operation by operation (on the CPU)
+    #[arg(long)]
+    pub account: bool,
     /// Measure setting up an adapter too: the factors of all matrices, computed anew
     #[arg(long)]
     pub setup: bool,
@@ -93,7 +96,14 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         return Err(Usage("--decode, --sequences and --repeats take numbers from 1 to 4096".into()).into());
     }
     let cpu = open::device(args.numerics.into(), args.device)?;
+    let cpu = if args.account { cpu.with_account() } else { cpu };
     let (name, model) = model(&cpu, args)?;
+    if args.account && model.device_name() != "cpu" {
+        return Err(Usage(
+            "--account: operations are timed on the CPU alone; leave out --device or this".into(),
+        )
+        .into());
+    }
     let style = stdout_style();
     let peak = measure_peak(&cpu, &model)?;
     if !args.json {
@@ -116,6 +126,9 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     let report = bench(&cpu, &model, peak, &options, &mut |row| {
         if !args.json {
             println!("{}", line(row));
+            if !row.operations.is_empty() {
+                println!("{}", style.paint(Tone::Faint, &operations(row)));
+            }
         }
     })?;
     let setup_row = args.setup.then(|| setup(&cpu, &model)).transpose()?;
@@ -207,6 +220,14 @@ fn line(row: &BenchRow) -> String {
         seconds(row.seconds_range[0]),
         seconds(row.seconds_range[1]),
     )
+}
+
+/// Shares of the row's time, as far as they can be seen.
+fn operations(row: &BenchRow) -> String {
+    let seen = row.operations.iter().filter(|share| share.fraction >= 0.001);
+    let shares: Vec<String> =
+        seen.map(|share| format!("{} {:.1} %", share.operation, 100.0 * share.fraction)).collect();
+    format!("           {}", shares.join(", "))
 }
 
 const PRODUCT_TITLE: &str = "product               rows  outputs  inputs      FLOP/s  of the peak";

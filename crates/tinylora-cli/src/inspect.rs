@@ -101,7 +101,9 @@ fn describe_standalone(adapter: &Standalone, size: usize, style: Style) -> Strin
         .collect();
     page.row("modules", format!("{} of {}", adapter.modules.len(), kinds.join(", ")));
     if adapter.method == Method::TinyLora {
-        page.row("sharing", format!("{} groups of {} numbers", adapter.num_groups(), adapter.u));
+        let groups = adapter.num_groups();
+        let s = if groups == 1 { "" } else { "s" };
+        page.row("sharing", format!("{groups} group{s} of {} numbers", adapter.u));
     }
     if let Some(run) = &adapter.run {
         describe_run(&mut page, run);

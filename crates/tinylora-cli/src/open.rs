@@ -6,6 +6,7 @@ use crate::loading::LoadingDisplay;
 use crate::precision::{DeviceArg, Dtype};
 use crate::screen::Screen;
 use anyhow::{Context, Result};
+use std::collections::BTreeSet;
 use tinylora::adapter::{self, AnyAdapter};
 use tinylora::base::{AdapterSet, Base, adapter_sets};
 use tinylora::hub::{HubOptions, cache_dir};
@@ -29,10 +30,12 @@ pub fn device(numerics: Numerics, wanted: Option<DeviceArg>) -> Result<Cpu> {
         _ => Ok(None),
     };
     let options = GpuOptions {
-        number: number("TINYLORA_GPU")?.unwrap_or(0),
+        numbers: gpus()?,
         memory: number("TINYLORA_GPU_MEMORY")?,
         kernels: cache_dir(&HubOptions::from_env()).join("kernels"),
         driver: std::env::var_os("TINYLORA_CUDA_DRIVER").map(Into::into),
+        graphs: number("TINYLORA_CUDA_GRAPHS")?.unwrap_or(1) != 0,
+        report: |text| Screen::stderr().print(text),
     };
     match with_gpu(cpu, &options) {
         Err(error) if wanted == DeviceArg::Auto && error.is_absence() => {
@@ -41,6 +44,18 @@ pub fn device(numerics: Numerics, wanted: Option<DeviceArg>) -> Result<Cpu> {
         }
         opened => Ok(opened?),
     }
+}
+
+/// The GPUs that `TINYLORA_GPU` names: numbers with commas between them, each once; by default the first one alone.
+fn gpus() -> Result<Vec<usize>> {
+    let text = std::env::var("TINYLORA_GPU").unwrap_or_default();
+    if text.is_empty() {
+        return Ok(vec![0]);
+    }
+    let numbers: Option<Vec<usize>> = text.split(',').map(|part| part.trim().parse().ok()).collect();
+    let once = |numbers: &Vec<usize>| numbers.iter().collect::<BTreeSet<_>>().len() == numbers.len();
+    let wrong = || Usage(format!("TINYLORA_GPU={text}: numbers of GPUs, each once, as in 0 or 0,1"));
+    Ok(numbers.filter(once).ok_or_else(wrong)?)
 }
 
 /// The processor, whatever device is asked for.

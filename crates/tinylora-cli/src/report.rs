@@ -168,6 +168,7 @@ mod tests {
             eval_after: Some(result(0.31)),
             wall_seconds: 303.0,
             rollout_tokens_per_second: 312.4,
+            rollout_empty_slot_fraction: 0.1,
             train_tokens_per_second: 980.0,
             peak_rss_bytes: 0,
             device: "cpu".into(),

@@ -121,15 +121,31 @@ fn a_run_on_the_gpu_resumes_exactly() {
             (&b["loss"], &b["grad_norm"], &b["entropy"])
         );
     }
-    let generated = done(
-        &place
-            .tinylora(&["generate", "--model", "model", "--adapter", "whole/adapter.tinylora"])
-            .args(["--prompt", "1 + 2 =", "--max-tokens", "5", "--temperature", "0", "--json"])
-            .output()
-            .expect("the program starts"),
-    );
-    let generated: serde_json::Value = serde_json::from_str(&generated).expect("JSON");
-    assert!(generated["tokens"].as_array().is_some_and(|tokens| (1..=5).contains(&tokens.len())));
+    // Two GPUs share the work and end with the same bytes.
+    let two = place.tinylora(&["train", "recipe.toml", "--out", "two"]).env("TINYLORA_GPU", "0,1").output();
+    done(&two.expect("the program starts"));
+    let bytes = std::fs::read(place.folder.path().join("two/adapter.tinylora")).expect("an adapter");
+    assert!(bytes == whole, "two GPUs train another adapter");
+    let refused =
+        place.tinylora(&["train", "recipe.toml", "--out", "no"]).env("TINYLORA_GPU", "0,0").output();
+    let message = String::from_utf8_lossy(&refused.expect("it starts").stderr).into_owned();
+    assert!(message.contains("each once"), "{message}");
+    let generate = |variable: &str, value: &str| {
+        let mut command =
+            place.tinylora(&["generate", "--model", "model", "--adapter", "whole/adapter.tinylora"]);
+        command.args(["--prompt", "1 + 2 =", "--max-tokens", "5", "--temperature", "0", "--json"]);
+        let output = command.env(variable, value).output().expect("the program starts");
+        let generated: serde_json::Value = serde_json::from_str(&done(&output)).expect("JSON");
+        (generated["tokens"].clone(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (tokens, _) = generate("TINYLORA_CUDA_GRAPHS", "1");
+    assert!(tokens.as_array().is_some_and(|tokens| (1..=5).contains(&tokens.len())));
+    // Without graphs, with a driver that has none, and with one that does everything at once it is the same.
+    assert_eq!(generate("TINYLORA_CUDA_GRAPHS", "0").0, tokens);
+    assert_eq!(generate("EMULATED_AT_ONCE", "1").0, tokens);
+    let (same, message) = generate("EMULATED_NO_GRAPHS", "1");
+    assert_eq!(same, tokens);
+    assert!(message.contains("without CUDA graphs"), "{message}");
     let bench =
         ["bench", "--model", "model", "--json", "--repeats", "1", "--decode", "2", "--sequences", "1"];
     let bench = done(&place.tinylora(&bench).arg("--no-step").output().expect("the program starts"));

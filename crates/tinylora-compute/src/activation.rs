@@ -1,5 +1,6 @@
 //! Gated activations, forward and backward: `h = act(gate) · up`, element by element.
 
+use crate::account::Operation;
 use crate::kernel::{Cpu, Simd, dispatch};
 use crate::lanes::{LANES, Lanes, sigmoid, tanh};
 use crate::packed::SendPointer;
@@ -21,6 +22,7 @@ const CHUNK: usize = 8192;
 /// # Panics
 /// If the lengths differ.
 pub fn gated(cpu: &Cpu, kind: Gate, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    let _clock = cpu.clock(Operation::Activations);
     assert!(gate.len() == up.len() && gate.len() == out.len());
     let len = gate.len();
     let out = SendPointer(out.as_mut_ptr());
@@ -37,6 +39,7 @@ pub fn gated(cpu: &Cpu, kind: Gate, gate: &[f32], up: &[f32], out: &mut [f32]) {
 /// # Panics
 /// If the lengths differ.
 pub fn gated_backward(cpu: &Cpu, kind: Gate, gate: &mut [f32], up: &mut [f32], gradient: &[f32]) {
+    let _clock = cpu.clock(Operation::Activations);
     assert!(gate.len() == up.len() && gate.len() == gradient.len());
     let len = gate.len();
     let (gate, up) = (SendPointer(gate.as_mut_ptr()), SendPointer(up.as_mut_ptr()));

@@ -5,12 +5,14 @@
 //! its maximum m, `Σ e^(l−m)` and `Σ l·e^(l−m)`, and these are joined in order. Sampling picks a chunk by its
 //! share and computes that chunk's logits again, bit for bit. Logits are `x Eᵀ` times 1/temperature.
 
+use crate::account::Operation;
 use crate::kernel::{Cpu, Kernel, Simd, dispatch};
 use crate::lanes::{LANES, Lanes, exp};
 use crate::operand::{Operand, pairs_for};
 use crate::packed::{Data, PackedMatrix, SendPointer};
 use crate::product::{product_at, with_scratch};
-use crate::tile::{Block, Element, Pair, Start};
+use crate::recycled::Recycled;
+use crate::tile::{Block, Element, Fetch, Pair, Start};
 
 /// Vocabulary entries a chunk.
 pub const VOCABULARY_CHUNK: usize = 256;
@@ -24,7 +26,7 @@ const GRADIENT_ROWS: usize = 64;
 const INNER: usize = 640;
 
 /// What a row's softmax needs besides a logit: `log p = logit − log_normalizer`.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Distribution {
     /// ln Σ eˡ
     pub log_normalizer: f32,
@@ -35,7 +37,7 @@ pub struct Distribution {
 }
 
 /// A token and its logit (times 1/temperature).
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Choice {
     /// Token id.
     pub token: u32,
@@ -48,9 +50,9 @@ pub struct HeadStatistics {
     inverse_temperature: f32,
     chunks: usize,
     /// (M, chunks): maximum, Σ e^(l−m), Σ l·e^(l−m)
-    sums: Vec<[f32; 3]>,
+    sums: Recycled<[f32; 3]>,
     /// (M)
-    pub rows: Vec<Distribution>,
+    pub rows: Recycled<Distribution>,
 }
 
 /// Passes over the vocabulary once for all rows of x (M, D).
@@ -63,11 +65,12 @@ pub fn head_statistics(
     x: &[f32],
     inverse_temperature: f32,
 ) -> HeadStatistics {
+    let _clock = cpu.clock(Operation::Head);
     let rows = row_count(head, x);
     let pairs = pairs_for(cpu, head, x, head.columns());
     let x = Operand { x, pairs: &pairs, inner: head.columns() };
     let chunks = head.rows().div_ceil(VOCABULARY_CHUNK);
-    let mut sums = vec![[0f32; 3]; rows * chunks];
+    let mut sums = Recycled::<[f32; 3]>::arbitrary(rows * chunks);
     let to = SendPointer(sums.as_mut_ptr());
     let runs = chunks.div_ceil(RUN);
     cpu.parallel(rows.div_ceil(ROWS) * runs, |task| {
@@ -94,27 +97,25 @@ fn row_count(head: &PackedMatrix, x: &[f32]) -> usize {
     x.len() / width
 }
 
-fn finish(cpu: &Cpu, inverse_temperature: f32, chunks: usize, sums: Vec<[f32; 3]>) -> HeadStatistics {
-    let rows = sums
-        .chunks_exact(chunks)
-        .map(|sums| {
-            let largest = sums.iter().fold(f32::NEG_INFINITY, |a, s| a.max(s[0]));
-            // In f64: beside one likely token, the share of each of the many others is below f32's last digit.
-            let (mut normalizer, mut weighted) = (0f64, 0f64);
-            for [m, sum, product] in sums {
-                let share = f64::from(dispatch(cpu.kernel(), Exp(m - largest)));
-                normalizer += f64::from(*sum) * share;
-                weighted += f64::from(*product) * share;
-            }
-            let log_normalizer = f64::from(largest) + normalizer.ln();
-            let entropy = (log_normalizer - weighted / normalizer) as f32;
-            Distribution {
-                log_normalizer: log_normalizer as f32,
-                entropy,
-                share_of_largest: (1.0 / normalizer) as f32,
-            }
-        })
-        .collect();
+fn finish(cpu: &Cpu, inverse_temperature: f32, chunks: usize, sums: Recycled<[f32; 3]>) -> HeadStatistics {
+    let mut rows = Recycled::empty();
+    rows.extend(sums.chunks_exact(chunks).map(|sums| {
+        let largest = sums.iter().fold(f32::NEG_INFINITY, |a, s| a.max(s[0]));
+        // In f64: beside one likely token, the share of each of the many others is below f32's last digit.
+        let (mut normalizer, mut weighted) = (0f64, 0f64);
+        for [m, sum, product] in sums {
+            let share = f64::from(dispatch(cpu.kernel(), Exp(m - largest)));
+            normalizer += f64::from(*sum) * share;
+            weighted += f64::from(*product) * share;
+        }
+        let log_normalizer = f64::from(largest) + normalizer.ln();
+        let entropy = (log_normalizer - weighted / normalizer) as f32;
+        Distribution {
+            log_normalizer: log_normalizer as f32,
+            entropy,
+            share_of_largest: (1.0 / normalizer) as f32,
+        }
+    }));
     HeadStatistics { inverse_temperature, chunks, sums, rows }
 }
 
@@ -128,7 +129,7 @@ pub fn sample(
     x: &[f32],
     statistics: &HeadStatistics,
     uniforms: &[f64],
-) -> Vec<Choice> {
+) -> Recycled<Choice> {
     choose(cpu, head, x, statistics, |row, sums| {
         let largest = sums.iter().fold(f32::NEG_INFINITY, |a, s| a.max(s[0]));
         let share = |s: &[f32; 3]| f64::from(s[1]) * f64::from(dispatch(cpu.kernel(), Exp(s[0] - largest)));
@@ -154,7 +155,7 @@ pub fn sample(
 ///
 /// # Panics
 /// If a length does not fit.
-pub fn greedy(cpu: &Cpu, head: &PackedMatrix, x: &[f32], statistics: &HeadStatistics) -> Vec<Choice> {
+pub fn greedy(cpu: &Cpu, head: &PackedMatrix, x: &[f32], statistics: &HeadStatistics) -> Recycled<Choice> {
     choose(cpu, head, x, statistics, |_, sums| {
         let mut best = 0;
         for (chunk, s) in sums.iter().enumerate() {
@@ -178,12 +179,13 @@ fn choose(
     x: &[f32],
     statistics: &HeadStatistics,
     pick: impl Fn(usize, &[[f32; 3]]) -> (usize, Pick) + Sync,
-) -> Vec<Choice> {
+) -> Recycled<Choice> {
+    let _clock = cpu.clock(Operation::Head);
     let (rows, width) = (row_count(head, x), head.columns());
     assert_eq!(statistics.rows.len(), rows);
     let pairs = pairs_for(cpu, head, x, width);
     let x = Operand { x, pairs: &pairs, inner: width };
-    let mut choices = vec![Choice { token: 0, logit: 0.0 }; rows];
+    let mut choices = Recycled::<Choice>::arbitrary(rows);
     let to = SendPointer(choices.as_mut_ptr());
     cpu.parallel(rows, |row| {
         let sums = &statistics.sums[row * statistics.chunks..][..statistics.chunks];
@@ -229,6 +231,7 @@ pub fn logits_at(
     tokens: &[u32],
     inverse_temperature: f32,
 ) -> Vec<f32> {
+    let _clock = cpu.clock(Operation::Head);
     let (rows, width) = (row_count(head, x), head.columns());
     assert_eq!(tokens.len(), rows);
     let mut logits = vec![0f32; rows];
@@ -284,6 +287,7 @@ fn head_gradients(
     directions: &mut [f32],
     entropy_directions: Option<&mut [f32]>,
 ) -> (HeadStatistics, Vec<f32>) {
+    let _clock = cpu.clock(Operation::Head);
     let (rows, width) = (row_count(head, x), head.columns());
     assert!(targets.len() == rows && directions.len() == x.len());
     let with_entropy = entropy_directions.is_some();
@@ -292,7 +296,7 @@ fn head_gradients(
     let pairs = pairs_for(cpu, head, x, width);
     let operand = Operand { x, pairs: &pairs, inner: width };
     let chunks = head.rows().div_ceil(VOCABULARY_CHUNK);
-    let mut sums = vec![[0f32; 3]; rows * chunks];
+    let mut sums = Recycled::<[f32; 3]>::arbitrary(rows * chunks);
     let to_sums = SendPointer(sums.as_mut_ptr());
     let to = SendPointer(directions.as_mut_ptr());
     let to_entropy = SendPointer(entropy_directions.as_mut_ptr());
@@ -438,7 +442,7 @@ impl Simd for WeightedSum<'_> {
                 b: self.embeddings.as_ptr(),
                 b_panel: 0,
                 b_inner: LANES,
-                fetch_ahead: false,
+                fetch: Fetch::Nothing,
                 c: self.part.as_mut_ptr(),
                 c_row: LANES,
                 rows,
@@ -499,7 +503,7 @@ impl ChunkLogits<'_> {
                     b: data.as_ptr().add((self.first / LANES * units_a_panel + unit) * LANES),
                     b_panel: units_a_panel * LANES,
                     b_inner: LANES,
-                    fetch_ahead: true,
+                    fetch: Fetch::NextPanels,
                     c: self.out.as_mut_ptr(),
                     c_row: VOCABULARY_CHUNK,
                     rows,

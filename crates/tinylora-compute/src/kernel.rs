@@ -1,5 +1,6 @@
 //! Which instruction set runs, chosen once at run time, and the handle that every operation takes.
 
+use crate::account::{Account, Clock, Operation};
 use crate::lanes::{Lanes, Scalar};
 use crate::pool::Pool;
 use crate::tiles::EmulatedTiles;
@@ -124,12 +125,13 @@ impl Kernel {
     }
 }
 
-/// The CPU as a device: an instruction set and a steady pool of threads; and the GPU, if any, that models are to be loaded on.
+/// The CPU as a device: an instruction set and a steady pool of threads; and the GPUs, if any, that models are to be loaded on.
 pub struct Cpu {
     kernel: Kernel,
     pool: Arc<Pool>,
+    account: Option<Arc<Account>>,
     #[cfg(feature = "cuda")]
-    gpu: Option<Arc<crate::cuda::Device>>,
+    gpus: Vec<Arc<crate::cuda::Device>>,
 }
 
 impl Cpu {
@@ -142,21 +144,46 @@ impl Cpu {
         Self {
             kernel,
             pool: Arc::new(Pool::new(threads.max(1))),
+            account: None,
             #[cfg(feature = "cuda")]
-            gpu: None,
+            gpus: Vec::new(),
         }
     }
 
-    /// The same with a GPU beside it: models that are loaded with this handle lie and compute there.
+    /// The same with a GPU beside it, and beside those that it has: models that are loaded with this handle lie and compute on
+    /// each of them.
     #[cfg(feature = "cuda")]
-    pub fn with_gpu(self, gpu: Arc<crate::cuda::Device>) -> Self {
-        Self { gpu: Some(gpu), ..self }
+    pub fn with_gpu(mut self, gpu: Arc<crate::cuda::Device>) -> Self {
+        self.gpus.push(gpu);
+        self
     }
 
-    /// The GPU that models are loaded on.
+    /// The first GPU that models are loaded on.
     #[cfg(feature = "cuda")]
     pub fn gpu(&self) -> Option<&Arc<crate::cuda::Device>> {
-        self.gpu.as_ref()
+        self.gpus.first()
+    }
+
+    /// All of them.
+    #[cfg(feature = "cuda")]
+    pub fn gpus(&self) -> &[Arc<crate::cuda::Device>] {
+        &self.gpus
+    }
+
+    /// The same, keeping account of the time that operations take.
+    pub fn with_account(self) -> Self {
+        Self { account: Some(Arc::default()), ..self }
+    }
+
+    /// Where the time went, if account is kept.
+    pub fn account(&self) -> Option<&Account> {
+        self.account.as_deref()
+    }
+
+    /// Times an operation, if account is kept, until what is returned is dropped.
+    #[inline]
+    pub fn clock(&self, operation: Operation) -> Option<Clock<'_>> {
+        self.account.as_ref()?.begin(operation)
     }
 
     /// The device that `TINYLORA_KERNEL` and `TINYLORA_THREADS` ask for: by default one thread a core, and the fastest
@@ -188,8 +215,9 @@ impl Cpu {
         Self {
             kernel,
             pool: Arc::clone(&self.pool),
+            account: self.account.clone(),
             #[cfg(feature = "cuda")]
-            gpu: self.gpu.clone(),
+            gpus: self.gpus.clone(),
         }
     }
 

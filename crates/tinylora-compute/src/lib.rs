@@ -16,6 +16,7 @@
 //!   tree (`i` with `i + 8`, then 4, 2, 1).
 //! - **Transcendental functions** are polynomials in fused multiply-adds, see [`lanes`].
 
+pub mod account;
 pub mod activation;
 pub mod attention;
 pub mod buffer;
@@ -33,6 +34,7 @@ pub mod packed;
 pub mod peak;
 pub mod pool;
 pub mod product;
+pub mod recycled;
 pub mod rope;
 pub mod rows;
 #[cfg(test)]

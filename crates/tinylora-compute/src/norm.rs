@@ -2,6 +2,7 @@
 //!
 //! `y = x · w / √(mean(x²) + ε)`; w stands for `1 + weight` where a family has it so.
 
+use crate::account::Operation;
 use crate::kernel::{Cpu, Simd, dispatch};
 use crate::lanes::{LANES, Lanes};
 use crate::packed::SendPointer;
@@ -14,6 +15,7 @@ const ROWS: usize = 16;
 /// # Panics
 /// If a length does not fit.
 pub fn rms_norm(cpu: &Cpu, x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
+    let _clock = cpu.clock(Operation::Norms);
     let d = weight.len();
     assert_eq!(x.len(), out.len());
     assert_eq!(x.len() % d, 0, "whole rows of {d}");
@@ -33,6 +35,7 @@ pub fn rms_norm(cpu: &Cpu, x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f
 /// # Panics
 /// If a length does not fit.
 pub fn rms_norm_backward(cpu: &Cpu, x: &[f32], weight: &[f32], epsilon: f32, dy: &[f32], dx: &mut [f32]) {
+    let _clock = cpu.clock(Operation::Norms);
     let d = weight.len();
     assert!(x.len() == dy.len() && x.len() == dx.len());
     assert_eq!(x.len() % d, 0, "whole rows of {d}");

@@ -4,6 +4,7 @@
 use crate::kernel::{Cpu, Kernel, Simd, dispatch};
 use crate::lanes::Lanes;
 use crate::packed::{PackedMatrix, Precision, SendPointer};
+use crate::recycled::Recycled;
 
 /// Rows a rounding task.
 const ROWS: usize = 32;
@@ -34,12 +35,12 @@ pub(crate) fn reads_pairs(kernel: Kernel, matrix: &PackedMatrix) -> bool {
 }
 
 /// The pairs that products with `matrix` read of x (M, K): for [`Operand::pairs`]. Empty, where they read f32.
-pub(crate) fn pairs_for(cpu: &Cpu, matrix: &PackedMatrix, x: &[f32], inner: usize) -> Vec<u32> {
+pub(crate) fn pairs_for(cpu: &Cpu, matrix: &PackedMatrix, x: &[f32], inner: usize) -> Recycled<u32> {
     if !reads_pairs(cpu.kernel(), matrix) || inner == 0 {
-        return Vec::new();
+        return Recycled::empty();
     }
     let (rows, width) = (x.len() / inner, inner.div_ceil(2));
-    let mut pairs = vec![0u32; rows * width];
+    let mut pairs = Recycled::<u32>::arbitrary(rows * width);
     let to = SendPointer(pairs.as_mut_ptr());
     cpu.parallel(rows.div_ceil(ROWS), |task| {
         let first = task * ROWS;

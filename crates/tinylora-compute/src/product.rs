@@ -4,16 +4,20 @@
 //! M rows (tokens), K inputs, N outputs, r rank of the side path. Each element is one chain over the inner
 //! index, ascending, then over the rank; blocking and threads never change it.
 
+use crate::account::Operation;
 use crate::kernel::{Cpu, Simd, dispatch};
 use crate::lanes::{LANES, Lanes};
 use crate::operand::{Operand, pairs_for, reads_pairs};
 use crate::packed::{Data, PackedMatrix, Precision, SendPointer};
-use crate::tile::{Block, Element, Pair, SideTerms, Start};
+use crate::recycled::Recycled;
+use crate::tile::{Block, Element, Fetch, Pair, SideTerms, Start};
 use crate::tiles::STEP;
 use std::cell::RefCell;
 
 /// Inner indices handled at once: a panel of so many stays in the first-level cache.
 const INNER_BLOCK: usize = 640;
+/// Products that share x at most: q, k and v.
+const MOST_PRODUCTS: usize = 3;
 /// Rows handled at once: so many rows of an inner block stay in the second-level cache.
 const ROW_BLOCK: usize = 96;
 
@@ -95,8 +99,9 @@ struct Job<'a> {
 /// `y = x Wᵀ + bias + z Sᵀ` for several W that share x (M, K).
 ///
 /// # Panics
-/// If a length does not fit.
+/// If a length does not fit, or there are more than three.
 pub fn product(cpu: &Cpu, x: &[f32], rows: usize, outputs: &mut [Product<'_>]) {
+    let _clock = cpu.clock(Operation::Products);
     let Some(first) = outputs.first() else { return };
     let first_weight = first.weight;
     let inner = first_weight.columns();
@@ -115,9 +120,10 @@ pub fn product(cpu: &Cpu, x: &[f32], rows: usize, outputs: &mut [Product<'_>]) {
     // Even, since a register tile spans two panels.
     let panels_a_task = (all_panels * row_blocks / (cpu.threads() * 8)).next_multiple_of(2).clamp(2, 64);
     let mut tasks = 0;
-    let jobs: Vec<Job> = outputs
-        .iter_mut()
-        .map(|o| {
+    assert!(outputs.len() <= MOST_PRODUCTS, "{} products share x, more than {MOST_PRODUCTS}", outputs.len());
+    let mut outputs = outputs.iter_mut();
+    let jobs: [Option<Job>; MOST_PRODUCTS] = std::array::from_fn(|_| {
+        outputs.next().map(|o| {
             let n = o.weight.rows();
             assert_eq!(o.weight.columns(), inner, "all products of a group share x");
             assert_eq!(o.out.len(), rows * n, "y is (M = {rows}, N = {n})");
@@ -134,14 +140,14 @@ pub fn product(cpu: &Cpu, x: &[f32], rows: usize, outputs: &mut [Product<'_>]) {
                 panels_a_task,
             }
         })
-        .collect();
+    });
     let pairs = pairs_for(cpu, first_weight, x, inner);
     let reads_pairs =
         |job: &Job| reads_pairs(cpu.kernel(), job.weight) == reads_pairs(cpu.kernel(), first_weight);
-    assert!(jobs.iter().all(reads_pairs), "all products of a group have one precision");
+    assert!(jobs.iter().flatten().all(reads_pairs), "all products of a group have one precision");
     let x = Operand { x, pairs: &pairs, inner };
     cpu.parallel(tasks, |task| {
-        let job = &jobs[jobs.partition_point(|job| job.first_task <= task) - 1];
+        let job = jobs.iter().flatten().rfind(|job| job.first_task <= task).expect("the first has task 0");
         let chunks = job.weight.rows().div_ceil(LANES).div_ceil(panels_a_task);
         let (block, chunk) = ((task - job.first_task) / chunks, (task - job.first_task) % chunks);
         let first_row = block * row_block;
@@ -213,7 +219,7 @@ impl Forward<'_> {
                     ),
                     b_panel: units_a_panel * LANES,
                     b_inner: LANES,
-                    fetch_ahead: true,
+                    fetch: Fetch::NextPanels,
                     c: job.out.get().add(self.first_row * n + first_panel * LANES),
                     c_row: n,
                     rows: self.rows,
@@ -260,6 +266,7 @@ pub struct BackwardTerm<'a> {
 /// # Panics
 /// If a length does not fit.
 pub fn product_backward(cpu: &Cpu, terms: &[BackwardTerm<'_>], rows: usize, dx: &mut [f32]) {
+    let _clock = cpu.clock(Operation::Products);
     let Some(first) = terms.first() else { return };
     let columns = first.weight.columns();
     assert_eq!(dx.len(), rows * columns, "dx is (M = {rows}, K = {columns})");
@@ -272,7 +279,7 @@ pub fn product_backward(cpu: &Cpu, terms: &[BackwardTerm<'_>], rows: usize, dx: 
     if rows == 0 {
         return;
     }
-    let pairs: Vec<Vec<u32>> =
+    let pairs: Vec<Recycled<u32>> =
         terms.iter().map(|term| pairs_for(cpu, term.weight, term.gradient, term.weight.rows())).collect();
     let panels = columns.div_ceil(LANES);
     let panels_a_task = (panels / (cpu.threads() * 6)).clamp(1, 4);
@@ -293,7 +300,7 @@ pub fn product_backward(cpu: &Cpu, terms: &[BackwardTerm<'_>], rows: usize, dx: 
 struct Backward<'a> {
     terms: &'a [BackwardTerm<'a>],
     /// The gradients' pairs, one list a term.
-    pairs: &'a [Vec<u32>],
+    pairs: &'a [Recycled<u32>],
     out: SendPointer<f32>,
     rows: usize,
     columns: usize,
@@ -306,6 +313,9 @@ struct Backward<'a> {
 /// Rows of W unpacked at a time.
 const OUTER_BLOCK: usize = 512;
 
+/// Numbers of scratch memory that a thread takes at least: 256 KiB.
+const LEAST_SCRATCH: usize = 1 << 16;
+
 thread_local! {
     /// Unpacked panels of the thread's current task.
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
@@ -315,7 +325,8 @@ thread_local! {
 pub(crate) fn with_scratch<T>(len: usize, work: impl FnOnce(&mut [f32]) -> T) -> T {
     SCRATCH.with_borrow_mut(|scratch| {
         if scratch.len() < len {
-            scratch.resize(len, 0.0);
+            // A context that grows by a token a step shall not ask for memory every few steps.
+            scratch.resize(len.next_power_of_two().max(LEAST_SCRATCH), 0.0);
         }
         work(&mut scratch[..len])
     })
@@ -375,7 +386,7 @@ impl Backward<'_> {
                     b: self.scratch.as_ptr().cast(),
                     b_panel: inner * LANES,
                     b_inner: LANES,
-                    fetch_ahead: false,
+                    fetch: Fetch::Nothing,
                     c: self.out.get().add(row * self.columns + self.first_panel * LANES),
                     c_row: self.columns,
                     rows: ROWS.min(self.rows - row),
@@ -442,7 +453,7 @@ impl At<'_> {
                 b: panel.as_ptr(),
                 b_panel: 0,
                 b_inner: LANES,
-                fetch_ahead: false,
+                fetch: Fetch::Nothing,
                 c: out.as_mut_ptr(),
                 c_row: LANES,
                 rows: 1,

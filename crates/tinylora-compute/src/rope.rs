@@ -1,6 +1,7 @@
 //! Rotary position embedding in the rotate-half convention: element i of a head turns with element
 //! i + head_dim/2. The backward pass is the turn by the negative angle.
 
+use crate::account::Operation;
 use crate::kernel::Cpu;
 use crate::packed::SendPointer;
 
@@ -54,6 +55,7 @@ pub fn rope_backward(cpu: &Cpu, table: &RopeTable, positions: &[u32], head_dim: 
 }
 
 fn turn<const BACK: bool>(cpu: &Cpu, table: &RopeTable, positions: &[u32], head_dim: usize, x: &mut [f32]) {
+    let _clock = cpu.clock(Operation::Rope);
     const ROWS: usize = 16;
     if positions.is_empty() {
         return;

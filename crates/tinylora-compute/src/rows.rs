@@ -1,5 +1,6 @@
 //! Simple operations on rows of numbers, shared out over the threads.
 
+use crate::account::Operation;
 use crate::kernel::Cpu;
 use crate::packed::SendPointer;
 
@@ -11,6 +12,7 @@ const CHUNK: usize = 1 << 14;
 /// # Panics
 /// If the lengths differ.
 pub fn add(cpu: &Cpu, x: &[f32], out: &mut [f32]) {
+    let _clock = cpu.clock(Operation::Residual);
     assert_eq!(x.len(), out.len());
     for_chunks(cpu, out, CHUNK, |start, out| {
         out.iter_mut().zip(&x[start..]).for_each(|(out, &x)| *out += x);

@@ -11,28 +11,40 @@ use common::case::{Case, groups, logits_with, tiny_case};
 use common::{load, peft_adapter, relative_error, tiny_files};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use tinylora::adapter::LoraSpec;
+use tinylora::adapter::{FactorKey, FactorSketches, LoraSpec, TinyLoraSpec, load_or_compute_factors};
 use tinylora::gradient::{
     CompletionGradient, CompletionView, GradientWorkspace, TrainingCompletion, TrainingGroup,
-    accumulate_completions, completion_logprobs, micro_batches, scores,
+    accumulate_batches, accumulate_completions, completion_logprobs, micro_batches, scores,
 };
 use tinylora::inference::{Completion, Engine, GenerateOptions, Request, Sampling, Stop};
 use tinylora::model::{Adapters, GpuOptions, Gradients, Model, Policy, R, SideFactors, with_gpu};
 use tinylora::random::{Purpose, Stream};
-use tinylora::recipe::{AdapterKind, AdapterSection, FisherScores};
+use tinylora::recipe::{AdapterKind, AdapterSection, FisherScores, WeightDtype};
 use tinylora_compute::{Cpu, Kernel, Precision};
 
 const FAMILIES: [&str; 7] = ["llama2", "llama2-tied", "llama3", "mistral", "qwen2", "qwen3", "gemma3"];
 
-/// The CPU with a GPU beside it.
+/// The CPU with a GPU beside it, which replays graphs.
 fn gpu() -> Option<Cpu> {
+    gpu_with(1, true)
+}
+
+fn gpu_with(count: usize, graphs: bool) -> Option<Cpu> {
     let given = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let cuda = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tinylora-compute/src/cuda");
     let (driver, kernels) = match (given("TINYLORA_CUDA_DRIVER"), given("TINYLORA_CUDA_KERNELS")) {
         (Some(driver), Some(kernels)) => (driver, kernels),
         _ => emulated::emulated_driver(&cuda)?,
     };
-    let options = GpuOptions { number: 0, memory: None, kernels, driver: Some(driver) };
+    let report = |text: &str| panic!("{text}");
+    let options = GpuOptions {
+        numbers: (0..count).collect(),
+        memory: None,
+        kernels,
+        driver: Some(driver),
+        graphs,
+        report,
+    };
     Some(with_gpu(Cpu::new(Kernel::best_exact(), 2), &options).expect("the device opens"))
 }
 
@@ -221,7 +233,17 @@ fn beyond_the_drawn_number(both: &Both, requests: &[Request], completions: &[Vec
             let stream = Stream::new(3, Purpose::Sampling, request.stream + sample as u64);
             let rows = logits.chunks_exact(vocabulary).skip(request.prompt.len() - 1);
             for (counter, (logits, token)) in rows.zip(&completion.tokens).enumerate() {
-                let weights: Vec<f64> = logits.iter().map(|&logit| f64::from(logit / 0.7).exp()).collect();
+                let held = |id: usize| {
+                    token.support.as_ref().is_none_or(|held| held.binary_search(&(id as u32)).is_ok())
+                };
+                let weight = |(id, &logit): (usize, &f32)| {
+                    if held(id) { f64::from(logit / 0.7).exp() } else { 0.0 }
+                };
+                let weights: Vec<f64> = logits.iter().enumerate().map(weight).collect();
+                if let Some(support) = &token.support {
+                    let other = support_difference(logits, support);
+                    assert!(other < 0.03, "a support differs from the CPU's by a share of {other}");
+                }
                 let below = weights[..token.token as usize].iter().sum::<f64>();
                 let all = weights.iter().sum::<f64>();
                 let (from, to) = (below / all, (below + weights[token.token as usize]) / all);
@@ -231,6 +253,24 @@ fn beyond_the_drawn_number(both: &Both, requests: &[Request], completions: &[Vec
         }
     }
     most
+}
+
+/// By how much a support misses what top-k 5 and top-p 0.9 make of the CPU's distribution: the share that is lacking, that is
+/// too much, or by which a token that was left out is more likely than one that wasn't.
+fn support_difference(logits: &[f32], support: &[u32]) -> f64 {
+    let mut weights: Vec<(f64, bool)> = (0u32..)
+        .zip(logits)
+        .map(|(id, &logit)| (f64::from(logit / 0.7).exp(), support.binary_search(&id).is_ok()))
+        .collect();
+    weights.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let all: f64 = weights[..5].iter().map(|(weight, _)| weight).sum();
+    let of = |wanted: bool| {
+        weights.iter().filter(move |(_, held)| *held == wanted).map(|(weight, _)| weight / all)
+    };
+    let (held, least) = (of(true).sum::<f64>(), of(true).fold(1.0, f64::min));
+    assert!((1..=5).contains(&support.len()));
+    let lacking = if support.len() < 5 { 0.9 - held } else { 0.0 };
+    lacking.max(held - least - 0.9).max(of(false).fold(0.0, f64::max) - least)
 }
 
 #[test]
@@ -256,11 +296,9 @@ fn what_is_sampled_is_what_is_trained_on_whatever_shares_the_batch() {
                 same += first.unwrap_or(a.tokens.len());
                 contexts += first.map_or(a.tokens.len(), |first| first + 1);
             }
-            if !sampling.is_truncated() {
-                let far = beyond_the_drawn_number(&both, requests, &completions);
-                assert!(far < 0.03, "{name}: a token lies {far} beside the number that chose it");
-                beyond = beyond.max(far);
-            }
+            let far = beyond_the_drawn_number(&both, requests, &completions);
+            assert!(far < 0.03, "{name}: a token lies {far} beside the number that chose it");
+            beyond = beyond.max(far);
             let ((_, wanted), (_, found)) = (
                 gradient(both.host(), &both.r, &groups, false, 10_000),
                 gradient(both.gpu(), &both.r, &groups, false, 10_000),
@@ -278,6 +316,110 @@ fn what_is_sampled_is_what_is_trained_on_whatever_shares_the_batch() {
         same * 10 >= contexts * 9,
         "{same} of {contexts} tokens after the same text are those of the CPU"
     );
+}
+
+#[test]
+fn factors_of_the_gpu_are_those_of_the_cpu_but_for_rounding() {
+    // With a rank of 7 there are more vectors than a kernel takes at once.
+    for (name, rank) in [("qwen2", 2), ("gemma3", 7)] {
+        let Some(both) = both(name) else { return };
+        let section = AdapterSection { rank, ..Default::default() };
+        let spec = TinyLoraSpec::new(&section, &both.model.config).expect("fits");
+        let cache = tempfile::tempdir().expect("a temporary folder");
+        let key = FactorKey { weights_sha256: [1; 32], dtype: WeightDtype::Bf16 };
+        let factors = |(cpu, model, _): On<'_>| {
+            let weights: Vec<_> =
+                spec.modules().map(|module| model.frozen(module.layer, module.target)).collect();
+            load_or_compute_factors(cpu, cache.path(), &key, &spec, &weights, &|_| {}).expect("they converge")
+        };
+        let files = || std::fs::read_dir(cache.path()).expect("a folder").count();
+        let (host, gpu) = (factors(both.host()), factors(both.gpu()));
+        // What one device computed is not taken for the other.
+        assert!(host != gpu && files() == 2, "{name}: {} files", files());
+        assert!(gpu == factors(both.gpu()) && files() == 2, "{name}: read from the cache");
+        std::fs::read_dir(cache.path()).expect("a folder").for_each(|file| {
+            std::fs::remove_file(file.expect("readable").path()).expect("removable");
+        });
+        assert!(gpu == factors(both.gpu()), "{name}: computed again they have other bits");
+        // An adapter's file of one device is taken on the other.
+        FactorSketches::new(&host.sketches()).compare(&gpu.sketches()).expect("the same base");
+        let mut most = 0f64;
+        for (index, (host, gpu)) in host.modules.iter().zip(&gpu.modules).enumerate() {
+            let off = relative_error(&host.a, &gpu.a).max(relative_error(&host.b, &gpu.b));
+            // Vectors of singular values that are close turn into each other: 1e-6 of residual over the gap.
+            assert!(off < 1e-3, "{name}, module {index}: factors are off by {off}");
+            most = most.max(off);
+        }
+        println!("{name}: factors are off by {most:.1e} at most");
+    }
+}
+
+#[test]
+fn two_gpus_give_the_bits_of_one() {
+    let Some(mut one) = both("llama3") else { return };
+    let Some(mut two) = both("llama3") else { return };
+    two.gpu = gpu_with(2, true).expect("as above");
+    two.model = load(&two.gpu, &tiny_files("llama3"), Precision::Bf16);
+    assert_eq!((one.model.devices(), two.model.devices()), (1, 2));
+    let config = one.model.config.clone();
+    let section = AdapterSection { kind: AdapterKind::Lora, rank: 3, ..Default::default() };
+    let spec = LoraSpec::new(&section, &config).expect("fits");
+    let modules: Vec<_> = spec.modules().map(|module| (module.layer, module.target)).collect();
+    let mut numbers = spec.init(3);
+    numbers.iter_mut().enumerate().for_each(|(i, x)| *x += 0.02 * (i as f32 * 0.7).sin());
+    let r = R::Multiples(vec![spec.scale(); modules.len()]);
+    for both in [&mut one, &mut two] {
+        let zeros = vec![0.0; numbers.len()];
+        let made = SideFactors::from_numbers_beside(&both.gpu, &both.model, 3, &modules, &zeros);
+        both.factors = made.expect("there is room");
+        both.factors.replace(&both.gpu, &config, &modules, &numbers).expect("there is room");
+    }
+    let sampling = Sampling { temperature: 0.7, top_p: 1.0, top_k: 0 };
+    let requests = requests(&groups(&one.host.golden), sampling);
+    let completions = generate(one.gpu(), &r, &requests, 16);
+    assert_eq!(generate(two.gpu(), &r, &requests, 16), completions, "what is sampled");
+    let groups = trained(&requests, &completions);
+    for cut in [20, 60] {
+        let batches = micro_batches(&groups, cut);
+        assert!(batches.len() > 1, "there is something to share");
+        let sums = |both: &Both| {
+            let adapters = Adapters { factors: Some(&both.factors), r: std::slice::from_ref(&r) };
+            let (mut sums, mut seen) = (Gradients::Factors(vec![0.0; numbers.len()]), Vec::new());
+            let mut loss = |view: CompletionView<'_>| {
+                seen.push(view.logprobs.to_vec());
+                let slopes = vec![-view.sample.advantage; view.logprobs.len()];
+                CompletionGradient { loss: f64::from(view.logprobs[0]), slopes, entropy_slope: 0.0 }
+            };
+            let (policy, mut workspace) = (Policy::new(&both.model, adapters), GradientWorkspace::default());
+            let settings = (1.0 / 0.7, false);
+            let total = accumulate_batches(
+                &both.gpu,
+                policy,
+                &batches,
+                settings,
+                &mut loss,
+                &mut workspace,
+                &mut sums,
+            );
+            (total.expect("finite"), sums, seen)
+        };
+        let (a, b) = (sums(&one), sums(&two));
+        assert!(matches!(&a.1, Gradients::Factors(sums) if sums.iter().any(|x| *x != 0.0)));
+        assert!(a == b, "cut into {} micro-batches", batches.len());
+    }
+    // The first error in the order of micro-batches is told, and no thread waits for ever.
+    let mut bad = micro_batches(&groups, 20);
+    bad.truncate(3);
+    let broken = R::Multiples(vec![f32::NAN; modules.len()]);
+    let adapters = Adapters { factors: Some(&two.factors), r: std::slice::from_ref(&broken) };
+    let (mut sums, mut workspace) =
+        (Gradients::Factors(vec![0.0; numbers.len()]), GradientWorkspace::default());
+    let policy = Policy::new(&two.model, adapters);
+    let mut loss = |_: CompletionView<'_>| panic!("there are no log-probs");
+    let error =
+        accumulate_batches(&two.gpu, policy, &bad, (1.0, false), &mut loss, &mut workspace, &mut sums)
+            .expect_err("not finite");
+    assert!(error.to_string().contains("in the training pass"), "{error}");
 }
 
 /// The second rank is more than is summed at once.
@@ -322,6 +464,20 @@ fn lora_is_sampled_and_trained_as_on_the_cpu() {
         }
         let off = relative_error(&found, &sums(both.gpu(), 20).1);
         assert!(off < 0.02, "{name}: cut into micro-batches it is off by {off}");
+        // The emulated driver fails at such a number. What is left of both is not computed with.
+        let good = std::mem::replace(&mut numbers[0], f32::from_bits(0x7fc0_dead));
+        let error = both.factors.replace(&both.gpu, &config, &modules, &numbers).expect_err("a failing copy");
+        assert!(error.to_string().contains("700"), "{error}");
+        let policy = Policy::new(
+            &both.model,
+            Adapters { factors: Some(&both.factors), r: std::slice::from_ref(&both.r) },
+        );
+        let error = completion_logprobs(&both.gpu, policy, &groups, 1.0, &mut GradientWorkspace::default())
+            .expect_err("half old and half new");
+        assert!(error.to_string().contains("partly old"), "{error}");
+        numbers[0] = good;
+        both.factors.replace(&both.gpu, &config, &modules, &numbers).expect("it works again");
+        assert_eq!(sampled_logprobs(&samples), logprobs(both.gpu(), &both.r, &samples), "{name}: {gap}");
     }
 }
 
@@ -336,6 +492,52 @@ fn halves(spec: &LoraSpec, numbers: &[f32]) -> [Vec<f32>; 2] {
         rest = behind;
     }
     halves
+}
+
+#[test]
+fn graphs_replay_the_bits_of_launches() {
+    let Some(with) = both("gemma3") else { return };
+    let Some(mut without) = both("gemma3") else { return };
+    without.gpu = gpu_with(1, false).expect("as above");
+    let (model, rank) = (load(&without.gpu, &tiny_files("gemma3"), Precision::Bf16), with.factors.rank());
+    without.model = model;
+    let modules: Vec<String> =
+        serde_json::from_value(with.host.golden.json["modules"].clone()).expect("names");
+    let (factors, _) = peft_adapter("gemma3", &modules);
+    without.factors = SideFactors::beside(&without.gpu, &without.model, rank, &factors).expect("room");
+    let mut requests =
+        requests(&groups(&with.host.golden), Sampling { temperature: 0.7, top_p: 1.0, top_k: 0 });
+    for (index, request) in requests.iter_mut().enumerate() {
+        // Sequences end at different steps, so that batches shrink; some are of another adapter.
+        (request.max_tokens, request.adapter) = (12 + 3 * index, index as u32 % 2);
+    }
+    let replayed = |both: &Both| both.gpu.gpu().expect("there is one").graph_launches();
+    let (a, b) =
+        (generate(with.gpu(), &with.r, &requests, 16), generate(without.gpu(), &with.r, &requests, 16));
+    assert_eq!(a, b, "graphs change what is sampled");
+    assert!(a.iter().flatten().any(|completion| completion.tokens.len() > 10), "long enough for replays");
+    let steps = replayed(&with);
+    assert!(steps > 5 && replayed(&without) == 0, "{steps} steps were graphs");
+    // Another R after the first call: a graph must not go on with the old one. So with an engine that is used again.
+    let interrupt = AtomicBool::new(false);
+    let options = GenerateOptions { max_batch: 16, stop: &Never, interrupt: &interrupt };
+    let mut engines = [&with, &without].map(|both| Engine::new(&both.gpu, &both.model, 200));
+    let mut all = Vec::new();
+    for factor in [1.0, -1.0] {
+        let R::Matrices(r) = &with.r else { panic!("matrices") };
+        let rs = [
+            R::Matrices(r.iter().map(|x| x * factor).collect()),
+            R::Multiples(vec![factor; with.factors.modules()]),
+        ];
+        let pair = [&with, &without].into_iter().zip(&mut engines).map(|(both, engine)| {
+            let policy = Policy::new(&both.model, Adapters { factors: Some(&both.factors), r: &rs });
+            engine.generate(policy, &requests, &options, &mut |_| {}).expect("generates")
+        });
+        let pair: Vec<_> = pair.collect();
+        assert_eq!(pair[0], pair[1], "graphs change what is sampled with R times {factor}");
+        all.push(pair[0].clone());
+    }
+    assert!(all[0] != all[1] && replayed(&with) > 2 * steps, "R matters, and graphs went on");
 }
 
 #[test]
@@ -369,7 +571,14 @@ fn greedy_tokens_adapters_in_one_batch_and_scores() {
 fn too_little_memory_is_an_error_with_the_numbers() {
     let cuda = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tinylora-compute/src/cuda");
     let Some((driver, kernels)) = emulated::emulated_driver(&cuda) else { return };
-    let options = GpuOptions { number: 0, memory: Some(50_000), kernels, driver: Some(driver) };
+    let options = GpuOptions {
+        numbers: vec![0],
+        memory: Some(50_000),
+        kernels,
+        driver: Some(driver),
+        graphs: true,
+        report: |_| {},
+    };
     let cpu = with_gpu(Cpu::new(Kernel::Scalar, 1), &options).expect("opens");
     let files = tiny_files("llama2");
     let weights = tinylora::model::weights::Weights::open(&files).expect("opens");

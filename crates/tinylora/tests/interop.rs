@@ -79,7 +79,7 @@ fn own_adapter(name: &str, case: &Case) -> Standalone {
 fn seeded(name: &str, case: &Case, section: &AdapterSection) -> (Standalone, Vec<f32>) {
     let spec = TinyLoraSpec::new(section, &case.model.config).expect("fits");
     let weights: Vec<_> =
-        spec.modules().map(|module| case.model.layers[module.layer].weight(module.target)).collect();
+        spec.modules().map(|module| case.model.frozen(module.layer, module.target)).collect();
     let factors = compute_factors(&case.cpu, &spec, &weights, &|_| {}).expect("converges");
     let file = AdapterFile {
         v: spec.init_v(5),

@@ -7,9 +7,9 @@ use common::case::{Case, curve, gradient, groups};
 use common::{Tensors, golden, load, real_model, relative_error};
 use tinylora::adapter::{Projections, TinyLoraSpec, compute_factors};
 use tinylora::gradient::{GradientWorkspace, TrainingCompletion, TrainingGroup, completion_logprobs};
-use tinylora::model::{Adapters, ModuleFactors, Policy, R, SideFactors};
+use tinylora::model::{Adapters, Frozen, ModuleFactors, Policy, R, SideFactors};
 use tinylora::recipe::{AdapterSection, Tying};
-use tinylora_compute::{Cpu, Kernel, PackedMatrix, Precision};
+use tinylora_compute::{Cpu, Kernel, Precision};
 
 /// SmolLM2 with the golden adapter: our own factors, P as stored.
 fn smollm2(kernel: Kernel, file: &str, precision: Precision) -> Option<Case> {
@@ -23,8 +23,8 @@ fn smollm2(kernel: Kernel, file: &str, precision: Precision) -> Option<Case> {
     let golden = Tensors::open(&golden().join("smollm2").join(file));
     let section = AdapterSection { u: 13, n_tie: 0, tying: Tying::Tiled, ..Default::default() };
     let spec = TinyLoraSpec::new(&section, &model.config).expect("a valid specification");
-    let weights: Vec<&PackedMatrix> =
-        spec.modules().map(|module| model.layers[module.layer].weight(module.target)).collect();
+    let weights: Vec<Frozen> =
+        spec.modules().map(|module| model.frozen(module.layer, module.target)).collect();
     let factors = compute_factors(&cpu, &spec, &weights, &|_| {}).expect("they converge");
     let modules: Vec<ModuleFactors> = spec
         .modules()

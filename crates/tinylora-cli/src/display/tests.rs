@@ -31,6 +31,7 @@ pub(super) fn metrics(step: u64, reward: f64) -> StepMetrics {
         learning_rate: 0.01,
         rollout_tokens: 2040,
         rollout_seconds: 4.0,
+        empty_slot_fraction: 0.1,
         train_tokens: 3000,
         train_seconds: 2.0,
         adapter_version: step,

@@ -5,11 +5,12 @@
 //! With P the weights and D = Σ do · o:  dV = Pᵀ dO,  dS = scale · P ∘ (dO Vᵀ − D),  dQ = dS K,  dK = dSᵀ Q.
 
 use super::forward::{Seen, Work, check, extent, gather, probabilities, seen_blocks};
-use super::{BLOCK_TOKENS, Group, Heads, KvLayer, Unit, length, units_of};
+use super::{BLOCK_TOKENS, Group, Heads, KvLayer, Unit, Units, length};
+use crate::account::Operation;
 use crate::kernel::{Cpu, Simd, dispatch};
 use crate::lanes::{LANES, Lanes};
 use crate::packed::SendPointer;
-use crate::tile::{Block, Start};
+use crate::tile::{Block, Fetch, Start};
 
 /// Gradients (T, H · d), (T, KV · d), (T, KV · d); the latter two are added to.
 pub struct AttentionGradient<'a> {
@@ -35,6 +36,7 @@ pub fn attention_backward(
     (q, out, gradient): (&[f32], &[f32], &[f32]),
     result: AttentionGradient<'_>,
 ) {
+    let _clock = cpu.clock(Operation::Attention);
     check(heads, store, groups, q.len());
     let width = heads.keys * heads.size;
     let rows = q.len() / (heads.queries * heads.size);
@@ -132,7 +134,9 @@ impl Simd for Backward<'_> {
         // Own gradients of all members, (rows, padded d) each.
         let own_rows: usize = task.group.members.iter().map(|m| m.rows).sum();
         let mut own = vec![0f32; own_rows * 2 * padded];
-        for unit in units_of(self.index, task.group, per_key) {
+        let mut units = Units::new();
+        units.add(self.index, task.group, per_key);
+        for unit in (0..units.len()).map(|index| units.get(index)) {
             let (queries, context) = extent(task.heads, task.group, &unit);
             let stride = context.next_multiple_of(LANES);
             let mut buffers = Buffers {
@@ -160,7 +164,7 @@ impl GroupTask<'_> {
     #[inline(always)]
     unsafe fn weights_and_scores<L: Lanes>(
         &self,
-        unit: &Unit,
+        unit: &Unit<'_>,
         stride: usize,
         context: usize,
         b: &mut Buffers,
@@ -174,23 +178,23 @@ impl GroupTask<'_> {
         let mut work = Work { queries, context, stride, q: &mut b.q, scores: &mut b.weights };
         debug_assert!(work.queries * work.stride == work.scores.len() && work.context <= stride);
         // SAFETY: passed on to the caller.
-        unsafe { probabilities::<L>(heads, self.store, self.group, unit, self.key_head, &mut work) };
-        for Seen { span, at, rows } in seen_blocks(heads, self.group, unit) {
+        unsafe { probabilities::<L>(heads, self.store, self.group, unit, (self.key_head, false), &mut work) };
+        for &Seen { span, at, first, rows } in seen_blocks(heads, self.group, unit).iter() {
             self.store.values_by_column(span.block, self.key_head, &mut b.turned);
             // SAFETY: passed on to the caller.
             unsafe {
                 Block::<f32> {
                     inner: heads.size,
-                    a: b.gradient.as_ptr().add(rows.start * padded),
+                    a: b.gradient.as_ptr().add(first * padded),
                     a_row: padded,
                     a_inner: 1,
                     b: b.turned.as_ptr(),
                     b_panel: 0,
                     b_inner: LANES,
-                    fetch_ahead: false,
-                    c: b.dscores.as_mut_ptr().add(rows.start * stride + at),
+                    fetch: Fetch::Nothing,
+                    c: b.dscores.as_mut_ptr().add(first * stride + at),
                     c_row: stride,
-                    rows: rows.len(),
+                    rows,
                     columns: span.count as usize,
                     start: Start::Zero,
                     side: None,
@@ -212,7 +216,7 @@ impl GroupTask<'_> {
     #[inline(always)]
     unsafe fn gradients<L: Lanes>(
         &self,
-        unit: &Unit,
+        unit: &Unit<'_>,
         stride: usize,
         b: &mut Buffers,
         shared: &mut [f32],
@@ -227,7 +231,7 @@ impl GroupTask<'_> {
             .iter()
             .scan(0, |at, member| Some(std::mem::replace(at, *at + member.rows)))
             .collect();
-        for Seen { span, at, rows } in seen_blocks(self.heads, self.group, unit) {
+        for &Seen { span, at, first, rows } in seen_blocks(self.heads, self.group, unit).iter() {
             let (count, keys) = (span.count as usize, self.store.keys(span.block, self.key_head));
             for (i, lane) in keys.chunks_exact(LANES).enumerate() {
                 for (token, &x) in lane.iter().enumerate() {
@@ -237,21 +241,21 @@ impl GroupTask<'_> {
             let to = if at < shared_length {
                 &mut shared[at * 2 * padded..][..count * 2 * padded]
             } else {
-                let piece = piece_of(unit, rows.start / per_key);
+                let piece = piece_of(unit, first / per_key);
                 &mut own[(starts[piece] + at - shared_length) * 2 * padded..][..count * 2 * padded]
             };
             let (dk, dv) = (to.as_mut_ptr(), to[padded..].as_mut_ptr());
             for (a, from, to) in [(&b.dscores, &b.q, dk), (&b.weights, &b.gradient, dv)] {
                 // Σ over queries of a[query][token] · from[query][·]
                 let block = Block::<f32> {
-                    inner: rows.len(),
-                    a: a[rows.start * stride + at..].as_ptr(),
+                    inner: rows,
+                    a: a[first * stride + at..].as_ptr(),
                     a_row: 1,
                     a_inner: stride,
-                    b: from[rows.start * padded..].as_ptr(),
+                    b: from[first * padded..].as_ptr(),
                     b_panel: LANES,
                     b_inner: padded,
-                    fetch_ahead: false,
+                    fetch: Fetch::Nothing,
                     c: to,
                     c_row: 2 * padded,
                     rows: count,
@@ -266,16 +270,16 @@ impl GroupTask<'_> {
             unsafe {
                 Block::<f32> {
                     inner: count,
-                    a: b.dscores.as_ptr().add(rows.start * stride + at),
+                    a: b.dscores.as_ptr().add(first * stride + at),
                     a_row: stride,
                     a_inner: 1,
                     b: b.turned.as_ptr(),
                     b_panel: LANES,
                     b_inner: padded,
-                    fetch_ahead: false,
-                    c: b.dq.as_mut_ptr().add(rows.start * padded),
+                    fetch: Fetch::Nothing,
+                    c: b.dq.as_mut_ptr().add(first * padded),
                     c_row: padded,
-                    rows: rows.len(),
+                    rows,
                     columns: padded,
                     start: Start::Output,
                     side: None,
@@ -285,11 +289,11 @@ impl GroupTask<'_> {
         }
     }
 
-    fn scatter_queries(&self, unit: &Unit, padded: usize, dq: &[f32]) {
+    fn scatter_queries(&self, unit: &Unit<'_>, padded: usize, dq: &[f32]) {
         let Heads { queries, keys, size, .. } = self.heads;
         let per_key = queries / keys;
         let mut from = dq.chunks_exact(padded);
-        for piece in &unit.pieces {
+        for piece in unit.pieces {
             let first = self.group.members[piece.member].first_row + piece.first;
             for row in first..first + piece.rows {
                 for head in self.key_head * per_key..(self.key_head + 1) * per_key {
@@ -324,9 +328,9 @@ impl GroupTask<'_> {
 }
 
 /// The member that a unit's row belongs to.
-fn piece_of(unit: &Unit, row: usize) -> usize {
+fn piece_of(unit: &Unit<'_>, row: usize) -> usize {
     let mut first = 0;
-    for piece in &unit.pieces {
+    for piece in unit.pieces {
         if row < first + piece.rows {
             return piece.member;
         }

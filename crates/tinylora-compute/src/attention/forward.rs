@@ -1,12 +1,17 @@
 //! Attention, forward. Queries and a KV store enter, the heads' outputs leave.
 
 use super::store::Held;
-use super::{BLOCK_TOKENS, Group, Heads, KvLayer, Span, Unit, length, units_of};
+use super::{BLOCK_TOKENS, Group, Heads, KvLayer, Span, Unit, Units, length};
+use crate::account::Operation;
 use crate::kernel::{Cpu, Simd, dispatch};
 use crate::lanes::{LANES, Lanes, exp};
 use crate::packed::SendPointer;
 use crate::product::with_scratch;
-use crate::tile::{Block, Element, Start};
+use crate::recycled::{Recycled, recyclable};
+use crate::tile::{Block, Element, Fetch, Start};
+
+/// Units a thread from which on a task has all heads of one.
+const UNITS_A_THREAD: usize = 8;
 
 /// `out = softmax(scale · q Kᵀ) V` for every row of every group. `q` and `out` are (T, H · d). The keys and
 /// values of the rows must already be in the store. Rows in no group are left alone.
@@ -14,20 +19,30 @@ use crate::tile::{Block, Element, Start};
 /// # Panics
 /// If a length does not fit.
 pub fn attention(cpu: &Cpu, heads: Heads, store: &KvLayer, groups: &[Group], q: &[f32], out: &mut [f32]) {
+    let _clock = cpu.clock(Operation::Attention);
     check(heads, store, groups, q.len());
     assert_eq!(q.len(), out.len());
     let per_key = heads.queries / heads.keys;
-    let units: Vec<Unit> =
-        groups.iter().enumerate().flat_map(|(index, group)| units_of(index, group, per_key)).collect();
+    let mut units = Units::new();
+    groups.iter().enumerate().for_each(|(index, group)| units.add(index, group, per_key));
     let out = SendPointer(out.as_mut_ptr());
-    cpu.parallel(units.len() * heads.keys, |task| {
-        let (unit, key_head) = (&units[task / heads.keys], task % heads.keys);
+    // A task has all heads of a unit, so that the next head's keys and values are on their way while one is worked on; but
+    // one head, where there are few units.
+    let heads_a_task = if units.len() >= UNITS_A_THREAD * cpu.threads() { heads.keys } else { 1 };
+    cpu.parallel(units.len() * heads.keys / heads_a_task, |task| {
+        let first = task * heads_a_task;
+        let unit = &units.get(first / heads.keys);
         let group = &groups[unit.group];
         let (queries, context) = extent(heads, group, unit);
         let scratch = queries * (2 * store.padded() + context.next_multiple_of(LANES));
         // Taken out here: a closure inside of `run` would be compiled without the kernel's instruction set.
         with_scratch(scratch, |scratch| {
-            dispatch(cpu.kernel(), Forward { heads, store, group, unit, key_head, q, out, scratch });
+            for key_head in first % heads.keys..first % heads.keys + heads_a_task {
+                let fetch = heads_a_task > 1;
+                let work =
+                    Forward { heads, store, group, unit, key_head, q, out, fetch, scratch: &mut *scratch };
+                dispatch(cpu.kernel(), work);
+            }
         });
     });
 }
@@ -65,16 +80,18 @@ struct Forward<'a> {
     heads: Heads,
     store: &'a KvLayer,
     group: &'a Group,
-    unit: &'a Unit,
+    unit: &'a Unit<'a>,
     key_head: usize,
     q: &'a [f32],
     out: SendPointer<f32>,
+    /// Whether the next key head is this task's next work.
+    fetch: bool,
     /// (queries, 2 · padded d + stride)
     scratch: &'a mut [f32],
 }
 
 /// (number of queries, longest context) of a unit.
-pub(super) fn extent(heads: Heads, group: &Group, unit: &Unit) -> (usize, usize) {
+pub(super) fn extent(heads: Heads, group: &Group, unit: &Unit<'_>) -> (usize, usize) {
     let rows: usize = unit.pieces.iter().map(|piece| piece.rows).sum();
     let own = unit.pieces.iter().map(|piece| length(&group.members[piece.member].own)).max().unwrap_or(0);
     (rows * heads.queries / heads.keys, length(&group.shared) + own)
@@ -93,7 +110,15 @@ impl Simd for Forward<'_> {
         gather(self.heads, self.group, self.unit, self.key_head, self.q, padded, work.q);
         // SAFETY: `check` has checked all spans and rows; the scratch has the extents of `Work`.
         unsafe {
-            probabilities::<L>(self.heads, self.store, self.group, self.unit, self.key_head, &mut work);
+            let fetch = self.fetch;
+            probabilities::<L>(
+                self.heads,
+                self.store,
+                self.group,
+                self.unit,
+                (self.key_head, fetch),
+                &mut work,
+            );
             self.weighted_values::<L>(&work, out);
         }
         self.scatter(padded, out);
@@ -105,16 +130,19 @@ impl Forward<'_> {
     unsafe fn weighted_values<L: Lanes>(&self, work: &Work<'_>, out: &mut [f32]) {
         let padded = self.store.padded();
         out.fill(0.0);
-        for Seen { span, at, rows } in seen_blocks(self.heads, self.group, self.unit) {
-            let weights = &work.scores[rows.start * work.stride + at..];
-            let to =
-                Rows { first: out[rows.start * padded..].as_mut_ptr(), stride: padded, count: rows.len() };
+        for &Seen { span, at, first, rows } in seen_blocks(self.heads, self.group, self.unit).iter() {
+            let weights = &work.scores[first * work.stride + at..];
+            let to = Rows { first: out[first * padded..].as_mut_ptr(), stride: padded, count: rows };
             let tokens = span.count as usize;
             // SAFETY: passed on to the caller.
             unsafe {
                 match self.store.values(span.block, self.key_head) {
-                    Held::F32(values) => mix::<L, f32>((weights, work.stride), tokens, values, to),
-                    Held::Bf16(values) => mix::<L, u32>((weights, work.stride), tokens, values, to),
+                    Held::F32(values) => {
+                        mix::<L, f32>((weights, work.stride), tokens, (values, self.fetch), to)
+                    }
+                    Held::Bf16(values) => {
+                        mix::<L, u32>((weights, work.stride), tokens, (values, self.fetch), to)
+                    }
                 }
             }
         }
@@ -124,7 +152,7 @@ impl Forward<'_> {
         let Heads { queries, keys, size, .. } = self.heads;
         let per_key = queries / keys;
         let mut from = 0;
-        for piece in &self.unit.pieces {
+        for piece in self.unit.pieces {
             let first = self.group.members[piece.member].first_row + piece.first;
             for row in first..first + piece.rows {
                 for head in self.key_head * per_key..(self.key_head + 1) * per_key {
@@ -144,7 +172,7 @@ impl Forward<'_> {
 pub(super) fn gather(
     heads: Heads,
     group: &Group,
-    unit: &Unit,
+    unit: &Unit<'_>,
     key_head: usize,
     from: &[f32],
     padded: usize,
@@ -152,7 +180,7 @@ pub(super) fn gather(
 ) {
     let per_key = heads.queries / heads.keys;
     let mut rows = to.chunks_exact_mut(padded);
-    for piece in &unit.pieces {
+    for piece in unit.pieces {
         let first = group.members[piece.member].first_row + piece.first;
         for row in first..first + piece.rows {
             for head in key_head * per_key..(key_head + 1) * per_key {
@@ -166,18 +194,22 @@ pub(super) fn gather(
 }
 
 /// One block of keys and values and who sees it.
+#[derive(Clone, Copy, Default)]
 pub(super) struct Seen {
     pub span: Span,
     /// Index of its first token in the context.
     pub at: usize,
-    /// The queries of the unit.
-    pub rows: std::ops::Range<usize>,
+    /// The first query of the unit that sees it, and how many do.
+    pub first: usize,
+    pub rows: usize,
 }
+
+recyclable!(Seen);
 
 /// All blocks that the unit's queries see: the shared ones with all queries, each member's own with that piece's;
 /// in context order for each query. A list and not a function that is called for each, since a closure would
 /// be compiled without the kernel's instruction set.
-pub(super) fn seen_blocks(heads: Heads, group: &Group, unit: &Unit) -> Vec<Seen> {
+pub(super) fn seen_blocks(heads: Heads, group: &Group, unit: &Unit<'_>) -> Recycled<Seen> {
     let per_key = heads.queries / heads.keys;
     let (queries, _) = extent(heads, group, unit);
     let shared = length(&group.shared);
@@ -187,27 +219,27 @@ pub(super) fn seen_blocks(heads: Heads, group: &Group, unit: &Unit) -> Vec<Seen>
         heads.window.map_or(0, |window| visible.saturating_sub(window))
     };
     let earliest = unit.pieces.iter().map(first_seen).min().unwrap_or(0);
-    let mut seen = Vec::new();
+    let mut seen = Recycled::empty();
     let mut at = 0;
     for &span in &group.shared {
         if at + span.count as usize > earliest {
-            seen.push(Seen { span, at, rows: 0..queries });
+            seen.push(Seen { span, at, first: 0, rows: queries });
         }
         at += span.count as usize;
     }
     let mut query = 0;
-    for piece in &unit.pieces {
+    for piece in unit.pieces {
         let member = &group.members[piece.member];
         let visible = shared + length(&member.own) - member.rows + piece.first + piece.rows;
-        let rows = query..query + piece.rows * per_key;
-        query = rows.end;
+        let (first, rows) = (query, piece.rows * per_key);
+        query += rows;
         let mut at = shared;
         for &span in &member.own {
             if at >= visible {
                 break;
             }
             if at + span.count as usize > first_seen(piece) {
-                seen.push(Seen { span, at, rows: rows.clone() });
+                seen.push(Seen { span, at, first, rows });
             }
             at += span.count as usize;
         }
@@ -224,8 +256,8 @@ pub(super) unsafe fn probabilities<L: Lanes>(
     heads: Heads,
     store: &KvLayer,
     group: &Group,
-    unit: &Unit,
-    key_head: usize,
+    unit: &Unit<'_>,
+    (key_head, fetch): (usize, bool),
     work: &mut Work<'_>,
 ) {
     let (stride, padded) = (work.stride, store.padded());
@@ -233,14 +265,14 @@ pub(super) unsafe fn probabilities<L: Lanes>(
     let mut next = 0;
     while next < seen.len() {
         // Blocks that follow one another in the store and the context are one product: more chains side by side.
-        let Seen { span, at, ref rows } = seen[next];
+        let Seen { span, at, first, rows } = seen[next];
         let mut columns = span.count as usize;
         next += 1;
         while let Some(more) = seen.get(next)
             && columns.is_multiple_of(BLOCK_TOKENS)
             && more.span.block as usize == span.block as usize + columns / BLOCK_TOKENS
             && more.at == at + columns
-            && more.rows == *rows
+            && (more.first, more.rows) == (first, rows)
         {
             columns += more.span.count as usize;
             next += 1;
@@ -250,16 +282,16 @@ pub(super) unsafe fn probabilities<L: Lanes>(
         unsafe {
             Block::<f32> {
                 inner: heads.size,
-                a: work.q.as_ptr().add(rows.start * padded),
+                a: work.q.as_ptr().add(first * padded),
                 a_row: padded,
                 a_inner: 1,
                 b: keys.as_ptr(),
                 b_panel: store.block_stride(),
                 b_inner: LANES,
-                fetch_ahead: false,
-                c: work.scores.as_mut_ptr().add(rows.start * stride + at),
+                fetch: if fetch { Fetch::Behind(heads.size * BLOCK_TOKENS) } else { Fetch::Nothing },
+                c: work.scores.as_mut_ptr().add(first * stride + at),
                 c_row: stride,
-                rows: rows.len(),
+                rows,
                 columns,
                 start: Start::Zero,
                 side: None,
@@ -270,7 +302,7 @@ pub(super) unsafe fn probabilities<L: Lanes>(
     let per_key = heads.queries / heads.keys;
     let shared = length(&group.shared);
     let mut query = 0;
-    for piece in &unit.pieces {
+    for piece in unit.pieces {
         let member = &group.members[piece.member];
         let before = shared + length(&member.own) - member.rows + piece.first;
         for row in 0..piece.rows {
@@ -304,7 +336,7 @@ struct Rows {
 unsafe fn mix<L: Lanes, E: Element<Left = f32>>(
     (weights, stride): (&[f32], usize),
     tokens: usize,
-    values: &[E],
+    (values, fetch): (&[E], bool),
     to: Rows,
 ) {
     let block = Block::<E> {
@@ -315,7 +347,7 @@ unsafe fn mix<L: Lanes, E: Element<Left = f32>>(
         b: values.as_ptr(),
         b_panel: LANES,
         b_inner: to.stride,
-        fetch_ahead: false,
+        fetch: if fetch { Fetch::Behind(values.len()) } else { Fetch::Nothing },
         c: to.first,
         c_row: to.stride,
         rows: to.count,

@@ -11,6 +11,8 @@ mod backward;
 mod forward;
 mod store;
 
+use crate::recycled::{Recycled, recyclable};
+
 pub use backward::{AttentionGradient, attention_backward};
 pub use forward::attention;
 pub use store::{BLOCK_TOKENS, KvLayer, Span};
@@ -55,7 +57,7 @@ fn length(spans: &[Span]) -> usize {
 }
 
 /// Some rows of one member.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Piece {
     member: usize,
     /// Within the member.
@@ -64,35 +66,56 @@ struct Piece {
 }
 
 /// Rows of a group that are worked on together.
-#[derive(Debug)]
-struct Unit {
+#[derive(Debug, Clone, Copy)]
+struct Unit<'a> {
     group: usize,
-    pieces: Vec<Piece>,
+    pieces: &'a [Piece],
 }
 
-/// Cuts a group's rows into units of about 32 queries a key head.
-fn units_of(index: usize, group: &Group, queries_a_row: usize) -> Vec<Unit> {
-    let most = (32 / queries_a_row).max(1);
-    let mut units = Vec::new();
-    let mut unit = Unit { group: index, pieces: Vec::new() };
-    let mut held = 0;
-    for (member, segment) in group.members.iter().enumerate() {
-        let mut first = 0;
-        while first < segment.rows {
-            let rows = (segment.rows - first).min(most - held);
-            unit.pieces.push(Piece { member, first, rows });
-            held += rows;
-            first += rows;
-            if held == most {
-                units.push(std::mem::replace(&mut unit, Unit { group: index, pieces: Vec::new() }));
-                held = 0;
+/// Units of some groups, in order.
+struct Units {
+    pieces: Recycled<Piece>,
+    /// (group, first piece, piece after the last one)
+    units: Recycled<(usize, usize, usize)>,
+}
+
+recyclable!(Piece, (usize, usize, usize));
+
+impl Units {
+    fn new() -> Self {
+        Self { pieces: Recycled::empty(), units: Recycled::empty() }
+    }
+
+    fn len(&self) -> usize {
+        self.units.len()
+    }
+
+    fn get(&self, index: usize) -> Unit<'_> {
+        let (group, first, end) = self.units[index];
+        Unit { group, pieces: &self.pieces[first..end] }
+    }
+
+    /// Cuts a group's rows into units of about 32 queries a key head.
+    fn add(&mut self, index: usize, group: &Group, queries_a_row: usize) {
+        let most = (32 / queries_a_row).max(1);
+        let (mut held, mut start) = (0, self.pieces.len());
+        for (member, segment) in group.members.iter().enumerate() {
+            let mut first = 0;
+            while first < segment.rows {
+                let rows = (segment.rows - first).min(most - held);
+                self.pieces.push(Piece { member, first, rows });
+                held += rows;
+                first += rows;
+                if held == most {
+                    self.units.push((index, start, self.pieces.len()));
+                    (held, start) = (0, self.pieces.len());
+                }
             }
         }
+        if held > 0 {
+            self.units.push((index, start, self.pieces.len()));
+        }
     }
-    if held > 0 {
-        units.push(unit);
-    }
-    units
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The KV cache of one layer: blocks of sixteen tokens, so that sixteen scores come out of one pass over a
 //! block. Keys are f32; values are too, or are rounded to bf16 as they are written. Who owns which block is the caller's affair.
 
+use crate::account::Operation;
 use crate::buffer::Buffer;
 use crate::kernel::Cpu;
 use crate::lanes::LANES;
@@ -11,7 +12,7 @@ use crate::packed::{Precision, SendPointer};
 pub const BLOCK_TOKENS: usize = LANES;
 
 /// The first `count` tokens of a block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Span {
     /// Number of the block.
     pub block: u32,
@@ -58,10 +59,10 @@ impl KvLayer {
             heads,
             size,
             blocks,
-            keys: Buffer::zeroed(blocks * heads * keys),
+            keys: Buffer::zeroed_in_huge_pages(blocks * heads * keys),
             values: match values {
-                Precision::F32 => Values::F32(Buffer::zeroed(each)),
-                Precision::Bf16 => Values::Bf16(Buffer::zeroed(each)),
+                Precision::F32 => Values::F32(Buffer::zeroed_in_huge_pages(each)),
+                Precision::Bf16 => Values::Bf16(Buffer::zeroed_in_huge_pages(each)),
             },
         }
     }
@@ -143,6 +144,7 @@ impl KvLayer {
     /// # Panics
     /// If a length does not fit or a place is outside the store.
     pub fn write(&mut self, cpu: &Cpu, places: &[(u32, u32)], keys: &[f32], values: &[f32]) {
+        let _clock = cpu.clock(Operation::KvCache);
         let (heads, size, padded) = (self.heads, self.size, self.padded());
         let width = heads * size;
         assert!(keys.len() == places.len() * width && values.len() == keys.len());

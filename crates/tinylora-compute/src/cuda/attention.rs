@@ -3,9 +3,10 @@
 //!
 //! T rows, H query heads, G = H / key heads, d head size. A slot is a token's place in the cache.
 
-use super::device::{Argument, Device, DeviceBuffer, Launch};
+use super::device::{Argument, Device, Launch};
 use super::error::CudaError;
 use super::images::padded_head;
+use super::memory::DeviceBuffer;
 use super::product::{Rows, int, pair};
 use crate::attention::{BLOCK_TOKENS, Group, Heads, Span};
 use std::collections::BTreeMap;
@@ -44,6 +45,12 @@ struct Lists {
 }
 
 impl Lists {
+    /// Parts in which the longest context is walked.
+    fn parts(&self) -> usize {
+        let longest = self.contexts.iter().copied().max().unwrap_or(0) as usize;
+        longest.div_ceil(SPLIT).max(1)
+    }
+
     fn new(groups: &[Group], rows: usize, most: usize, per_key: usize) -> Self {
         let mut lists = Self { contexts: vec![0; rows], ..Self::default() };
         for group in groups {
@@ -112,6 +119,54 @@ fn key_lists(groups: &[Group], shared_rows: &[Vec<u32>], most: usize) -> (Vec<i3
     (tiles, runs)
 }
 
+/// Who sees what in a batch of T rows of which each is the last of its sequence, on the host: what [`Plan::over`] takes from the
+/// GPU's memory, where it may be changed from one step to the next.
+pub struct DecodeLists {
+    lists: Lists,
+}
+
+impl DecodeLists {
+    /// Of a batch whose rows are in `groups`.
+    ///
+    /// # Panics
+    /// If the kernels don't serve such heads.
+    pub fn new(heads: &Heads, rows: usize, groups: &[Group]) -> Self {
+        let (most, per_key) = most_rows(heads);
+        Self { lists: Lists::new(groups, rows, most, per_key) }
+    }
+
+    /// Parts in which the longest context is walked.
+    pub fn parts(&self) -> usize {
+        self.lists.parts()
+    }
+
+    /// Units, pieces and contexts, with nothing in the place of units and pieces that there are not, for one of each a row;
+    /// then slots.
+    pub fn words(&self) -> impl Iterator<Item = u32> + '_ {
+        let rows = self.lists.contexts.len();
+        let padded = |list: &[i32], len: usize| {
+            assert!(list.len() <= len, "at most one unit and one piece a row");
+            let zeros = len - list.len();
+            list.iter().map(|&x| x as u32).chain(std::iter::repeat_n(0, zeros)).collect::<Vec<u32>>()
+        };
+        let (units, pieces) = (padded(&self.lists.units, 4 * rows), padded(&self.lists.pieces, 6 * rows));
+        let behind = self.lists.contexts.iter().chain(&self.lists.slots).copied();
+        units.into_iter().chain(pieces).chain(behind)
+    }
+
+    /// Numbers of [`Self::words`] before the slots, for so many rows.
+    pub fn fixed_words(rows: usize) -> usize {
+        11 * rows
+    }
+}
+
+/// Rows a unit at most, and queries a key head.
+fn most_rows(heads: &Heads) -> (usize, usize) {
+    assert!(is_served(heads), "heads that the kernels serve");
+    let per_key = heads.queries / heads.keys;
+    (block_rows(padded_head(heads.size).expect("served")) / per_key, per_key)
+}
+
 /// Who sees what in a batch of T rows, on the GPU; the same for all layers.
 pub struct Plan {
     padded: usize,
@@ -142,10 +197,9 @@ impl Plan {
         groups: &[Group],
         shared_rows: Option<&[Vec<u32>]>,
     ) -> Result<Self, CudaError> {
-        assert!(is_served(heads), "heads that the kernels serve");
-        let (padded, per_key) = (padded_head(heads.size).expect("served"), heads.queries / heads.keys);
-        let lists = Lists::new(groups, rows, block_rows(padded) / per_key, per_key);
-        let longest = lists.contexts.iter().copied().max().unwrap_or(0) as usize;
+        let (most, per_key) = most_rows(heads);
+        let padded = padded_head(heads.size).expect("served");
+        let lists = Lists::new(groups, rows, most, per_key);
         let what = "who sees what";
         let keys = match shared_rows {
             None => None,
@@ -159,13 +213,33 @@ impl Plan {
         Ok(Self {
             padded,
             rows,
-            parts: longest.div_ceil(SPLIT).max(1),
+            parts: lists.parts(),
             units: (device.upload(what, &lists.units)?, lists.units.len() / 4),
             pieces: device.upload(what, &lists.pieces)?,
             slots: device.upload(what, &lists.slots)?,
             contexts: device.upload(what, &lists.contexts)?,
             keys,
         })
+    }
+
+    /// The words of [`DecodeLists`] for so many rows and parts, where they lie on the GPU, slots to the end. Launches cover a unit
+    /// a row, so that they stay the same when the words change.
+    ///
+    /// # Panics
+    /// If the kernels don't serve such heads.
+    pub fn over(heads: &Heads, rows: usize, parts: usize, words: &DeviceBuffer<u32>) -> Self {
+        most_rows(heads);
+        let fixed = DecodeLists::fixed_words(rows);
+        Self {
+            padded: padded_head(heads.size).expect("served"),
+            rows,
+            parts,
+            units: (words.part(0, 4 * rows).cast(), rows),
+            pieces: words.part(4 * rows, 6 * rows).cast(),
+            contexts: words.part(10 * rows, rows),
+            slots: words.part(fixed, words.len() - fixed),
+            keys: None,
+        }
     }
 
     /// Numbers of `partial` that [`forward`] needs: results of contexts that are walked in parts.
@@ -340,6 +414,25 @@ mod tests {
         assert_eq!(lists.pieces[12..], [36, 3, 18, 3, 18, 0, 39, 1, 21, 1, 18, 6]);
         assert_eq!(lists.slots[36..], [80, 81, 82, 64]);
         assert_eq!(lists.contexts[16..], [17, 18, 19, 20, 21, 19]);
+    }
+
+    #[test]
+    fn words_of_decoding_have_room_for_a_unit_and_a_piece_a_row() {
+        let heads = Heads { queries: 4, keys: 2, size: 16, scale: 1.0, window: None };
+        let member = |first_row, own| Member { first_row, rows: 1, own };
+        let shared = vec![span(0, 16), span(1, 2)];
+        let groups = [
+            Group { shared, members: vec![member(0, vec![span(5, 3)]), member(1, vec![span(4, 1)])] },
+            Group { shared: vec![], members: vec![member(2, vec![span(9, 1)])] },
+        ];
+        let lists = DecodeLists::new(&heads, 3, &groups);
+        let words: Vec<u32> = lists.words().collect();
+        assert_eq!(lists.parts(), 1);
+        assert_eq!(words[..12], [0, 18, 0, 2, 22, 0, 2, 1, 0, 0, 0, 0]);
+        assert_eq!(words[12..18], [18, 3, 0, 1, 20, 0]);
+        assert_eq!(words[30..33], [21, 19, 1]);
+        assert_eq!(DecodeLists::fixed_words(3), 33);
+        assert_eq!(words[33 + 18..], [80, 81, 82, 64, 144]);
     }
 
     #[test]

@@ -1,16 +1,18 @@
-//! One GPU: discovery, memory with a budget, kernels by name. Names and sizes enter, buffers and finished work leave. Work
+//! One GPU: discovery, memory with a budget, kernels by name. Names and sizes enter, buffers and queued work leave. Work
 //! is queued in order on one stream; reading a buffer waits for it.
 
 use super::driver::{Address, Driver, Handle, checked};
 use super::error::CudaError;
+use super::graph::Recording;
 use super::images::{Images, Unit, architecture};
+use super::memory::{DeviceBuffer, Memory};
+use super::queue::{Pinned, Ring};
 use crate::buffer::Zeroable;
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_void};
-use std::marker::PhantomData;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The oldest driver interface that loads what the kernels are compiled to, as the driver counts.
 const OLDEST: i32 = 13000;
@@ -20,6 +22,8 @@ const CAPABILITY_MINOR: i32 = 76;
 const FUNCTION_SHARED_BYTES: i32 = 8;
 /// The driver's number for it.
 const OUT_OF_MEMORY: i32 = 2;
+/// A stream that doesn't wait for the one that has no name.
+const NON_BLOCKING: u32 = 1;
 /// Shared memory that a kernel has without asking.
 const SHARED_UNASKED: usize = 48 << 10;
 
@@ -27,14 +31,15 @@ const SHARED_UNASKED: usize = 48 << 10;
 pub struct Device {
     inner: Arc<Inner>,
     images: Images,
-    loaded: Mutex<Loaded>,
     name: String,
     architecture: &'static str,
+    graphs: bool,
+    report: fn(&str),
 }
 
 /// Machine code that is on the GPU.
 #[derive(Default)]
-struct Loaded {
+pub(super) struct Loaded {
     modules: BTreeMap<Unit, Handle>,
     /// With the shared memory that each has asked for so far.
     functions: BTreeMap<String, (Handle, usize)>,
@@ -45,17 +50,29 @@ pub(super) struct Inner {
     driver: Driver,
     device: i32,
     context: Handle,
+    /// Where everything is queued, but what is recorded.
+    pub stream: Handle,
+    pub recording_stream: Handle,
     /// Bytes of buffers in use.
-    used: AtomicUsize,
+    pub used: AtomicUsize,
     /// Memory that was given back, by size: taken again before the driver is asked, which would wait for all work.
-    spare: Mutex<Spare>,
+    pub spare: Mutex<Spare>,
     budget: usize,
+    loaded: Mutex<Loaded>,
+    /// What goes to the GPU, and pinned memory in which results came back.
+    pub ring: Mutex<Ring>,
+    pub returned: Mutex<Vec<Pinned>>,
+    /// The graph that is being recorded, one at a time.
+    pub recorder: Mutex<()>,
+    pub recording: Mutex<Option<Recording>>,
+    pub is_recording: AtomicBool,
+    pub graph_launches: AtomicUsize,
 }
 
 #[derive(Default)]
-struct Spare {
-    bytes: usize,
-    addresses: BTreeMap<usize, Vec<Address>>,
+pub(super) struct Spare {
+    pub bytes: usize,
+    pub addresses: BTreeMap<usize, Vec<Address>>,
 }
 
 // SAFETY: the driver's handles may be used from any thread, once its context is current there; see `enter`.
@@ -73,6 +90,34 @@ impl Inner {
         // SAFETY: the context was retained in `open` and is released when this is dropped.
         checked("cuCtxSetCurrent", unsafe { (self.driver.set_current)(self.context) })?;
         Ok(&self.driver)
+    }
+
+    /// What this thread records, if it does.
+    fn recording(&self) -> Option<MutexGuard<'_, Option<Recording>>> {
+        if !self.is_recording.load(Ordering::Acquire) {
+            return None;
+        }
+        let recording = self.recording.lock().unwrap_or_else(PoisonError::into_inner);
+        let thread = std::thread::current().id();
+        recording.as_ref().is_some_and(|recording| recording.thread == thread).then_some(recording)
+    }
+
+    /// Where this thread's work is queued.
+    pub(super) fn queue(&self) -> Handle {
+        if self.recording().is_some() { self.recording_stream } else { self.stream }
+    }
+
+    /// Has a graph that this thread records hold memory whose address goes into a launch.
+    pub(super) fn note_use(&self, memory: &Arc<Memory>) {
+        if let Some(recording) = self.recording().as_deref_mut().and_then(Option::as_mut) {
+            recording.used.entry(memory.address).or_insert_with(|| Arc::clone(memory));
+        }
+    }
+
+    /// # Panics
+    /// While this thread records: what is read or written then would be so once, and not when the graph runs.
+    pub(super) fn assert_not_recording(&self) {
+        assert!(self.recording().is_none(), "nothing is read or written while a graph is recorded");
     }
 
     /// Memory that was given back and has exactly this size.
@@ -104,6 +149,24 @@ fn rounded(bytes: usize) -> usize {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.release_spare();
+        if let Ok(driver) = self.enter() {
+            // SAFETY: a stream of ours, or none.
+            unsafe { (driver.stream_wait)(self.stream) };
+            let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+            for &module in loaded.modules.values() {
+                // SAFETY: loaded once and unloaded once; nobody can launch its functions any more.
+                unsafe { (driver.unload_module)(module) };
+            }
+            let free = |pinned: Pinned| pinned.free(driver);
+            self.returned.lock().unwrap_or_else(PoisonError::into_inner).drain(..).for_each(free);
+            self.ring.lock().unwrap_or_else(PoisonError::into_inner).free(driver);
+            for stream in [self.stream, self.recording_stream] {
+                if !stream.is_null() {
+                    // SAFETY: made in `open`; nothing is queued any more that anybody waits for.
+                    unsafe { (driver.stream_free)(stream) };
+                }
+            }
+        }
         // SAFETY: retained in `open`; all buffers are gone, since they hold on to this.
         unsafe { (self.driver.release)(self.device) };
     }
@@ -180,13 +243,57 @@ impl Device {
             checked("cuDevicePrimaryCtxRetain", (driver.retain)(&mut context, device))?;
             checked("cuCtxSetCurrent", (driver.set_current)(context))?;
         }
-        let (used, spare) = (AtomicUsize::new(0), Mutex::default());
-        let mut inner = Inner { driver, device, context, used, spare, budget: 0 };
+        let mut inner = Inner {
+            driver,
+            device,
+            context,
+            stream: std::ptr::null_mut(),
+            recording_stream: std::ptr::null_mut(),
+            used: AtomicUsize::new(0),
+            spare: Mutex::default(),
+            budget: 0,
+            loaded: Mutex::default(),
+            ring: Mutex::default(),
+            returned: Mutex::default(),
+            recorder: Mutex::default(),
+            recording: Mutex::default(),
+            is_recording: AtomicBool::new(false),
+            graph_launches: AtomicUsize::new(0),
+        };
+        for stream in [&mut inner.stream, &mut inner.recording_stream] {
+            // SAFETY: the stream is written.
+            checked("cuStreamCreate", unsafe { (inner.driver.stream_make)(stream, NON_BLOCKING) })?;
+        }
         let (mut free, mut total) = (0, 0);
         // SAFETY: both are written.
         checked("cuMemGetInfo", unsafe { (inner.driver.memory_info)(&mut free, &mut total) })?;
         inner.budget = budget.unwrap_or(total / 12 * 11);
-        Ok(Self { inner: Arc::new(inner), images, loaded: Mutex::default(), name, architecture })
+        Ok(Self { inner: Arc::new(inner), images, name, architecture, graphs: true, report: |_| {} })
+    }
+
+    /// With graphs or without: whether work that comes again and again should be recorded.
+    pub fn with_graphs(self, graphs: bool) -> Self {
+        Self { graphs, ..self }
+    }
+
+    /// With somebody to tell what is no error.
+    pub fn with_report(self, report: fn(&str)) -> Self {
+        Self { report, ..self }
+    }
+
+    /// Whether work that comes again and again should be recorded.
+    pub fn has_graphs(&self) -> bool {
+        self.graphs
+    }
+
+    /// Graphs that were queued so far.
+    pub fn graph_launches(&self) -> usize {
+        self.inner.graph_launches.load(Ordering::Relaxed)
+    }
+
+    /// Tells what a person should know and is no error.
+    pub fn report(&self, text: &str) {
+        (self.report)(text);
     }
 
     pub(super) fn inner(&self) -> &Arc<Inner> {
@@ -227,8 +334,7 @@ impl Device {
             None => self.allocate(what, wanted, bytes)?,
         };
         self.inner.used.fetch_add(wanted, Ordering::Relaxed);
-        let memory = Arc::new(Memory { inner: Arc::clone(&self.inner), address, wanted, bytes });
-        Ok(DeviceBuffer { memory, start: 0, len, element: PhantomData })
+        Ok(DeviceBuffer::new(Memory { inner: Arc::clone(&self.inner), address, wanted, bytes }, len))
     }
 
     /// Memory from the driver.
@@ -299,7 +405,8 @@ impl Device {
         // SAFETY: the pointers are to arguments that live through the call, which copies them; the rest is the caller's.
         let status = unsafe {
             let start = driver.launch;
-            start(function, x, y, z, threads, 1, 1, shared, none, pointers.as_mut_ptr(), std::ptr::null_mut())
+            let stream = self.inner.queue();
+            start(function, x, y, z, threads, 1, 1, shared, stream, pointers.as_mut_ptr(), none)
         };
         checked("cuLaunchKernel", status)
     }
@@ -330,7 +437,7 @@ impl Device {
 
     fn function(&self, kernel: &str, shared: usize) -> Result<Handle, CudaError> {
         let driver = self.inner.enter()?;
-        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut loaded = self.inner.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         let (function, asked) = match loaded.functions.get(kernel) {
             Some(&known) => known,
             None => {
@@ -366,149 +473,5 @@ impl Device {
         checked("cuModuleLoadData", status)?;
         loaded.modules.insert(unit, module);
         Ok(module)
-    }
-}
-
-impl Drop for Device {
-    fn drop(&mut self) {
-        let loaded = self.loaded.get_mut().unwrap_or_else(PoisonError::into_inner);
-        for &module in loaded.modules.values() {
-            // SAFETY: loaded once and unloaded once; its functions are not used any more.
-            unsafe { (self.inner.driver.unload_module)(module) };
-        }
-    }
-}
-
-/// One allocation; given back when the last buffer in it is gone.
-struct Memory {
-    inner: Arc<Inner>,
-    address: Address,
-    /// What was asked for, and what was allocated.
-    wanted: usize,
-    bytes: usize,
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        self.inner.used.fetch_sub(self.wanted, Ordering::Relaxed);
-        // Work that still uses it comes before whatever the next owner queues.
-        let mut spare = self.inner.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        spare.addresses.entry(self.bytes).or_default().push(self.address);
-        spare.bytes += self.bytes;
-    }
-}
-
-/// Memory on the GPU, or a part of it. A clone is the same memory; kernels write to what they are given.
-pub struct DeviceBuffer<T> {
-    memory: Arc<Memory>,
-    start: usize,
-    len: usize,
-    element: PhantomData<T>,
-}
-
-impl<T> Clone for DeviceBuffer<T> {
-    fn clone(&self) -> Self {
-        Self { memory: Arc::clone(&self.memory), start: self.start, len: self.len, element: PhantomData }
-    }
-}
-
-impl<T: Zeroable> DeviceBuffer<T> {
-    /// Number of elements.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// As a kernel's argument.
-    pub fn argument(&self) -> Argument<'static> {
-        Argument::Buffer(self.address())
-    }
-
-    /// Its address, for structs.
-    pub fn address(&self) -> u64 {
-        self.memory.address + (self.start * size_of::<T>()) as u64
-    }
-
-    /// `len` elements of it, from `start` on.
-    ///
-    /// # Panics
-    /// If it has not so many.
-    pub fn part(&self, start: usize, len: usize) -> Self {
-        assert!(start + len <= self.len, "elements {start} … {} of {}", start + len, self.len);
-        Self { start: self.start + start, len, ..self.clone() }
-    }
-
-    /// This and what follows it, if `next` begins in the same memory where this ends.
-    pub fn joined(&self, next: &Self) -> Option<Self> {
-        let follows = Arc::ptr_eq(&self.memory, &next.memory) && self.start + self.len == next.start;
-        follows.then(|| Self { len: self.len + next.len, ..self.clone() })
-    }
-
-    /// Overwrites the content.
-    ///
-    /// # Panics
-    /// If the lengths differ.
-    pub fn write(&self, values: &[T]) -> Result<(), CudaError> {
-        assert_eq!(values.len(), self.len, "a buffer is written as a whole");
-        if values.is_empty() {
-            return Ok(());
-        }
-        let driver = self.memory.inner.enter()?;
-        // SAFETY: the buffer has as many bytes as the slice.
-        let status =
-            unsafe { (driver.to_device)(self.address(), values.as_ptr().cast(), size_of_val(values)) };
-        checked("cuMemcpyHtoD", status)
-    }
-
-    /// Overwrites the content with zeros.
-    pub fn clear(&self) -> Result<(), CudaError> {
-        if self.is_empty() {
-            return Ok(());
-        }
-        let driver = self.memory.inner.enter()?;
-        // SAFETY: the buffer has so many bytes.
-        let status = unsafe { (driver.set_bytes)(self.address(), 0, self.len * size_of::<T>()) };
-        checked("cuMemsetD8", status)
-    }
-
-    /// Overwrites the content with that of `from`.
-    ///
-    /// # Panics
-    /// If the lengths differ.
-    pub fn copy_from(&self, from: &Self) -> Result<(), CudaError> {
-        assert_eq!(from.len, self.len, "a buffer is copied as a whole");
-        if self.is_empty() {
-            return Ok(());
-        }
-        let driver = self.memory.inner.enter()?;
-        // SAFETY: both buffers have so many bytes.
-        let status = unsafe { (driver.on_device)(self.address(), from.address(), self.len * size_of::<T>()) };
-        checked("cuMemcpyDtoD", status)
-    }
-
-    /// Waits for the work before and copies the content.
-    ///
-    /// # Panics
-    /// If the lengths differ.
-    pub fn read(&self, to: &mut [T]) -> Result<(), CudaError> {
-        assert_eq!(to.len(), self.len, "a buffer is read as a whole");
-        if to.is_empty() {
-            return Ok(());
-        }
-        let driver = self.memory.inner.enter()?;
-        // SAFETY: the slice has as many bytes as the buffer, and any bits are a valid element.
-        let status = unsafe { (driver.to_host)(to.as_mut_ptr().cast(), self.address(), size_of_val(to)) };
-        checked("cuMemcpyDtoH", status)
-    }
-
-    /// Waits for the work before; the content.
-    pub fn to_vec(&self) -> Result<Vec<T>, CudaError> {
-        let mut values = vec![T::default(); self.len];
-        self.read(&mut values)?;
-        Ok(values)
     }
 }

@@ -3,7 +3,7 @@
 
 use super::error::CudaError;
 use libloading::Library;
-use std::ffi::{c_char, c_int, c_uint, c_void};
+use std::ffi::{c_char, c_int, c_uint, c_ulonglong, c_void};
 use std::path::Path;
 
 /// What a function returns: 0 is success.
@@ -55,8 +55,6 @@ functions! {
     memory_info as "cuMemGetInfo_v2": fn(*mut usize, *mut usize);
     allocate as "cuMemAlloc_v2": fn(*mut Address, usize);
     free as "cuMemFree_v2": fn(Address);
-    to_device as "cuMemcpyHtoD_v2": fn(Address, *const c_void, usize);
-    to_host as "cuMemcpyDtoH_v2": fn(*mut c_void, Address, usize);
     host_allocate as "cuMemHostAlloc": fn(*mut *mut c_void, usize, c_uint);
     host_free as "cuMemFreeHost": fn(*mut c_void);
     to_device_later as "cuMemcpyHtoDAsync_v2": fn(Address, *const c_void, usize, Handle);
@@ -64,8 +62,18 @@ functions! {
     event_record as "cuEventRecord": fn(Handle, Handle);
     event_wait as "cuEventSynchronize": fn(Handle);
     event_destroy as "cuEventDestroy_v2": fn(Handle);
-    on_device as "cuMemcpyDtoD_v2": fn(Address, Address, usize);
-    set_bytes as "cuMemsetD8_v2": fn(Address, u8, usize);
+    to_host_later as "cuMemcpyDtoHAsync_v2": fn(*mut c_void, Address, usize, Handle);
+    on_device as "cuMemcpyDtoDAsync_v2": fn(Address, Address, usize, Handle);
+    set_bytes as "cuMemsetD8Async": fn(Address, u8, usize, Handle);
+    stream_make as "cuStreamCreate": fn(*mut Handle, c_uint);
+    stream_wait as "cuStreamSynchronize": fn(Handle);
+    stream_free as "cuStreamDestroy_v2": fn(Handle);
+    record as "cuStreamBeginCapture_v2": fn(Handle, c_int);
+    record_end as "cuStreamEndCapture": fn(Handle, *mut Handle);
+    graph_make as "cuGraphInstantiateWithFlags": fn(*mut Handle, Handle, c_ulonglong);
+    graph_launch as "cuGraphLaunch": fn(Handle, Handle);
+    graph_free as "cuGraphDestroy": fn(Handle);
+    graph_executable_free as "cuGraphExecDestroy": fn(Handle);
     load_module as "cuModuleLoadData": fn(*mut Handle, *const c_void);
     unload_module as "cuModuleUnload": fn(Handle);
     function as "cuModuleGetFunction": fn(*mut Handle, Handle, *const c_char);

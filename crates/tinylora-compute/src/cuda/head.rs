@@ -3,8 +3,9 @@
 //! M rows, D width, V vocabulary. Hidden states are rounded to bf16, as every operand of a product here; logits are x Eᵀ
 //! times the row's 1/temperature.
 
-use super::device::{Argument, Device, DeviceBuffer, Launch};
+use super::device::{Argument, Device, Launch};
 use super::error::CudaError;
+use super::memory::DeviceBuffer;
 use super::product::{self, FEW_ROWS, Matrix, Out, Rows, int, operands};
 
 /// Vocabulary entries a chunk of the statistics.
@@ -61,6 +62,29 @@ pub struct Choice {
     pub logprob: f32,
     /// Of the distribution, in nats.
     pub entropy: f32,
+}
+
+/// Numbers of a choice on the GPU, of which the first is the token.
+pub const CHOICE: usize = 4;
+
+impl Draw {
+    /// As the kernel reads it.
+    pub fn words(&self) -> [u64; 4] {
+        let [a, b, c, d] = self.key.map(u64::from);
+        [a | b << 32, c | d << 32, self.counter, u64::from(self.greedy)]
+    }
+}
+
+impl Choice {
+    /// What the kernel wrote.
+    pub fn of(words: &[u32]) -> Vec<Self> {
+        let choice = |words: &[u32]| Self {
+            token: words[0],
+            logprob: f32::from_bits(words[2]),
+            entropy: f32::from_bits(words[3]),
+        };
+        words.chunks_exact(CHOICE).map(choice).collect()
+    }
 }
 
 impl<'a> HeadRows<'a> {
@@ -122,17 +146,26 @@ impl<'a> HeadRows<'a> {
         statistics: &Statistics,
         draws: &[Draw],
     ) -> Result<Vec<Choice>, CudaError> {
-        let rows = self.x.rows;
-        assert_eq!(draws.len(), rows, "a draw for each row");
-        let words: Vec<u64> = draws
-            .iter()
-            .flat_map(|draw| {
-                let [a, b, c, d] = draw.key.map(u64::from);
-                [a | b << 32, c | d << 32, draw.counter, u64::from(draw.greedy)]
-            })
-            .collect();
+        let words: Vec<u64> = draws.iter().flat_map(Draw::words).collect();
         let draws = device.upload("draws", &words)?;
-        let choices = device.buffer::<u32>("choices", rows * 4)?;
+        let choices = device.buffer::<u32>("choices", CHOICE * self.x.rows)?;
+        self.choose_to(device, statistics, &draws, &choices)?;
+        Ok(Choice::of(&choices.to_vec()?))
+    }
+
+    /// The same from draws that are on the GPU ([`Draw::words`]), to `choices` there (M, [`CHOICE`]).
+    ///
+    /// # Panics
+    /// If there is not a draw for each row, or no room for choices.
+    pub fn choose_to(
+        &self,
+        device: &Device,
+        statistics: &Statistics,
+        draws: &DeviceBuffer<u64>,
+        choices: &DeviceBuffer<u32>,
+    ) -> Result<(), CudaError> {
+        let rows = self.x.rows;
+        assert!(draws.len() == 4 * rows && choices.len() >= CHOICE * rows, "a draw for each row");
         let operands = operands(self.x, self.head, self.head.rows, self.head.columns);
         let arguments = [
             Argument::Struct(&operands),
@@ -144,13 +177,7 @@ impl<'a> HeadRows<'a> {
         ];
         let launch = Launch { blocks: [rows as u32, 1, 1], threads: FEW.0, shared: FEW.1 };
         // SAFETY: as above.
-        unsafe { device.launch_some("head_pick", launch, &arguments)? };
-        let choice = |words: &[u32]| Choice {
-            token: words[0],
-            logprob: f32::from_bits(words[2]),
-            entropy: f32::from_bits(words[3]),
-        };
-        Ok(choices.to_vec()?.chunks_exact(4).map(choice).collect())
+        unsafe { device.launch_some("head_pick", launch, &arguments) }
     }
 
     /// All logits, times 1/temperature, row by row (M · V).

@@ -8,16 +8,23 @@ pub mod attention;
 mod device;
 mod driver;
 mod error;
+mod graph;
 pub mod head;
 mod images;
+mod memory;
 mod nvrtc;
 pub mod product;
+mod queue;
 pub mod rows;
 mod staging;
+pub mod thin;
 
-pub use device::{Argument, Device, DeviceBuffer, Launch};
+pub use device::{Argument, Device, Launch};
 pub use error::CudaError;
+pub use graph::Graph;
 pub use images::{HEAD_SIZES, Images, padded_head};
+pub use memory::DeviceBuffer;
+pub use queue::Fetched;
 pub use staging::Staging;
 
 #[cfg(test)]

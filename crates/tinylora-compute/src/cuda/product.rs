@@ -3,8 +3,9 @@
 //! M rows, N outputs, K inputs, r rank. Rows of bf16 operands are padded to a multiple of eight numbers ([`padded`]), since
 //! they are copied in pieces of sixteen bytes; what fills them up is never read.
 
-use super::device::{Argument, Device, DeviceBuffer, Launch};
+use super::device::{Argument, Device, Launch};
 use super::error::CudaError;
+use super::memory::DeviceBuffer;
 
 /// Up to so many rows the kernel for few rows is taken. Both give the same bits.
 pub(super) const FEW_ROWS: usize = 64;

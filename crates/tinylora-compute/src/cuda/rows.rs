@@ -2,8 +2,9 @@
 //!
 //! M rows, D width. f32 rows lie one after the other; bf16 rows are [`Rows`].
 
-use super::device::{Argument, Device, DeviceBuffer, Launch};
+use super::device::{Argument, Device, Launch};
 use super::error::CudaError;
+use super::memory::DeviceBuffer;
 use super::product::{Matrix, Rows, int, pair};
 
 /// One block of 256 threads a row.
@@ -33,6 +34,23 @@ pub fn embed(
     ];
     // SAFETY: the arguments are the kernel's, with room as checked; tokens are below the table's rows.
     unsafe { device.launch_some("embed", a_row(tokens.len()), &arguments) }
+}
+
+/// `tokens[i] = choices[sources[i]]`, of choices with [`super::head::CHOICE`] numbers; a source below 0 leaves the token.
+///
+/// # Panics
+/// If sizes don't fit.
+pub fn next_tokens(
+    device: &Device,
+    sources: &DeviceBuffer<i32>,
+    choices: &DeviceBuffer<u32>,
+    tokens: &DeviceBuffer<u32>,
+) -> Result<(), CudaError> {
+    assert_eq!(sources.len(), tokens.len(), "a source for each token");
+    let arguments = [sources.argument(), choices.argument(), int(sources.len()), tokens.argument()];
+    let launch = Launch { blocks: [sources.len().div_ceil(256) as u32, 1, 1], threads: 256, shared: 0 };
+    // SAFETY: the arguments are the kernel's; sources are rows of the choices.
+    unsafe { device.launch_some("next_tokens", launch, &arguments) }
 }
 
 /// `out[i] = x[rows[i]]`, rows of `width`.

@@ -1,8 +1,9 @@
 //! Pinned memory through which much goes to a GPU: while one half is copied, the other is filled.
 
-use super::device::{Device, DeviceBuffer, Inner};
+use super::device::{Device, Inner};
 use super::driver::{Handle, checked};
 use super::error::CudaError;
+use super::memory::DeviceBuffer;
 use std::sync::Arc;
 
 /// Two halves of pinned memory.
@@ -61,13 +62,13 @@ impl Staging {
             std::slice::from_raw_parts_mut(half.memory, to.len())
         };
         fill(numbers)?;
-        let nothing = std::ptr::null_mut();
+        let stream = self.inner.stream;
         // SAFETY: both sides have so many bytes; the half isn't written again before its event.
         unsafe {
             let bytes = 2 * to.len();
-            let status = (driver.to_device_later)(to.address(), half.memory.cast(), bytes, nothing);
+            let status = (driver.to_device_later)(to.address(), half.memory.cast(), bytes, stream);
             checked("cuMemcpyHtoDAsync", status)?;
-            checked("cuEventRecord", (driver.event_record)(half.copied, nothing))?;
+            checked("cuEventRecord", (driver.event_record)(half.copied, stream))?;
         }
         Ok(())
     }

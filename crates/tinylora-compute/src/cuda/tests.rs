@@ -108,8 +108,90 @@ fn a_kernel_runs_and_memory_keeps_to_the_budget() {
     // SAFETY: nothing is launched, as there is no machine code.
     let error = unsafe { other.launch("rms_norm_add", launch, &arguments) }.expect_err("no machine code");
     assert!(matches!(error, CudaError::Image { .. }), "{error}");
-    let error = Device::open(1, Some(0), images(&folder), Some(&driver)).err().expect("there is one");
-    assert!(matches!(error, CudaError::NoSuchDevice { number: 1, count: 1 }), "{error}");
+    let error = Device::open(2, Some(0), images(&folder), Some(&driver)).err().expect("there are two");
+    assert!(matches!(error, CudaError::NoSuchDevice { number: 2, count: 2 }), "{error}");
+    std::fs::remove_dir_all(folder).expect("removable");
+}
+
+/// Many small buffers through a ring that is far smaller: what came there.
+fn through_a_small_ring(device: &Device, careless: bool) -> bool {
+    let mut ring = super::queue::Ring::of(64);
+    ring.careless = careless;
+    let mut before = std::mem::replace(&mut *device.inner().ring.lock().expect("no panic"), ring);
+    let numbers: Vec<Vec<u32>> = (0..40).map(|i| (0..25 + i).map(|j| 1000 * i + j).collect()).collect();
+    let buffers: Vec<_> =
+        numbers.iter().map(|numbers| device.upload("numbers", numbers).expect("fits")).collect();
+    let right =
+        numbers.iter().zip(&buffers).all(|(numbers, buffer)| buffer.to_vec().expect("readable") == *numbers);
+    std::mem::swap(&mut *device.inner().ring.lock().expect("no panic"), &mut before);
+    before.free(device.inner().enter().expect("the device"));
+    right
+}
+
+#[test]
+fn nothing_is_waited_for_but_what_must_be_and_a_missing_wait_is_found() {
+    let folder = folder("queue");
+    let Some(driver) = emulated(&folder) else { return };
+    let device = Device::open(0, None, images(&folder), Some(&driver)).expect("the emulated device opens");
+    assert!(through_a_small_ring(&device, false), "numbers go through the ring as they are");
+    assert!(!through_a_small_ring(&device, true), "a ring that doesn't wait must be found out");
+
+    // Results are those of the place in the queue where they were fetched.
+    let buffer = device.upload("numbers", &[1u32; 100]).expect("fits");
+    let first = buffer.fetch().expect("queued");
+    buffer.write(&[2; 100]).expect("queued");
+    drop(buffer.fetch().expect("queued"));
+    buffer.write(&[3; 100]).expect("queued");
+    let last = buffer.fetch().expect("queued");
+    assert_eq!(first.wait().expect("there"), [1; 100]);
+    assert_eq!(last.wait().expect("there"), [3; 100]);
+    drop((buffer, device));
+    std::fs::remove_dir_all(folder).expect("removable");
+}
+
+#[test]
+fn a_graph_keeps_its_arguments_and_its_memory() {
+    let folder = folder("graph");
+    let Some(driver) = emulated(&folder) else { return };
+    let device = Device::open(0, None, images(&folder), Some(&driver)).expect("the emulated device opens");
+    let width = 70;
+    let weight = device.upload("weight", &vec![1f32; width]).expect("fits");
+    let x = device.upload("x", &vec![1f32; width]).expect("fits");
+    let out = device.zeroed::<f32>("out", width).expect("fits");
+    let add = || -> Result<(), CudaError> {
+        let launch = Launch { blocks: [1, 1, 1], threads: 256, shared: 0 };
+        let between = device.buffer::<f32>("between", width)?;
+        between.copy_from(&x)?;
+        let (epsilon, width) = (Argument::Float(0.0), Argument::Int(width as i32));
+        let arguments = [between.argument(), weight.argument(), epsilon, width, out.argument()];
+        // SAFETY: these are the arguments of the kernel, with buffers of `width` numbers.
+        unsafe { device.launch("rms_norm_add", launch, &arguments) }
+    };
+    add().expect("it runs");
+    let graph = device.record(add).expect("recorded");
+    let used = device.used();
+    let mean = |out: &DeviceBuffer<f32>| out.to_vec().expect("readable").iter().sum::<f32>() / width as f32;
+    assert_eq!(mean(&out), 1.0, "what is recorded does not run");
+    graph.launch().expect("queued");
+    x.write(&vec![-1.0; width]).expect("queued");
+    (0..3).for_each(|_| graph.launch().expect("queued"));
+    assert_eq!((mean(&out), device.graph_launches()), (-1.0, 4));
+    // Memory that only the graph has is not given to others.
+    let (x_there, out_there) = (x.clone(), out.clone());
+    drop((x, weight, out));
+    assert_eq!(device.used(), used);
+    x_there.write(&vec![2.0; width]).expect("queued");
+    graph.launch().expect("queued");
+    assert_eq!(mean(&out_there), 0.0);
+    drop((x_there, out_there));
+    assert_eq!(device.used(), used);
+    drop(graph);
+    assert_eq!(device.used(), 0);
+    // A recording that fails leaves nothing behind.
+    let failed = device.record(|| Err(CudaError::NoDevice)).err().expect("it failed");
+    assert!(matches!(failed, CudaError::NoDevice), "{failed}");
+    device.upload("after", &[1u32]).expect("nothing is recorded any more");
+    drop(device);
     std::fs::remove_dir_all(folder).expect("removable");
 }
 

@@ -9,12 +9,12 @@ use std::io;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
-use tinylora_compute::PackedMatrix;
 
 use super::factors::{Factors, ModuleFactors};
 use super::spec::TinyLoraSpec;
 use super::svd::ALGORITHM_VERSION;
 use crate::atomic_file;
+use crate::model::Frozen;
 use crate::recipe::WeightDtype;
 
 const MAGIC: [u8; 8] = *b"TLRAFACT";
@@ -31,19 +31,21 @@ pub struct FactorKey {
 }
 
 impl FactorKey {
-    /// Everything that the factors depend on, as text.
-    pub(super) fn text(&self, spec: &TinyLoraSpec) -> String {
+    /// Everything that the factors depend on, as text. A GPU's products round otherwise than the host's: each has its own file,
+    /// so that what one computes doesn't depend on what the other did before.
+    pub(super) fn text(&self, spec: &TinyLoraSpec, on_gpu: bool) -> String {
         let targets: Vec<&str> = spec.targets.iter().map(|target| target.name()).collect();
         let dtype = match self.dtype {
             WeightDtype::Bf16 => "bf16",
             WeightDtype::F32 => "f32",
         };
         format!(
-            "algorithm {ALGORITHM_VERSION}\nweights {}\ndtype {dtype}\nrank {}\nlayers {}\ntargets {}\n",
+            "algorithm {ALGORITHM_VERSION}\nweights {}\ndtype {dtype}\nrank {}\nlayers {}\ntargets {}\n{}",
             hex(&self.weights_sha256),
             spec.rank,
             spec.layers,
-            targets.join(",")
+            targets.join(","),
+            if on_gpu { "products cuda\n" } else { "" }
         )
     }
 }
@@ -58,7 +60,7 @@ pub(super) fn read(
     path: &Path,
     key: &str,
     rank: usize,
-    weights: &[&PackedMatrix],
+    weights: &[Frozen<'_>],
 ) -> Result<Option<Factors>, String> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use tinylora_compute::{Cpu, PackedMatrix};
+use tinylora_compute::Cpu;
 
 use super::factor_cache::{self, FactorKey};
 use super::fingerprint::{FactorSketch, sketch_factors};
 use super::spec::{Module, TinyLoraSpec};
 use super::svd::{SvdFailure, truncated_svd};
+use crate::model::Frozen;
 
 /// Why there are no factors.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -42,6 +43,14 @@ pub enum FactorError {
     NotFinite {
         /// The module.
         module: String,
+    },
+    /// The GPU failed, or has no memory.
+    #[error("{module}: {reason}")]
+    Device {
+        /// The module.
+        module: String,
+        /// What it says.
+        reason: String,
     },
     /// The iteration did not end.
     #[error(
@@ -136,11 +145,11 @@ pub fn load_or_compute_factors(
     cache: &Path,
     key: &FactorKey,
     spec: &TinyLoraSpec,
-    weights: &[&PackedMatrix],
+    weights: &[Frozen<'_>],
     report: &(dyn Fn(FactorEvent) + Sync),
 ) -> Result<Factors, FactorError> {
     check(spec, weights)?;
-    let key = key.text(spec);
+    let key = key.text(spec, weights.iter().any(|weight| matches!(weight, Frozen::Gpu(_))));
     let path = cache.join(factor_cache::file_name(&key));
     match factor_cache::read(&path, &key, spec.rank, weights) {
         Ok(Some(factors)) => {
@@ -157,11 +166,12 @@ pub fn load_or_compute_factors(
     Ok(factors)
 }
 
-/// Computes the factors, a module a thread. They depend on the weights alone.
+/// Computes the factors, a module a thread. They depend on the weights alone, and in their last digits on whether these lie on
+/// the host or on a GPU.
 pub fn compute_factors(
     cpu: &Cpu,
     spec: &TinyLoraSpec,
-    weights: &[&PackedMatrix],
+    weights: &[Frozen<'_>],
     report: &(dyn Fn(FactorEvent) + Sync),
 ) -> Result<Factors, FactorError> {
     check(spec, weights)?;
@@ -196,13 +206,14 @@ pub fn compute_factors(
 
 fn factor(
     cpu: &Cpu,
-    weight: &PackedMatrix,
+    weight: &Frozen<'_>,
     rank: usize,
     stream: u64,
     module: Module,
 ) -> Result<ModuleFactors, FactorError> {
     match truncated_svd(cpu, weight, rank, stream) {
         Ok(svd) => Ok(ModuleFactors { a: svd.a, b: svd.b }),
+        Err(SvdFailure::Device(reason)) => Err(FactorError::Device { module: module.to_string(), reason }),
         Err(SvdFailure::NotFinite) => Err(FactorError::NotFinite { module: module.to_string() }),
         Err(SvdFailure::NotConverged { residual, restarts }) => {
             Err(FactorError::NotConverged { module: module.to_string(), residual, restarts })
@@ -210,7 +221,7 @@ fn factor(
     }
 }
 
-fn check(spec: &TinyLoraSpec, weights: &[&PackedMatrix]) -> Result<(), FactorError> {
+fn check(spec: &TinyLoraSpec, weights: &[Frozen<'_>]) -> Result<(), FactorError> {
     let (found, expected) = (weights.len(), spec.num_modules());
     if found != expected {
         return Err(FactorError::ModuleCount { found, expected });
@@ -230,7 +241,7 @@ pub(super) mod tests {
     use super::*;
     use crate::random::{Purpose, Stream};
     use crate::recipe::{AdapterSection, WeightDtype};
-    use tinylora_compute::{Kernel, Precision};
+    use tinylora_compute::{Kernel, PackedMatrix, Precision};
 
     pub fn spec(layers: usize) -> TinyLoraSpec {
         TinyLoraSpec::new(&AdapterSection::default(), &config(layers)).unwrap()
@@ -252,6 +263,10 @@ pub(super) mod tests {
             .collect()
     }
 
+    fn frozen(weights: &[PackedMatrix]) -> Vec<Frozen<'_>> {
+        weights.iter().map(Frozen::from).collect()
+    }
+
     #[test]
     fn threads_do_not_matter_and_every_module_is_reported() {
         let spec = spec(3);
@@ -260,7 +275,7 @@ pub(super) mod tests {
             let cpu = Cpu::new(Kernel::best(), threads);
             let weights = weights(&cpu, &spec, None);
             let reports = Mutex::new(Vec::new());
-            let factors = compute_factors(&cpu, &spec, &weights.iter().collect::<Vec<_>>(), &|event| {
+            let factors = compute_factors(&cpu, &spec, &frozen(&weights), &|event| {
                 reports.lock().unwrap().push(event);
             })
             .unwrap();
@@ -279,7 +294,7 @@ pub(super) mod tests {
         let spec = spec(3);
         let cpu = Cpu::new(Kernel::best(), 2);
         let weights = weights(&cpu, &spec, Some(9));
-        let weights: Vec<&PackedMatrix> = weights.iter().collect();
+        let weights = frozen(&weights);
         let error = compute_factors(&cpu, &spec, &weights, &|_| {}).unwrap_err();
         assert_eq!(error, FactorError::NotFinite { module: "layer 1 v_proj".into() });
         let error = compute_factors(&cpu, &spec, &weights[..20], &|_| {}).unwrap_err();
@@ -291,7 +306,7 @@ pub(super) mod tests {
         let spec = spec(2);
         let cpu = Cpu::new(Kernel::best(), 2);
         let weights = weights(&cpu, &spec, None);
-        let weights: Vec<&PackedMatrix> = weights.iter().collect();
+        let weights = frozen(&weights);
         let folder = tempfile::tempdir().unwrap();
         let cache = folder.path().join("factors");
         let key = FactorKey { weights_sha256: [7; 32], dtype: WeightDtype::Bf16 };
@@ -338,8 +353,7 @@ pub(super) mod tests {
         let events = Mutex::new(Vec::new());
         let key = FactorKey { weights_sha256: [7; 32], dtype: WeightDtype::Bf16 };
         let report = |event| events.lock().unwrap().push(event);
-        load_or_compute_factors(&cpu, &file, &key, &spec, &weights.iter().collect::<Vec<_>>(), &report)
-            .unwrap();
+        load_or_compute_factors(&cpu, &file, &key, &spec, &frozen(&weights), &report).unwrap();
         let last = events.lock().unwrap().pop().unwrap();
         assert!(last.to_string().contains("could not be cached"), "{last}");
     }

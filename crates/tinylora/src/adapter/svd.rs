@@ -1,15 +1,15 @@
 //! One frozen matrix enters, its r largest singular triplets leave. Nothing here knows of modules or files.
 //!
 //! Block Krylov iteration with restarts on the smaller of WᵀW and WWᵀ (Musco and Musco 2015; Rayleigh–Ritz and
-//! restart as in thick-restart Lanczos). Products run in f32, whose order of summation is fixed, and all small
-//! algebra in f64 in one order, so that the result depends on the weights alone: not on threads, not on the
-//! instruction set.
+//! restart as in thick-restart Lanczos). Products run in f32 where the matrix lies, and their order of summation is fixed
+//! there; all small algebra runs on the host in f64 in one order. So the result depends on the weights alone, not on threads
+//! or the instruction set, but that a GPU's products round otherwise than the host's.
 //!
 //! Legend: W (n, k), d = min(n, k), b block size, m basis size; vectors are rows.
 
-use tinylora_compute::product::{BackwardTerm, Product, product, product_backward};
-use tinylora_compute::{Cpu, PackedMatrix};
+use tinylora_compute::Cpu;
 
+use crate::model::{DeviceError, Frozen};
 use crate::random::{Purpose, Stream};
 
 /// Changes whenever the result may change by more than rounding; part of the cache's key.
@@ -40,19 +40,27 @@ pub(super) struct TruncatedSvd {
 }
 
 /// Why there is no result.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum SvdFailure {
     /// The matrix has a NaN or an infinity, or numbers whose squares overflow.
     NotFinite,
     /// The residual after all restarts.
     NotConverged { residual: f64, restarts: usize },
+    /// What the GPU says.
+    Device(String),
+}
+
+impl From<DeviceError> for SvdFailure {
+    fn from(error: DeviceError) -> Self {
+        Self::Device(error.to_string())
+    }
 }
 
 /// Computes them. `stream` sets the start vectors; 1 ≤ rank ≤ min(n, k). Signs are canonical: the component of
 /// each u that is largest in absolute value (the first of equals) is positive.
 pub(super) fn truncated_svd(
     cpu: &Cpu,
-    weight: &PackedMatrix,
+    weight: &Frozen<'_>,
     rank: usize,
     stream: u64,
 ) -> Result<TruncatedSvd, SvdFailure> {
@@ -70,7 +78,7 @@ pub(super) fn truncated_svd(
     let mut best = f64::INFINITY;
     let mut stalled = 0;
     for restart in 0..MAX_RESTARTS {
-        let (y, ax) = operator.apply(&x);
+        let (y, ax) = operator.apply(&x)?;
         let check = residual(&x, &ax, d, rank)?;
         stalled = if check.relative < 0.7 * best { 0 } else { stalled + 1 };
         best = best.min(check.relative);
@@ -78,7 +86,7 @@ pub(super) fn truncated_svd(
             return Ok(operator.triplets(&x, &y, rank, check.relative));
         }
         if restart + 1 < MAX_RESTARTS {
-            x = improve(&operator, x, ax, blocks, block);
+            x = improve(&operator, x, ax, blocks, block)?;
         }
     }
     Err(SvdFailure::NotConverged { residual: best, restarts: MAX_RESTARTS })
@@ -87,7 +95,7 @@ pub(super) fn truncated_svd(
 /// WᵀW where W has at most as many columns as rows, else WWᵀ.
 struct Operator<'a> {
     cpu: &'a Cpu,
-    weight: &'a PackedMatrix,
+    weight: &'a Frozen<'a>,
     over_columns: bool,
 }
 
@@ -98,33 +106,17 @@ impl Operator<'_> {
     }
 
     /// Rows x (c, d) → y, the rows on the other side of W (c, max(n, k)), and back to (c, d).
-    fn apply(&self, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
-        let count = x.len() / self.dimension();
+    fn apply(&self, x: &[f32]) -> Result<(Vec<f32>, Vec<f32>), SvdFailure> {
+        let (cpu, weight) = (self.cpu, self.weight);
         if self.over_columns {
-            let y = self.forward(x, count);
-            let z = self.backward(&y, count);
-            (y, z)
+            let y = weight.forward(cpu, x)?;
+            let z = weight.backward(cpu, &y)?;
+            Ok((y, z))
         } else {
-            let y = self.backward(x, count);
-            let z = self.forward(&y, count);
-            (y, z)
+            let y = weight.backward(cpu, x)?;
+            let z = weight.forward(cpu, &y)?;
+            Ok((y, z))
         }
-    }
-
-    /// (c, k) → (c, n): x Wᵀ
-    fn forward(&self, x: &[f32], count: usize) -> Vec<f32> {
-        let mut out = vec![0.0; count * self.weight.rows()];
-        let output = Product { weight: self.weight, bias: None, side: None, out: &mut out };
-        product(self.cpu, x, count, &mut [output]);
-        out
-    }
-
-    /// (c, n) → (c, k): y W
-    fn backward(&self, y: &[f32], count: usize) -> Vec<f32> {
-        let mut out = vec![0.0; count * self.weight.columns()];
-        let term = BackwardTerm { weight: self.weight, gradient: y, side: None };
-        product_backward(self.cpu, &[term], count, &mut out);
-        out
     }
 
     /// Ritz vectors x (b, d) and what W makes of them → A and B of the first r.
@@ -198,7 +190,13 @@ fn residual(x: &[f32], ax: &[f32], d: usize, rank: usize) -> Result<Residual, Sv
 }
 
 /// One restart: the Krylov basis of x (b, d), and from it the best b vectors.
-fn improve(operator: &Operator, x: Vec<f32>, ax: Vec<f32>, blocks: usize, block: usize) -> Vec<f32> {
+fn improve(
+    operator: &Operator,
+    x: Vec<f32>,
+    ax: Vec<f32>,
+    blocks: usize,
+    block: usize,
+) -> Result<Vec<f32>, SvdFailure> {
     let d = operator.dimension();
     let mut basis = x; // (m, d), orthonormal
     let mut image = ax; // (m, d): the operator applied to it
@@ -210,7 +208,7 @@ fn improve(operator: &Operator, x: Vec<f32>, ax: Vec<f32>, blocks: usize, block:
             break; // the space is exhausted
         }
         newest = start;
-        image.extend(operator.apply(&basis[start..]).1);
+        image.extend(operator.apply(&basis[start..])?.1);
     }
     let m = basis.len() / d;
     let mut t = vec![0f64; m * m];
@@ -235,7 +233,7 @@ fn improve(operator: &Operator, x: Vec<f32>, ax: Vec<f32>, blocks: usize, block:
     }
     let mut x = Vec::with_capacity(best.len());
     extend_basis(&mut x, &best, d);
-    x
+    Ok(x)
 }
 
 /// Appends to an orthonormal basis what is new in each candidate row: Gram and Schmidt in f64, twice. A candidate
@@ -345,7 +343,7 @@ fn rotate_rows(matrix: &mut [f64], m: usize, p: usize, q: usize, cosine: f64, si
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tinylora_compute::{Kernel, Precision};
+    use tinylora_compute::{Kernel, PackedMatrix, Precision};
 
     fn cpu() -> Cpu {
         Cpu::new(Kernel::best(), 1)
@@ -373,7 +371,7 @@ mod tests {
     fn svd(w: &[f32], n: usize, k: usize, rank: usize) -> TruncatedSvd {
         let cpu = cpu();
         let packed = PackedMatrix::from_slice(&cpu, (n, k), Precision::F32, w);
-        truncated_svd(&cpu, &packed, rank, 0).unwrap()
+        truncated_svd(&cpu, &(&packed).into(), rank, 0).unwrap()
     }
 
     fn sigmas(result: &TruncatedSvd, rank: usize) -> Vec<f64> {
@@ -457,7 +455,7 @@ mod tests {
             let mut w = matrix(30, 20, &[3.0, 2.0], 4);
             w[77] = bad;
             let packed = PackedMatrix::from_slice(&cpu, (30, 20), Precision::F32, &w);
-            assert_eq!(truncated_svd(&cpu, &packed, 2, 0), Err(SvdFailure::NotFinite), "{bad}");
+            assert_eq!(truncated_svd(&cpu, &(&packed).into(), 2, 0), Err(SvdFailure::NotFinite), "{bad}");
         }
     }
 
@@ -470,7 +468,7 @@ mod tests {
             for threads in [1, 3] {
                 let cpu = Cpu::new(kernel, threads);
                 let packed = PackedMatrix::from_slice(&cpu, (150, 110), Precision::Bf16, &w);
-                results.push(truncated_svd(&cpu, &packed, 2, 7).unwrap());
+                results.push(truncated_svd(&cpu, &(&packed).into(), 2, 7).unwrap());
             }
         }
         assert!(results.iter().all(|result| *result == results[0]));

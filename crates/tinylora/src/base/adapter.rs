@@ -7,11 +7,11 @@ use crate::adapter::{
     AdapterFile, FactorEvent, FactorKey, FactorSketches, Factors, Module, Projections, RunMetadata,
     TinyLoraSpec, load_or_compute_factors,
 };
-use crate::model::{Adapters, Gradients, R, SideFactors};
+use crate::model::{Adapters, Frozen, Gradients, R, SideFactors};
 use crate::recipe::AdapterSection;
 use std::path::Path;
 use std::sync::{Arc, Mutex, mpsc};
-use tinylora_compute::{Cpu, PackedMatrix};
+use tinylora_compute::Cpu;
 
 /// A and B of a base, packed, and their fingerprints.
 pub struct BaseFactors {
@@ -170,11 +170,8 @@ pub(super) fn factors_of(
     cache: &Path,
     report: &mut dyn FnMut(Loading),
 ) -> Result<Factors, BaseError> {
-    let fetched = base.model.fetch(cpu, spec.modules().map(|module| (module.layer, module.target)))?;
-    let weights: Vec<&PackedMatrix> = match &fetched {
-        Some(fetched) => fetched.iter().collect(),
-        None => spec.modules().map(|module| base.model.layers[module.layer].weight(module.target)).collect(),
-    };
+    let weights: Vec<Frozen> =
+        spec.modules().map(|module| base.model.frozen(module.layer, module.target)).collect();
     let key = FactorKey { weights_sha256: base.identity.sha256, dtype: base.dtype };
     // Factors are computed on several threads, but told of on this one.
     let (sender, receiver) = mpsc::channel();

@@ -1,11 +1,13 @@
 //! A loaded model enters, its speed leaves: prefill, decode, training and a whole GRPO step, each as tokens a second
 //! and as a fraction of what this machine could do. Tokens and adapters are random; nothing is learned.
 
+mod account;
 mod products;
 mod setup;
 mod shapes;
 mod work;
 
+pub use account::OperationShare;
 pub use products::{ProductRow, products};
 pub use setup::{SetupRow, setup};
 pub use shapes::{NAMES, first_layers, shape, shape_of};
@@ -14,7 +16,9 @@ use crate::adapter::{AdapterError, FactorError};
 use crate::gradient::GradientError;
 use crate::inference::EngineError;
 use crate::model::Model;
+use account::Spent;
 use serde::Serialize;
+use std::cell::Cell;
 use std::time::Instant;
 use tinylora_compute::{Cpu, peak};
 use work::{Bench, Cost};
@@ -83,6 +87,12 @@ pub struct BenchRow {
     pub seconds: f64,
     /// Fastest and slowest run.
     pub seconds_range: [f64; 2],
+    /// Of the batch's slots, those that stood empty at the end of the generation; 0 where all completions are of one length,
+    /// as they are here.
+    pub empty_slot_fraction: f64,
+    /// Where the time went, if account is kept.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub operations: Vec<OperationShare>,
 }
 
 /// Why nothing was measured.
@@ -136,6 +146,8 @@ pub fn bench(
 ) -> Result<BenchReport, BenchError> {
     let mut bench = Bench::new(cpu, model)?;
     let mut rows = Vec::new();
+    let empty = Cell::new(0.0);
+    let spent = Spent::new(cpu);
     let mut measure =
         |what, (batch, prompt, new): (usize, usize, usize), tokens, cost: Cost, run: &mut Run<'_>| {
             // What is touched first is slower (pages, branch predictors), by less than a second.
@@ -144,6 +156,7 @@ pub fn bench(
             while seconds.len() < options.repeats.max(1) {
                 seconds.push(run()?);
             }
+            let operations = spent.take();
             seconds.sort_by(f64::total_cmp);
             let median = seconds[seconds.len() / 2];
             let (matmul, memory) =
@@ -158,6 +171,8 @@ pub fn bench(
                 limit: if matmul >= memory { "matmul" } else { "memory" },
                 seconds: median,
                 seconds_range: [seconds[0], seconds[seconds.len() - 1]],
+                empty_slot_fraction: empty.take(),
+                operations,
             };
             done(&row);
             rows.push(row);
@@ -168,18 +183,20 @@ pub fn bench(
         let cost = Cost::decode(cpu, model, batch, prompt, new);
         measure("decode", (batch, prompt, new), batch * new, cost, &mut || {
             // With one token more than the prompt gives, less with the prompt alone: decode by itself.
-            let alone = bench.generate(batch, 1, prompt, 1)?;
-            Ok(bench.generate(batch, 1, prompt, new + 1)? - alone)
+            let alone = spent.less(bench.generate(batch, 1, prompt, 1)?);
+            let seconds = spent.more(bench.generate(batch, 1, prompt, new + 1)?) - alone;
+            empty.set(bench.take_empty_slots());
+            Ok(seconds)
         })?;
     }
     for &batch in &options.sequences {
         let cost = Cost::prefill(model, batch, LENGTH);
         measure("prefill", (batch, LENGTH, 0), batch * LENGTH, cost, &mut || {
-            bench.generate(batch, 1, LENGTH, 1)
+            Ok(spent.more(bench.generate(batch, 1, LENGTH, 1)?))
         })?;
         let cost = Cost::train(model, batch, 1, LENGTH - 1, 1);
         measure("train", (batch, 0, LENGTH), batch * LENGTH, cost, &mut || {
-            bench.train(batch, 1, 1, LENGTH - 1)
+            Ok(spent.more(bench.train(batch, 1, 1, LENGTH - 1)?))
         })?;
     }
     if options.step {
@@ -189,7 +206,9 @@ pub fn bench(
             + Cost::decode(cpu, model, batch, prompt, new)
             + Cost::train(model, prompts, prompt, new, samples);
         measure("grpo_step", (batch, prompt, new), batch * new, cost, &mut || {
-            Ok(bench.generate(prompts, samples, prompt, new)? + bench.train(prompts, samples, prompt, new)?)
+            let rollout = bench.generate(prompts, samples, prompt, new)?;
+            empty.set(bench.take_empty_slots());
+            Ok(spent.more(rollout + bench.train(prompts, samples, prompt, new)?))
         })?;
     }
     Ok(BenchReport {

@@ -2,11 +2,11 @@
 
 use super::BenchError;
 use crate::adapter::{TinyLoraSpec, compute_factors};
-use crate::model::Model;
+use crate::model::{Frozen, Model};
 use crate::recipe::AdapterSection;
 use serde::Serialize;
 use std::time::Instant;
-use tinylora_compute::{Cpu, PackedMatrix};
+use tinylora_compute::Cpu;
 
 /// The factors of all matrices, computed once, not read from the cache.
 #[derive(Debug, Clone, Serialize)]
@@ -27,11 +27,8 @@ pub struct SetupRow {
 /// If a matrix has numbers that are no numbers, or does not converge.
 pub fn setup(cpu: &Cpu, model: &Model) -> Result<SetupRow, BenchError> {
     let spec = TinyLoraSpec::new(&AdapterSection::default(), &model.config)?;
-    let fetched = model.fetch(cpu, spec.modules().map(|module| (module.layer, module.target)))?;
-    let matrices: Vec<&PackedMatrix> = match &fetched {
-        Some(fetched) => fetched.iter().collect(),
-        None => spec.modules().map(|module| model.layers[module.layer].weight(module.target)).collect(),
-    };
+    let matrices: Vec<Frozen> =
+        spec.modules().map(|module| model.frozen(module.layer, module.target)).collect();
     let start = Instant::now();
     compute_factors(cpu, &spec, &matrices, &|_| {})?;
     let seconds = start.elapsed().as_secs_f64();

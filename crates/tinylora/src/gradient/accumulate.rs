@@ -94,6 +94,8 @@ pub enum GradientError {
 pub struct GradientWorkspace {
     pub(super) cache: KvCache,
     pub(super) kept: KeptActivations,
+    /// Of further devices that the model lies on.
+    pub(super) others: Vec<GradientWorkspace>,
 }
 
 impl GradientWorkspace {
@@ -153,7 +155,7 @@ pub fn accumulate_completions(
     let (packed, model) = (pack(groups), policy.model);
     workspace.make_room(cpu, model, packed.blocks);
     let outputs: Vec<u32> = packed.targets.iter().map(|target| target.row).collect();
-    let GradientWorkspace { cache, kept } = workspace;
+    let GradientWorkspace { cache, kept, .. } = workspace;
     let hidden = forward(cpu, policy, &packed.batch, &outputs, cache, kept, true)?;
     let mut head = HeadPass::new(cpu, model, groups, &packed, &hidden, inverse_temperature, entropies)?;
     check_finite(&packed.targets, &head.logprobs)?;
@@ -182,14 +184,14 @@ pub fn completion_logprobs(
     let (packed, model) = (pack(groups), policy.model);
     workspace.make_room(cpu, model, packed.blocks);
     let outputs: Vec<u32> = packed.targets.iter().map(|target| target.row).collect();
-    let GradientWorkspace { cache, kept } = workspace;
+    let GradientWorkspace { cache, kept, .. } = workspace;
     let hidden = forward(cpu, policy, &packed.batch, &outputs, cache, kept, false)?;
     let tokens = target_tokens(groups, &packed.targets);
     let mut logprobs: Vec<f32> = match hidden.host() {
         Some(hidden) => {
             let statistics = head_statistics(cpu, model.head(), hidden, inverse_temperature);
             let logits = logits_at(cpu, model.head(), hidden, &tokens, inverse_temperature);
-            let rows = logits.iter().zip(&statistics.rows);
+            let rows = logits.iter().zip(statistics.rows.iter());
             rows.map(|(logit, row)| logit - row.log_normalizer).collect()
         }
         None => model.logprobs(&hidden, &tokens, inverse_temperature)?,
@@ -286,12 +288,12 @@ impl HeadPass {
                 &mut entropy,
             ),
         };
-        let rows = logits.iter().zip(&statistics.rows);
+        let rows = logits.iter().zip(statistics.rows.iter());
         Self {
             logprobs: rows.map(|(logit, row)| logit - row.log_normalizer).collect(),
             entropies: statistics.rows.iter().map(|row| row.entropy).collect(),
             directions: Directions::Host { width: model.config.hidden_size, log, entropy },
-            distributions: statistics.rows,
+            distributions: statistics.rows.to_vec(),
             slopes: (Vec::new(), Vec::new()),
         }
     }

@@ -3,6 +3,7 @@
 
 mod accumulate;
 mod pack;
+mod parallel;
 mod policy;
 mod scores;
 
@@ -11,5 +12,6 @@ pub use accumulate::{
     accumulate, accumulate_completions, completion_logprobs,
 };
 pub use pack::{TrainingCompletion, TrainingGroup, micro_batches, packed_tokens};
+pub use parallel::accumulate_batches;
 pub use policy::{BatchTotals, PolicyLoss, PolicyStatistics, importance_weights, weigh};
 pub use scores::scores;

@@ -173,7 +173,7 @@ pub(super) fn pack_apart(groups: &[TrainingGroup], strands: &[Strand]) -> Packed
 }
 
 fn member(rows: &[u32], blocks: &[u32]) -> Member {
-    Member { first_row: rows[0] as usize, rows: rows.len(), own: spans_of(blocks, rows.len()) }
+    Member { first_row: rows[0] as usize, rows: rows.len(), own: spans_of(blocks, rows.len()).collect() }
 }
 
 impl Packed {

@@ -68,12 +68,12 @@ fn backward_apart(
     workspace: &mut GradientWorkspace,
 ) -> Result<Vec<Vec<f64>>, GradientError> {
     let packed = pack_apart(groups, strands);
-    let Policy { model, adapters } = policy;
+    let Policy { model, adapters, .. } = policy;
     workspace.make_room(cpu, model, packed.blocks);
     let outputs: Vec<u32> = packed.targets.iter().map(|target| target.row).collect();
     let copies: Vec<R> = vec![adapters.r[0].clone(); strands.len()];
     let policy = Policy::new(model, Adapters { r: &copies, ..adapters });
-    let GradientWorkspace { cache, kept } = workspace;
+    let GradientWorkspace { cache, kept, .. } = workspace;
     let hidden = forward(cpu, policy, &packed.batch, &outputs, cache, kept, true)?;
     let head = HeadPass::new(cpu, model, groups, &packed, &hidden, inverse_temperature, false)?;
     check_finite(&packed.targets, &head.logprobs)?;

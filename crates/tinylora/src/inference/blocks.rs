@@ -50,13 +50,12 @@ impl BlockPool {
 }
 
 /// The spans of `tokens` tokens that fill `blocks` in order.
-pub fn spans_of(blocks: &[u32], tokens: usize) -> Vec<Span> {
+pub fn spans_of(blocks: &[u32], tokens: usize) -> impl Iterator<Item = Span> + '_ {
     blocks
         .iter()
         .enumerate()
         .take(tokens.div_ceil(BLOCK_TOKENS))
-        .map(|(i, &block)| Span { block, count: BLOCK_TOKENS.min(tokens - i * BLOCK_TOKENS) as u32 })
-        .collect()
+        .map(move |(i, &block)| Span { block, count: BLOCK_TOKENS.min(tokens - i * BLOCK_TOKENS) as u32 })
 }
 
 #[cfg(test)]
@@ -74,8 +73,7 @@ mod tests {
 
     #[test]
     fn spans_fill_blocks_in_order() {
-        let counts =
-            |tokens| spans_of(&[7, 2, 5], tokens).iter().map(|s| (s.block, s.count)).collect::<Vec<_>>();
+        let counts = |tokens| spans_of(&[7, 2, 5], tokens).map(|s| (s.block, s.count)).collect::<Vec<_>>();
         assert_eq!(counts(16), [(7, 16)]);
         assert_eq!(counts(33), [(7, 16), (2, 16), (5, 1)]);
     }

@@ -4,15 +4,20 @@
 //! Common beginnings of prompts, and the prompt of a request's samples, are computed once and attended to
 //! once (see [`super::prefix`]). What a sequence samples depends on its prompt, adapter and stream alone.
 
+mod ahead;
+mod lanes;
+
 use super::blocks::{BlockPool, spans_of};
+use super::occupancy::{Count, Occupancy};
 use super::prefix::PrefixTree;
 use super::sampling::{Sampled, Sampling, sample_hidden};
-use crate::model::{Batch, DeviceError, Hidden, KeptActivations, KvCache, Model, Policy, forward};
+use super::step::{SampleBuffers, Step};
+use crate::model::{DeviceError, Hidden, KeptActivations, KvCache, Model, Policy, forward_into};
 use crate::random::{Purpose, Stream};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use tinylora_compute::Cpu;
-use tinylora_compute::attention::{BLOCK_TOKENS, Group, Member, Span};
+use tinylora_compute::attention::{BLOCK_TOKENS, Member, Span};
 
 /// A prompt and how to continue it.
 #[derive(Debug, Clone)]
@@ -178,34 +183,57 @@ impl EngineError {
     }
 }
 
-/// The inference engine for models of one shape: KV cache and buffers that are used from call to call.
+/// The inference engine for models of one shape: KV caches and buffers that are used from call to call.
 pub struct Engine<'a> {
+    lanes: Vec<Lane<'a>>,
+}
+
+/// What one device computes with.
+struct Lane<'a> {
     cpu: &'a Cpu,
     cache: KvCache,
     pool: BlockPool,
     buffers: KeptActivations,
+    occupancy: Occupancy,
+    step: Step,
+    /// What the head reads (rows, D).
+    hidden: Hidden,
+    samples: SampleBuffers,
 }
 
 /// Prompt tokens that one step takes in at most, unless a single prompt is longer.
 const PREFILL_TOKENS: usize = 1024;
 
 impl<'a> Engine<'a> {
-    /// An engine for models like `model`, with room for `blocks` KV blocks of sixteen tokens.
+    /// An engine for models like `model`, with room for `blocks` KV blocks of sixteen tokens on each device that it lies on.
     pub fn new(cpu: &'a Cpu, model: &Model, blocks: usize) -> Self {
-        Self {
+        let lane = |device| Lane {
             cpu,
             cache: KvCache::new(cpu, model, blocks),
             pool: BlockPool::new(blocks),
             buffers: KeptActivations::default(),
-        }
+            occupancy: Occupancy::default(),
+            step: Step::default(),
+            hidden: model.no_hidden(device),
+            samples: SampleBuffers::new(model, device),
+        };
+        Self { lanes: (0..model.devices()).map(lane).collect() }
     }
 
-    /// The largest number of KV blocks that were in use at once.
+    /// The largest number of KV blocks that were in use at once on one device.
     pub fn most_blocks_used(&self) -> usize {
-        self.pool.most_used()
+        self.lanes.iter().map(|lane| lane.pool.most_used()).max().unwrap_or(0)
     }
 
-    /// Completes all requests: for each, its samples in order.
+    /// How full the batches were in all calls since this was asked last.
+    pub fn take_occupancy(&mut self) -> Occupancy {
+        let mut all = Occupancy::default();
+        self.lanes.iter_mut().for_each(|lane| all += std::mem::take(&mut lane.occupancy));
+        all
+    }
+
+    /// Completes all requests: for each, its samples in order. On several devices each completes a share of them; what a sequence
+    /// samples is the same.
     pub fn generate(
         &mut self,
         policy: Policy<'_>,
@@ -214,12 +242,28 @@ impl<'a> Engine<'a> {
         observe: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Vec<Vec<Completion>>, EngineError> {
         check(policy.model, requests)?;
+        match &mut self.lanes[..] {
+            [lane] => lane.generate(policy, requests, options, observe),
+            lanes => lanes::generate(lanes, policy, requests, options, observe),
+        }
+    }
+}
+
+impl Lane<'_> {
+    fn generate(
+        &mut self,
+        policy: Policy<'_>,
+        requests: &[Request],
+        options: &GenerateOptions<'_>,
+        observe: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Vec<Vec<Completion>>, EngineError> {
         let mut run = Run::new(requests, options, self.pool.free());
         let result = run.finish_all(self, policy, observe);
         // An interrupted run still holds blocks.
         for block in run.held_blocks() {
             self.pool.release(block);
         }
+        self.occupancy += run.count.occupancy();
         result?;
         Ok(run.results.into_iter().map(|samples| samples.into_iter().map(Option::unwrap).collect()).collect())
     }
@@ -265,6 +309,34 @@ struct Sequence {
     ids: Vec<u32>,
 }
 
+/// Tokens that a sequence has room for when it begins; longer ones grow.
+const ROOM: usize = 1024;
+
+impl Sequence {
+    fn new(request: usize, sample: usize, max_tokens: usize) -> Self {
+        let room = max_tokens.min(ROOM);
+        Self {
+            request,
+            sample,
+            blocks: Vec::with_capacity(room.div_ceil(BLOCK_TOKENS)),
+            tokens: Vec::with_capacity(room),
+            ids: Vec::with_capacity(room),
+        }
+    }
+
+    /// Adds a token.
+    fn take(&mut self, token: Sampled, observe: &mut dyn FnMut(Progress<'_>)) -> Result<(), EngineError> {
+        if !token.logprob.is_finite() {
+            let (request, value) = (self.request, token.logprob);
+            return Err(EngineError::NotFinite { request, token: token.token, value });
+        }
+        observe(Progress::Token { request: self.request, sample: self.sample, token: &token });
+        self.ids.push(token.token);
+        self.tokens.push(token);
+        Ok(())
+    }
+}
+
 struct Run<'a> {
     requests: &'a [Request],
     options: &'a GenerateOptions<'a>,
@@ -279,14 +351,7 @@ struct Run<'a> {
     reserved: usize,
     blocks: usize,
     results: Vec<Vec<Option<Completion>>>,
-}
-
-/// Where a step's rows come from.
-struct Step {
-    batch: Batch,
-    outputs: Vec<u32>,
-    /// Nodes whose last row is among the outputs, in order; the running sequences follow.
-    ends: Vec<usize>,
+    count: Count,
 }
 
 impl<'a> Run<'a> {
@@ -323,6 +388,7 @@ impl<'a> Run<'a> {
             reserved: 0,
             blocks,
             results,
+            count: Count::default(),
         }
     }
 
@@ -333,7 +399,7 @@ impl<'a> Run<'a> {
 
     fn finish_all(
         &mut self,
-        engine: &mut Engine<'_>,
+        lane: &mut Lane<'_>,
         policy: Policy<'_>,
         observe: &mut dyn FnMut(Progress<'_>),
     ) -> Result<(), EngineError> {
@@ -341,28 +407,35 @@ impl<'a> Run<'a> {
             if self.options.interrupt.load(Ordering::Relaxed) {
                 return Err(EngineError::Interrupted);
             }
-            let admitted = self.admit(&mut engine.pool)?;
+            let admitted = self.admit(&mut lane.pool)?;
             if admitted.is_empty() && self.active.is_empty() && self.ready.is_empty() {
                 if self.next < self.requests.len() {
                     continue;
                 }
                 return Ok(());
             }
-            let step = self.pack(&mut engine.pool, &admitted);
-            let hidden = if step.batch.rows() == 0 {
-                policy.model.no_hidden()
+            if admitted.is_empty()
+                && let Some(sampling) = self.queued_sampling(policy)
+            {
+                self.decode_ahead(lane, policy, sampling, observe)?;
+                continue;
+            }
+            self.pack(lane, &admitted);
+            if lane.step.batch.rows() == 0 {
+                lane.hidden = policy.model.no_hidden(policy.device);
             } else {
-                forward(
-                    engine.cpu,
+                forward_into(
+                    lane.cpu,
                     policy,
-                    &step.batch,
-                    &step.outputs,
-                    &mut engine.cache,
-                    &mut engine.buffers,
+                    &lane.step.batch,
+                    &lane.step.outputs,
+                    &mut lane.cache,
+                    &mut lane.buffers,
                     false,
-                )?
-            };
-            self.advance(engine, policy.model, &step, hidden, observe)?;
+                    &mut lane.hidden,
+                )?;
+            }
+            self.advance(lane, policy.model, observe)?;
         }
     }
 
@@ -421,9 +494,9 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn pack(&mut self, pool: &mut BlockPool, admitted: &[usize]) -> Step {
-        let mut step = Step { batch: Batch::default(), outputs: Vec::new(), ends: Vec::new() };
-        let mut groups: BTreeMap<(Option<usize>, bool), usize> = BTreeMap::new();
+    fn pack(&mut self, lane: &mut Lane<'_>, admitted: &[usize]) {
+        let Lane { step, pool, .. } = lane;
+        step.clear();
         for &node in admitted {
             if self.nodes[node].blocks.is_empty() {
                 continue;
@@ -435,64 +508,58 @@ impl<'a> Run<'a> {
                 let place = (state.blocks[i / BLOCK_TOKENS], (i % BLOCK_TOKENS) as u32);
                 step.batch.push(token, self.tree.nodes[node].start + i, place, adapter);
             }
-            let own = spans_of(&state.blocks, tokens.len());
+            let own = step.spans(spans_of(&state.blocks, tokens.len()));
             let parent = self.tree.nodes[node].parent;
-            let group = self.group(&mut step.batch.groups, &mut groups, parent, false);
-            step.batch.groups[group].members.push(Member { first_row, rows: tokens.len(), own });
+            let member = Member { first_row, rows: tokens.len(), own };
+            step.add_member((parent, false), member, |spans| self.shared_spans(parent, spans));
             if state.is_end {
                 step.outputs.push((first_row + tokens.len() - 1) as u32);
                 step.ends.push(node);
             }
         }
         for index in 0..self.active.len() {
-            let sequence = &mut self.active[index];
-            let (request, done) = (&self.requests[sequence.request], sequence.ids.len());
-            let at = done - 1;
-            if at.is_multiple_of(BLOCK_TOKENS) {
-                sequence.blocks.push(pool.take().expect("reserved when the request was taken in"));
-                self.reserved -= 1;
-            }
-            let place = (sequence.blocks[at / BLOCK_TOKENS], (at % BLOCK_TOKENS) as u32);
-            let (first_row, own) = (step.batch.rows(), spans_of(&sequence.blocks, done));
-            step.batch.push(sequence.ids[at], request.prompt.len() + at, place, request.adapter);
-            step.outputs.push(first_row as u32);
-            let end = self.tree.ends[sequence.request];
-            let group = self.group(&mut step.batch.groups, &mut groups, Some(end), true);
-            step.batch.groups[group].members.push(Member { first_row, rows: 1, own });
+            let ids = &self.active[index].ids;
+            self.push_sequence(pool, step, (index, ids[ids.len() - 1], ids.len()));
         }
-        step
     }
 
-    /// The group of everything that directly follows `parent`.
-    fn group(
-        &self,
-        groups: &mut Vec<Group>,
-        known: &mut BTreeMap<(Option<usize>, bool), usize>,
-        parent: Option<usize>,
-        decode: bool,
-    ) -> usize {
-        *known.entry((parent, decode)).or_insert_with(|| {
-            groups.push(Group { shared: self.shared_spans(parent), members: Vec::new() });
-            groups.len() - 1
-        })
+    /// The row of a running sequence whose last token is `token`, with which it has `done`.
+    fn push_sequence(
+        &mut self,
+        pool: &mut BlockPool,
+        step: &mut Step,
+        (index, token, done): (usize, u32, usize),
+    ) {
+        let (sequence, at) = (&mut self.active[index], done - 1);
+        let request = &self.requests[sequence.request];
+        if at.is_multiple_of(BLOCK_TOKENS) {
+            sequence.blocks.push(pool.take().expect("reserved when the request was taken in"));
+            self.reserved -= 1;
+        }
+        let place = (sequence.blocks[at / BLOCK_TOKENS], (at % BLOCK_TOKENS) as u32);
+        let (first_row, own) = (step.batch.rows(), step.spans(spans_of(&sequence.blocks, done)));
+        step.batch.push(token, request.prompt.len() + at, place, request.adapter);
+        step.outputs.push(first_row as u32);
+        let end = Some(self.tree.ends[sequence.request]);
+        let member = Member { first_row, rows: 1, own };
+        step.add_member((end, true), member, |spans| self.shared_spans(end, spans));
     }
 
-    fn shared_spans(&self, node: Option<usize>) -> Vec<Span> {
-        let path = node.map_or(Vec::new(), |node| self.tree.path(node));
-        path.into_iter()
-            .flat_map(|node| spans_of(&self.nodes[node].blocks, self.tree.nodes[node].tokens.len()))
-            .collect()
+    /// Adds the spans of everything up to a node, itself included.
+    fn shared_spans(&self, node: Option<usize>, spans: &mut Vec<Span>) {
+        let Some(node) = node else { return };
+        self.shared_spans(self.tree.nodes[node].parent, spans);
+        spans.extend(spans_of(&self.nodes[node].blocks, self.tree.nodes[node].tokens.len()));
     }
 
     /// Samples a token for every running sequence and for as many waiting ones as there are places.
     fn advance(
         &mut self,
-        engine: &mut Engine<'_>,
+        lane: &mut Lane<'_>,
         model: &Model,
-        step: &Step,
-        mut hidden: Hidden,
         observe: &mut dyn FnMut(Progress<'_>),
     ) -> Result<(), EngineError> {
+        let Lane { step, hidden, samples, .. } = lane;
         for (i, &node) in step.ends.iter().enumerate() {
             self.nodes[node].hidden = Some(hidden.pick(&[i]));
         }
@@ -501,48 +568,59 @@ impl<'a> Run<'a> {
             let Some((request, sample)) = self.ready.pop_front() else { break };
             let end = &self.nodes[self.tree.ends[request]];
             hidden.append(end.hidden.as_ref().expect("the prompt is computed"));
-            self.active.push(Sequence { request, sample, blocks: vec![], tokens: vec![], ids: vec![] });
+            self.active.push(Sequence::new(request, sample, self.requests[request].max_tokens));
         }
-        let sampled = self.sample(engine.cpu, model, &hidden)?;
-        for (sequence, token) in self.active.iter_mut().zip(sampled) {
-            if !token.logprob.is_finite() {
-                let (request, value) = (sequence.request, token.logprob);
-                return Err(EngineError::NotFinite { request, token: token.token, value });
-            }
-            observe(Progress::Token { request: sequence.request, sample: sequence.sample, token: &token });
-            sequence.ids.push(token.token);
-            sequence.tokens.push(token);
+        self.count.step(self.active.len(), self.is_dry());
+        self.sample(lane.cpu, model, hidden, samples)?;
+        for (sequence, token) in self.active.iter_mut().zip(samples.sampled.drain(..)) {
+            let token = token.expect("every row was sampled");
+            sequence.take(token, observe)?;
         }
-        self.retire(&mut engine.pool, observe);
+        self.retire(&mut lane.pool, observe);
         Ok(())
     }
 
+    /// Whether nothing waits any more.
+    fn is_dry(&self) -> bool {
+        self.next == self.requests.len() && self.ready.is_empty()
+    }
+
     /// One token for every running sequence; those with the same settings in one pass over the head.
-    fn sample(&self, cpu: &Cpu, model: &Model, hidden: &Hidden) -> Result<Vec<Sampled>, DeviceError> {
-        let mut sampled: Vec<Option<Sampled>> = vec![None; self.active.len()];
+    fn sample(
+        &self,
+        cpu: &Cpu,
+        model: &Model,
+        hidden: &Hidden,
+        buffers: &mut SampleBuffers,
+    ) -> Result<(), DeviceError> {
+        let SampleBuffers { sampled, rows, draws, uniforms, picked, tokens } = buffers;
+        sampled.clear();
+        sampled.resize(self.active.len(), None);
         while let Some(first) = sampled.iter().position(Option::is_none) {
             let sampling = self.requests[self.active[first].request].sampling;
             let same = |&i: &usize| {
                 sampled[i].is_none() && self.requests[self.active[i].request].sampling == sampling
             };
-            let rows: Vec<usize> = (first..self.active.len()).filter(same).collect();
-            let draws: Vec<(Stream, u64)> = rows
-                .iter()
-                .map(|&i| {
-                    let sequence = &self.active[i];
-                    let request = &self.requests[sequence.request];
-                    let number = request.stream + sequence.sample as u64;
-                    let stream = Stream::new(request.seed, Purpose::Sampling, number);
-                    (stream, sequence.ids.len() as u64)
-                })
-                .collect();
-            let picked = hidden.pick(&rows);
-            let tokens = sample_hidden(cpu, model, &picked, sampling, &draws)?;
-            for (row, token) in rows.into_iter().zip(tokens) {
+            rows.clear();
+            rows.extend((first..self.active.len()).filter(same));
+            draws.clear();
+            draws.extend(rows.iter().map(|&i| {
+                let sequence = &self.active[i];
+                let request = &self.requests[sequence.request];
+                let number = request.stream + sequence.sample as u64;
+                let stream = Stream::new(request.seed, Purpose::Sampling, number);
+                (stream, sequence.ids.len() as u64)
+            }));
+            uniforms.clear();
+            uniforms.extend(draws.iter().map(|(stream, counter)| stream.uniform(*counter)));
+            hidden.pick_into(rows, picked);
+            tokens.clear();
+            sample_hidden(cpu, model, picked, sampling, (draws, uniforms), tokens)?;
+            for (&row, token) in rows.iter().zip(tokens.drain(..)) {
                 sampled[row] = Some(token);
             }
         }
-        Ok(sampled.into_iter().map(|token| token.expect("every row was sampled")).collect())
+        Ok(())
     }
 
     fn retire(&mut self, pool: &mut BlockPool, observe: &mut dyn FnMut(Progress<'_>)) {

@@ -3,9 +3,12 @@
 
 mod blocks;
 mod engine;
+mod occupancy;
 pub mod prefix;
 mod sampling;
+mod step;
 
 pub use blocks::{BlockPool, spans_of};
 pub use engine::{Completion, Engine, EngineError, Finish, GenerateOptions, Progress, Request, Stop};
+pub use occupancy::Occupancy;
 pub use sampling::{Sampled, Sampling, sample_hidden, sample_rows, support_normalizer};

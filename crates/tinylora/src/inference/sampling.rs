@@ -3,7 +3,7 @@
 
 use crate::model::{DeviceError, Hidden, Model};
 use crate::random::Stream;
-use tinylora_compute::head::{Choice, greedy, head_statistics, sample};
+use tinylora_compute::head::{Choice, Distribution, greedy, head_statistics, sample};
 use tinylora_compute::product::{Product, product};
 use tinylora_compute::{Cpu, PackedMatrix};
 
@@ -49,52 +49,51 @@ pub struct Sampled {
 /// Rows whose whole logits are held at once, for top-k and top-p.
 const TRUNCATED_ROWS: usize = 16;
 
-/// Samples one token for each row of `hidden` where the model computes; the number of a stream at a counter decides.
+/// Samples one token for each row of `hidden` where the model computes, and adds them to `sampled`; the number of a stream
+/// at a counter decides: `draws`, and as numbers `uniforms`.
 pub fn sample_hidden(
     cpu: &Cpu,
     model: &Model,
     hidden: &Hidden,
     sampling: Sampling,
-    draws: &[(Stream, u64)],
-) -> Result<Vec<Sampled>, DeviceError> {
-    let uniforms =
-        || -> Vec<f64> { draws.iter().map(|(stream, counter)| stream.uniform(*counter)).collect() };
+    (draws, uniforms): (&[(Stream, u64)], &[f64]),
+    sampled: &mut Vec<Sampled>,
+) -> Result<(), DeviceError> {
     let inverse_temperature = sampling.inverse_temperature();
     match (hidden.host(), sampling.is_truncated()) {
-        (Some(hidden), _) => Ok(sample_rows(cpu, model.head(), hidden, sampling, &uniforms())),
+        (Some(hidden), _) => sample_rows(cpu, model.head(), hidden, sampling, uniforms, sampled),
         (None, false) => {
             let greedy = sampling.temperature <= 0.0;
             let choices = model.choose(hidden, inverse_temperature, draws, greedy)?;
-            let sampled = |(token, logprob, entropy)| Sampled { token, logprob, entropy, support: None };
-            Ok(choices.into_iter().map(sampled).collect())
+            let whole = |(token, logprob, entropy)| Sampled { token, logprob, entropy, support: None };
+            sampled.extend(choices.into_iter().map(whole));
         }
         (None, true) => {
-            let mut sampled = Vec::with_capacity(draws.len());
             let rows: Vec<usize> = (0..hidden.rows()).collect();
-            for (rows, uniforms) in rows.chunks(TRUNCATED_ROWS).zip(uniforms().chunks(TRUNCATED_ROWS)) {
+            for (rows, uniforms) in rows.chunks(TRUNCATED_ROWS).zip(uniforms.chunks(TRUNCATED_ROWS)) {
                 let logits = model.logits(&hidden.pick(rows), inverse_temperature)?;
                 let logits = logits.chunks_exact(model.config.vocab_size).zip(uniforms);
                 sampled.extend(logits.map(|(logits, &uniform)| sample_truncated(logits, sampling, uniform)));
             }
-            Ok(sampled)
         }
     }
+    Ok(())
 }
 
-/// Samples one token for each row of `hidden` (n, D), with `uniforms[i]` in [0, 1) deciding.
+/// Samples one token for each row of `hidden` (n, D), with `uniforms[i]` in [0, 1) deciding, and adds them to `sampled`.
 pub fn sample_rows(
     cpu: &Cpu,
     head: &PackedMatrix,
     hidden: &[f32],
     sampling: Sampling,
     uniforms: &[f64],
-) -> Vec<Sampled> {
+    sampled: &mut Vec<Sampled>,
+) {
     let inverse_temperature = sampling.inverse_temperature();
     if sampling.is_truncated() {
         let rows = hidden.chunks(TRUNCATED_ROWS * head.columns()).zip(uniforms.chunks(TRUNCATED_ROWS));
-        return rows
-            .flat_map(|(hidden, uniforms)| truncated(cpu, head, hidden, sampling, uniforms))
-            .collect();
+        sampled.extend(rows.flat_map(|(hidden, uniforms)| truncated(cpu, head, hidden, sampling, uniforms)));
+        return;
     }
     let statistics = head_statistics(cpu, head, hidden, inverse_temperature);
     let choices = if sampling.temperature > 0.0 {
@@ -102,13 +101,13 @@ pub fn sample_rows(
     } else {
         greedy(cpu, head, hidden, &statistics)
     };
-    let pair = |(Choice { token, logit }, row): (Choice, &tinylora_compute::head::Distribution)| Sampled {
+    let pair = |(&Choice { token, logit }, row): (&Choice, &Distribution)| Sampled {
         token,
         logprob: logit - row.log_normalizer,
         entropy: row.entropy,
         support: None,
     };
-    choices.into_iter().zip(&statistics.rows).map(pair).collect()
+    sampled.extend(choices.iter().zip(statistics.rows.iter()).map(pair));
 }
 
 fn truncated(

@@ -40,12 +40,12 @@ pub(super) fn forward(
     rms_norm(cpu, &kept.x, &layer.input_norm, config.rms_norm_eps, &mut scratch.normed);
     linear_forward(
         pass,
-        &[&layer.q, &layer.k, &layer.v],
+        [&layer.q, &layer.k, &layer.v],
         side.map(|side| &side.attention),
         &scratch.normed,
         &mut kept.p_attention,
         &mut scratch.side,
-        &mut [&mut kept.q, &mut scratch.k, &mut scratch.v],
+        [&mut kept.q, &mut scratch.k, &mut scratch.v],
     );
     if let Some((q_norm, k_norm)) = &layer.qk_norm {
         resize(&mut kept.q_raw, kept.q.len());
@@ -63,12 +63,12 @@ pub(super) fn forward(
     attention(cpu, heads(pass, index), store, &batch.groups, &kept.q, &mut kept.heads);
     linear_forward(
         pass,
-        &[&layer.o],
+        [&layer.o],
         side.map(|side| &side.output),
         &kept.heads,
         &mut kept.p_output,
         &mut scratch.side,
-        &mut [&mut scratch.out],
+        [&mut scratch.out],
     );
     kept.middle.clone_from(&kept.x);
     if let Some(norm) = &layer.attention_out_norm {

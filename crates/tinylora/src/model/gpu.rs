@@ -1,29 +1,39 @@
-//! A handle for the CPU enters, one with a GPU beside it leaves: models that are loaded with it lie and compute there.
+//! A handle for the CPU enters, one with GPUs beside it leaves: models that are loaded with it lie and compute there.
 
 use super::hidden::DeviceError;
 use std::path::PathBuf;
 use tinylora_compute::Cpu;
 
-/// Which GPU, and what of it.
+/// Which GPUs, and what of them.
 #[derive(Debug, Clone)]
 pub struct GpuOptions {
-    /// Counted from 0.
-    pub number: usize,
-    /// Bytes of its memory that are used at most; None: eleven twelfths of it.
+    /// Counted from 0; of one kind.
+    pub numbers: Vec<usize>,
+    /// Bytes of the memory of each that are used at most; None: eleven twelfths of it.
     pub memory: Option<usize>,
     /// Folder for the kernels' machine code: what isn't there is compiled when it is first needed.
     pub kernels: PathBuf,
     /// The driver's library; None: the system's.
     pub driver: Option<PathBuf>,
+    /// Whether decode steps are recorded as CUDA graphs and replayed. The numbers are the same without.
+    pub graphs: bool,
+    /// Is told what a person should know and is no error.
+    pub report: fn(&str),
 }
 
-/// Opens a GPU.
+/// Opens the GPUs.
 #[cfg(feature = "cuda")]
 pub fn with_gpu(cpu: Cpu, options: &GpuOptions) -> Result<Cpu, DeviceError> {
     use tinylora_compute::cuda::{Device, Images};
     let images = Images { folder: options.kernels.clone(), compile: true };
-    let device = Device::open(options.number, options.memory, images, options.driver.as_deref())?;
-    Ok(cpu.with_gpu(std::sync::Arc::new(device)))
+    options.numbers.iter().try_fold(cpu, |cpu, &number| {
+        let device = Device::open(number, options.memory, images.clone(), options.driver.as_deref())?;
+        if let Some(first) = cpu.gpu().filter(|first| first.name() != device.name()) {
+            return Err(DeviceError::Mixed { first: first.name().into(), other: device.name().into() });
+        }
+        let device = device.with_graphs(options.graphs).with_report(options.report);
+        Ok(cpu.with_gpu(std::sync::Arc::new(device)))
+    })
 }
 
 /// Opens a GPU: not in this build.
@@ -42,7 +52,7 @@ impl DeviceError {
                 use tinylora_compute::cuda::CudaError::{NoDevice, NoDriver, OldDriver, Unsupported};
                 matches!(error, NoDriver { .. } | OldDriver { .. } | NoDevice | Unsupported { .. })
             }
-            Self::Dtype | Self::Full | Self::Heads { .. } => false,
+            Self::Dtype | Self::Full | Self::Factors | Self::Mixed { .. } | Self::Heads { .. } => false,
         }
     }
 }

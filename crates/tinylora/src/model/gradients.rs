@@ -23,6 +23,31 @@ impl Gradients {
         }
     }
 
+    /// As many zeros, for a part of the sums; None of all weights, which are summed on the host alone.
+    pub fn zeros(&self) -> Option<Self> {
+        match self {
+            Self::R(sums) => Some(Self::R(sums.iter().map(|sums| vec![0.0; sums.len()]).collect())),
+            Self::Factors(sums) => Some(Self::Factors(vec![0.0; sums.len()])),
+            Self::Weights(_) => None,
+        }
+    }
+
+    /// Adds a part.
+    ///
+    /// # Panics
+    /// If it is of another kind, or all weights are trained.
+    pub fn add(&mut self, part: &Self) {
+        match (self, part) {
+            (Self::R(sums), Self::R(part)) => {
+                sums.iter_mut().flatten().zip(part.iter().flatten()).for_each(|(sum, x)| *sum += x);
+            }
+            (Self::Factors(sums), Self::Factors(part)) => {
+                sums.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
+            }
+            _ => panic!("parts of another kind"),
+        }
+    }
+
     /// The sums of all weights, if these are what is trained.
     pub(crate) fn weights(&mut self) -> Option<&mut WeightSums> {
         match self {

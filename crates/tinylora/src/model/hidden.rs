@@ -26,6 +26,23 @@ pub enum DeviceError {
          \"lora\"), or use the cpu device"
     )]
     Full,
+    /// A replacement of factors that failed before.
+    #[error(
+        "the factors on the GPU are partly old and partly new, as replacing them failed before: start again from the last \
+         checkpoint"
+    )]
+    Factors,
+    /// GPUs that may round differently.
+    #[error(
+        "GPUs of one kind alone share a run, since others may round differently: {first} and {other} were asked for \
+         (TINYLORA_GPU)"
+    )]
+    Mixed {
+        /// Name of the first.
+        first: String,
+        /// Name of one that differs.
+        other: String,
+    },
     /// Heads of a size that no kernel has.
     #[error(
         "the kernels for GPUs serve heads of up to 256 numbers and up to 64 query heads a key head (32 above 128 numbers), \
@@ -79,6 +96,17 @@ impl Hidden {
                 Self::Host { width, values: picked.copied().collect() }
             }
             Self::Gpu(hidden) => Self::Gpu(hidden.pick(rows)),
+        }
+    }
+
+    /// The same into hidden states that are overwritten; on the host their memory is used again.
+    pub fn pick_into(&self, rows: &[usize], to: &mut Self) {
+        match (self, to) {
+            (&Self::Host { width, ref values }, Self::Host { values: picked, .. }) => {
+                picked.clear();
+                rows.iter().for_each(|&row| picked.extend_from_slice(&values[row * width..][..width]));
+            }
+            (_, to) => *to = self.pick(rows),
         }
     }
 
@@ -148,18 +176,18 @@ impl Directions {
 }
 
 impl Model {
-    /// No hidden states, to begin with.
-    pub fn no_hidden(&self) -> Hidden {
-        match &self.gpu {
+    /// No hidden states, to begin with, on one of the devices that it lies on.
+    pub fn no_hidden(&self, device: usize) -> Hidden {
+        match self.gpus.get(device) {
             None => Hidden::Host { width: self.config.hidden_size, values: Vec::new() },
             Some(gpu) => Hidden::Gpu(gpu.no_hidden()),
         }
     }
 
     fn on_gpu<'a>(&'a self, hidden: &'a Hidden) -> (&'a GpuModel, &'a GpuHidden) {
-        match (&self.gpu, hidden) {
-            (Some(gpu), Hidden::Gpu(hidden)) => (gpu, hidden),
-            _ => panic!("hidden states on the host"),
+        match hidden {
+            Hidden::Gpu(hidden) => (&self.gpus[hidden.index()], hidden),
+            Hidden::Host { .. } => panic!("hidden states on the host"),
         }
     }
 
@@ -225,7 +253,8 @@ impl Directions {
         weights: &mut [f32],
         inverse_temperature: f32,
     ) -> Result<(), DeviceError> {
-        let (Some(gpu), Self::Gpu(directions)) = (&model.gpu, self) else { panic!("a model on the host") };
+        let Self::Gpu(directions) = self else { panic!("a model on the host") };
+        let gpu = &model.gpus[directions.index()];
         let mut factor = inverse_temperature;
         if entropies {
             // Kept with the other sign, and the factor comes last.

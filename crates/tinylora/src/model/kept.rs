@@ -48,6 +48,10 @@ pub(super) struct Scratch {
     pub hidden: Vec<f32>,
     /// (T, D)
     pub out: Vec<f32>,
+    /// The residual stream between layers (T, D), between two passes.
+    pub stream: Vec<f32>,
+    /// Rows that the head reads, before the last norm.
+    pub raw: Vec<f32>,
     pub side: SideScratch,
     /// Gradients of heads and q (T, H·d), k and v (T, K·d), hidden (T, F), normed (T, D).
     pub d_heads: Vec<f32>,

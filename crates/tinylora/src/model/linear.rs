@@ -8,6 +8,7 @@ use super::gradients::Gradients;
 use super::pass::Pass;
 use super::side::{GroupSide, ModuleSide, R};
 use tinylora_compute::PackedMatrix;
+use tinylora_compute::account::Operation;
 use tinylora_compute::outer::{Columns, add_outer};
 use tinylora_compute::product::{BackwardTerm, Product, Side, product, product_backward};
 
@@ -35,28 +36,30 @@ pub(super) fn resize(buffer: &mut Vec<f32>, len: usize) {
 }
 
 /// `outs[i] = linears[i](x)` for linear layers that share x (T, in). `p` (T, Σ r) is kept for backward.
-pub(super) fn linear_forward(
+pub(super) fn linear_forward<const N: usize>(
     pass: &Pass<'_>,
-    linears: &[&Linear],
+    linears: [&Linear; N],
     side: Option<&GroupSide>,
     x: &[f32],
     p: &mut Vec<f32>,
     scratch: &mut SideScratch,
-    outs: &mut [&mut Vec<f32>],
+    outs: [&mut Vec<f32>; N],
 ) {
     let rows = pass.rows();
     let side = side.filter(|side| side.project.is_some());
     if let Some(side) = side {
+        let _clock = pass.cpu.clock(Operation::SidePath);
         let project = side.project.as_ref().expect("filtered above");
         resize(p, rows * side.width());
         product(pass.cpu, x, rows, &mut [Product { weight: project, bias: None, side: None, out: p }]);
         resize(&mut scratch.z, p.len());
         apply_r::<false>(pass, side, p, &mut scratch.z);
     }
-    let mut products: Vec<Product> = Vec::with_capacity(linears.len());
-    for (index, (linear, out)) in linears.iter().zip(outs).enumerate() {
+    let mut outs = outs.into_iter();
+    let mut products: [Product; N] = std::array::from_fn(|index| {
+        let (linear, out) = (linears[index], outs.next().expect("an output for each layer"));
         resize(out, rows * linear.weight.rows());
-        products.push(Product {
+        Product {
             weight: &linear.weight,
             bias: linear.bias.as_deref(),
             side: side.and_then(|side| {
@@ -65,8 +68,8 @@ pub(super) fn linear_forward(
                 Some(Side { z: &scratch.z, stride, offset, matrix: &member.expand })
             }),
             out,
-        });
-    }
+        }
+    });
     product(pass.cpu, x, rows, &mut products);
 }
 
@@ -86,6 +89,7 @@ pub(super) fn linear_backward(
     let rows = pass.rows();
     let side = side.filter(|side| side.project.is_some());
     if let Some(side) = side {
+        let _clock = pass.cpu.clock(Operation::SidePath);
         let (width, rank) = (side.width(), pass.rank());
         resize(&mut scratch.t, rows * width);
         for (member, dy) in side.members.iter().zip(gradients) {

@@ -45,7 +45,7 @@ pub struct Model {
     pub(super) ropes: Vec<RopeTable>,
     precision: Precision,
     /// The matrices, if they lie on a GPU: those here have sizes alone then.
-    pub(super) gpu: Option<GpuModel>,
+    pub(super) gpus: Vec<GpuModel>,
 }
 
 /// One block.
@@ -232,8 +232,9 @@ impl Model {
             .map(|rope| RopeTable::new(&rope.inverse_frequencies(config.head_dim), positions))
             .collect();
         told(total);
-        let mut model = Self { embedding, head, layers, final_norm, ropes, precision, config, gpu: None };
-        model.gpu = GpuModel::load(cpu, &model, read, progress)?;
+        let mut model =
+            Self { embedding, head, layers, final_norm, ropes, precision, config, gpus: Vec::new() };
+        model.gpus = GpuModel::load(cpu, &model, read, progress)?;
         Ok(model)
     }
 
@@ -259,30 +260,22 @@ impl Model {
         let host = layers.sum::<usize>()
             + self.embedding.bytes()
             + self.head.as_ref().map_or(0, PackedMatrix::bytes);
-        host + self.gpu.as_ref().map_or(0, GpuModel::bytes)
-    }
-
-    /// W of these linear layers, if they lie on a GPU: fetched from there. None if they lie here, see [`Layer::weight`].
-    pub fn fetch(
-        &self,
-        cpu: &Cpu,
-        modules: impl Iterator<Item = (usize, ModuleKind)>,
-    ) -> Result<Option<Vec<PackedMatrix>>, DeviceError> {
-        let Some(gpu) = &self.gpu else { return Ok(None) };
-        modules
-            .map(|(layer, kind)| gpu.matrix(cpu, &self.config, layer, kind))
-            .collect::<Result<_, _>>()
-            .map(Some)
+        host + self.gpus.first().map_or(0, GpuModel::bytes)
     }
 
     /// On a GPU: operations a second of a large product there, and bytes a second of a copy.
     pub fn gpu_peak(&self) -> Option<Result<(f64, f64), DeviceError>> {
-        self.gpu.as_ref().map(GpuModel::peak)
+        self.gpus.first().map(GpuModel::peak)
     }
 
     /// Whether its matrices lie on a GPU.
     pub fn is_on_gpu(&self) -> bool {
-        self.gpu.is_some()
+        !self.gpus.is_empty()
+    }
+
+    /// How many devices it lies on, each of which computes without the others.
+    pub fn devices(&self) -> usize {
+        self.gpus.len().max(1)
     }
 
     /// "cpu" or "cuda": where it computes.
@@ -292,7 +285,7 @@ impl Model {
 
     /// The instruction set, or the name of the GPU.
     pub fn kernel_name<'a>(&'a self, cpu: &'a Cpu) -> &'a str {
-        self.gpu.as_ref().map_or(cpu.kernel().name(), GpuModel::name)
+        self.gpus.first().map_or(cpu.kernel().name(), GpuModel::name)
     }
 }
 

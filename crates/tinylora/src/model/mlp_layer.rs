@@ -36,23 +36,23 @@ pub(super) fn forward(
     rms_norm(cpu, &kept.middle, &layer.mlp_norm, epsilon, &mut scratch.normed);
     linear_forward(
         pass,
-        &[&layer.gate, &layer.up],
+        [&layer.gate, &layer.up],
         side.map(|side| &side.mlp),
         &scratch.normed,
         &mut kept.p_mlp,
         &mut scratch.side,
-        &mut [&mut kept.gate, &mut kept.up],
+        [&mut kept.gate, &mut kept.up],
     );
     resize(&mut scratch.hidden, kept.gate.len());
     gated(cpu, gate_kind(pass), &kept.gate, &kept.up, &mut scratch.hidden);
     linear_forward(
         pass,
-        &[&layer.down],
+        [&layer.down],
         side.map(|side| &side.down),
         &scratch.hidden,
         &mut kept.p_down,
         &mut scratch.side,
-        &mut [&mut scratch.out],
+        [&mut scratch.out],
     );
     out.clone_from(&kept.middle);
     if let Some(norm) = &layer.mlp_out_norm {

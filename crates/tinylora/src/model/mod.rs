@@ -13,6 +13,10 @@ mod cuda;
 #[cfg(not(feature = "cuda"))]
 #[path = "no_cuda.rs"]
 mod cuda;
+#[cfg_attr(not(feature = "cuda"), allow(unreachable_code))] // types of a GPU have no values there
+mod decode;
+#[cfg_attr(not(feature = "cuda"), allow(unreachable_code))] // types of a GPU have no values there
+mod frozen;
 mod gpu;
 mod gradients;
 #[cfg_attr(not(feature = "cuda"), allow(unreachable_code))] // types of a GPU have no values there
@@ -29,10 +33,12 @@ pub mod weights;
 pub(crate) use all_weights::HEAD;
 pub use all_weights::{WeightLayout, WeightSums};
 pub use batch::Batch;
+pub use decode::{Decode, Queued, queue_decode};
+pub use frozen::Frozen;
 pub use gpu::{GpuOptions, with_gpu};
 pub use gradients::Gradients;
 pub use hidden::{DeviceError, Directions, Hidden};
 pub use kept::{KeptActivations, MemorySizes, usual_batch};
 pub use load::{Layer, Model, ModelError};
-pub use pass::{Adapters, KvCache, Policy, backward, forward, kv_precision};
+pub use pass::{Adapters, KvCache, Policy, backward, forward, forward_into, kv_precision};
 pub use side::{ModuleFactors, ModuleKind, R, SideFactors};

@@ -1,5 +1,6 @@
 //! What stands in the place of `cuda/` in a build without it: types that no value has, so that nothing here ever runs.
 
+use super::decode::Decode;
 use super::gradients::Gradients;
 use super::hidden::DeviceError;
 use super::load::{Model, ModelError, ReadRows};
@@ -7,10 +8,12 @@ use super::pass::Adapters;
 use super::side::{ModuleKind, ModuleRows};
 use super::{Batch, config::ModelConfig};
 use crate::random::Stream;
-use tinylora_compute::{Cpu, PackedMatrix};
+use tinylora_compute::Cpu;
 
 /// A model on a GPU.
 pub enum GpuModel {}
+/// A matrix on a GPU.
+pub enum GpuMatrix {}
 /// Factors on a GPU.
 pub enum GpuFactors {}
 /// Keys and values on a GPU.
@@ -20,6 +23,8 @@ pub enum GpuCache {}
 pub struct GpuKept;
 /// Hidden states on a GPU.
 pub enum GpuHidden {}
+/// Tokens on their way from a GPU.
+pub enum GpuQueued {}
 /// Rows of f32 on a GPU.
 pub enum GpuRows {}
 /// Gradients on a GPU.
@@ -36,8 +41,8 @@ impl GpuModel {
         _: &Model,
         _: &ReadRows<'_>,
         _: &mut dyn FnMut(u64, u64),
-    ) -> Result<Option<Self>, ModelError> {
-        Ok(None)
+    ) -> Result<Vec<Self>, ModelError> {
+        Ok(Vec::new())
     }
 
     pub fn is_wanted(_: &Cpu) -> bool {
@@ -56,13 +61,7 @@ impl GpuModel {
         match *self {}
     }
 
-    pub fn matrix(
-        &self,
-        _: &Cpu,
-        _: &ModelConfig,
-        _: usize,
-        _: ModuleKind,
-    ) -> Result<PackedMatrix, DeviceError> {
+    pub fn matrix(&self, _: &ModelConfig, _: usize, _: ModuleKind) -> GpuMatrix {
         match *self {}
     }
 
@@ -103,6 +102,24 @@ impl GpuModel {
     }
 }
 
+impl GpuMatrix {
+    pub fn rows(&self) -> usize {
+        match *self {}
+    }
+
+    pub fn columns(&self) -> usize {
+        match *self {}
+    }
+
+    pub fn forward(&self, _: &[f32]) -> Result<Vec<f32>, DeviceError> {
+        match *self {}
+    }
+
+    pub fn backward(&self, _: &[f32]) -> Result<Vec<f32>, DeviceError> {
+        match *self {}
+    }
+}
+
 impl GpuFactors {
     pub(in crate::model) fn new(
         _: &GpuModel,
@@ -134,6 +151,10 @@ impl GpuCache {
 }
 
 impl GpuHidden {
+    pub fn index(&self) -> usize {
+        match *self {}
+    }
+
     pub fn rows(&self) -> usize {
         match *self {}
     }
@@ -152,6 +173,10 @@ impl GpuHidden {
 }
 
 impl GpuDirections {
+    pub fn index(&self) -> usize {
+        match *self {}
+    }
+
     pub fn has_entropies(&self) -> bool {
         match *self {}
     }
@@ -163,6 +188,23 @@ impl GpuDirections {
     pub fn replace(&self, _: bool, _: &[usize], _: &GpuRows) -> Result<(), DeviceError> {
         match *self {}
     }
+}
+
+impl GpuQueued {
+    pub fn wait(self) -> Result<Vec<(u32, f32, f32)>, DeviceError> {
+        match self {}
+    }
+}
+
+pub fn queue(
+    gpu: &GpuModel,
+    _: &ModelConfig,
+    _: Adapters<'_>,
+    _: &Decode<'_>,
+    _: &mut GpuCache,
+    _: &mut GpuKept,
+) -> Result<GpuQueued, DeviceError> {
+    match *gpu {}
 }
 
 pub fn forward(

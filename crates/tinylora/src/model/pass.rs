@@ -37,17 +37,24 @@ pub struct Policy<'a> {
     pub model: &'a Model,
     /// What is added to their products.
     pub adapters: Adapters<'a>,
+    /// Which of the devices computes that the model lies on.
+    pub device: usize,
 }
 
 impl<'a> Policy<'a> {
     /// Adapters on a model.
     pub fn new(model: &'a Model, adapters: Adapters<'a>) -> Self {
-        Self { model, adapters }
+        Self { model, adapters, device: 0 }
     }
 
     /// A model without adapters.
     pub fn plain(model: &'a Model) -> Self {
-        Self { model, adapters: Adapters::NONE }
+        Self::new(model, Adapters::NONE)
+    }
+
+    /// The same on another of the devices that the model lies on.
+    pub fn on(self, device: usize) -> Self {
+        Self { device, ..self }
     }
 }
 
@@ -75,7 +82,7 @@ pub fn kv_precision(cpu: &Cpu, matrices: Precision) -> Precision {
 impl KvCache {
     /// Room for so many blocks of sixteen tokens. On a GPU it is taken by the first pass, which may find that there is none.
     pub fn new(cpu: &Cpu, model: &Model, blocks: usize) -> Self {
-        if model.gpu.is_some() {
+        if model.is_on_gpu() {
             return Self(Place::Gpu(GpuCache::new(blocks)));
         }
         let (config, precision) = (&model.config, kv_precision(cpu, model.precision()));
@@ -96,9 +103,9 @@ impl KvCache {
             Place::Host { layers } => {
                 let precision = kv_precision(cpu, model.precision());
                 let fits = |layer: &KvLayer| layer.blocks() >= blocks && layer.precision() == precision;
-                model.gpu.is_none() && layers.len() == model.config.num_layers && layers.iter().all(fits)
+                !model.is_on_gpu() && layers.len() == model.config.num_layers && layers.iter().all(fits)
             }
-            Place::Gpu(cache) => model.gpu.is_some() && cache.blocks() >= blocks,
+            Place::Gpu(cache) => model.is_on_gpu() && cache.blocks() >= blocks,
         }
     }
 
@@ -109,7 +116,7 @@ impl KvCache {
         }
     }
 
-    fn gpu(&mut self) -> &mut GpuCache {
+    pub(super) fn gpu(&mut self) -> &mut GpuCache {
         match &mut self.0 {
             Place::Gpu(cache) => cache,
             Place::Host { .. } => panic!("a cache of a model on the host"),
@@ -128,7 +135,7 @@ pub(super) struct Pass<'a> {
 
 impl<'a> Pass<'a> {
     fn new(cpu: &'a Cpu, policy: Policy<'a>, batch: &'a Batch) -> Self {
-        let Policy { model, adapters } = policy;
+        let Policy { model, adapters, .. } = policy;
         if let Some(factors) = adapters.factors {
             adapters.r.iter().for_each(|r| r.check(factors));
             let known = |&adapter: &u32| (adapter as usize) < adapters.r.len();
@@ -175,17 +182,40 @@ pub fn forward(
     kept: &mut KeptActivations,
     keep: bool,
 ) -> Result<Hidden, DeviceError> {
+    let mut hidden = policy.model.no_hidden(policy.device);
+    forward_into(cpu, policy, batch, outputs, cache, kept, keep, &mut hidden)?;
+    Ok(hidden)
+}
+
+/// The same, on the host with the hidden states in the memory of those that were there; what they were is overwritten.
+///
+/// # Errors
+/// As [`forward`].
+///
+/// # Panics
+/// As [`forward`], and if `hidden` are of another device than the model.
+pub fn forward_into(
+    cpu: &Cpu,
+    policy: Policy<'_>,
+    batch: &Batch,
+    outputs: &[u32],
+    cache: &mut KvCache,
+    kept: &mut KeptActivations,
+    keep: bool,
+    hidden: &mut Hidden,
+) -> Result<(), DeviceError> {
     let (pass, model) = (Pass::new(cpu, policy, batch), policy.model);
-    if let Some(gpu) = &model.gpu {
+    if let Some(gpu) = model.gpus.get(policy.device) {
         let (cache, kept) = (cache.gpu(), &mut kept.gpu);
-        let hidden = cuda::forward(gpu, &model.config, policy.adapters, batch, outputs, cache, kept, keep)?;
-        return Ok(Hidden::Gpu(hidden));
+        let states = cuda::forward(gpu, &model.config, policy.adapters, batch, outputs, cache, kept, keep)?;
+        *hidden = Hidden::Gpu(states);
+        return Ok(());
     }
     let cache = cache.host();
     let layers = if keep { model.layers.len() } else { 1 };
     kept.layers.resize_with(layers.max(kept.layers.len()), LayerKept::default);
     kept.kept_rows = keep.then(|| batch.rows());
-    let mut x = std::mem::take(&mut kept.layers[0].x);
+    let mut x = std::mem::take(&mut kept.scratch.stream);
     embed(cpu, model, &batch.tokens, &mut x);
     for (index, layer) in model.layers.iter().enumerate() {
         let buffers = &mut kept.layers[if keep { index } else { 0 }];
@@ -193,11 +223,14 @@ pub fn forward(
         attention_layer::forward(&pass, index, layer, &mut cache[index], buffers, &mut kept.scratch);
         mlp_layer::forward(&pass, index, layer, buffers, &mut kept.scratch, &mut x);
     }
-    let raw = gather(&x, outputs, model.config.hidden_size);
-    let mut hidden = vec![0.0; raw.len()];
-    rms_norm(cpu, &raw, &model.final_norm, model.config.rms_norm_eps, &mut hidden);
-    kept.scratch.out = x;
-    Ok(Hidden::Host { width: model.config.hidden_size, values: hidden })
+    gather(&x, outputs, model.config.hidden_size, &mut kept.scratch.raw);
+    let Hidden::Host { values, .. } = hidden else { panic!("hidden states on a GPU") };
+    resize(values, kept.scratch.raw.len());
+    rms_norm(cpu, &kept.scratch.raw, &model.final_norm, model.config.rms_norm_eps, values);
+    // The last layer's output is what `backward` reads; the other buffer serves the next pass.
+    std::mem::swap(&mut kept.scratch.out, &mut x);
+    kept.scratch.stream = x;
+    Ok(())
 }
 
 fn embed(cpu: &Cpu, model: &Model, tokens: &[u32], x: &mut Vec<f32>) {
@@ -208,8 +241,9 @@ fn embed(cpu: &Cpu, model: &Model, tokens: &[u32], x: &mut Vec<f32>) {
     });
 }
 
-fn gather(x: &[f32], rows: &[u32], width: usize) -> Vec<f32> {
-    rows.iter().flat_map(|&row| &x[row as usize * width..][..width]).copied().collect()
+fn gather(x: &[f32], rows: &[u32], width: usize, to: &mut Vec<f32>) {
+    to.clear();
+    rows.iter().for_each(|&row| to.extend_from_slice(&x[row as usize * width..][..width]));
 }
 
 /// Takes ∂L/∂hidden of the rows `outputs`, as [`Directions::combine`] leaves it, back through the layers, and adds the
@@ -235,7 +269,7 @@ pub fn backward(
         assert_eq!(policy.adapters.r.len(), 1, "factors that are trained have one adapter");
     }
     let model = policy.model;
-    let gradient = match (gradient, &model.gpu) {
+    let gradient = match (gradient, model.gpus.get(policy.device)) {
         (Directions::Host { log, .. }, None) => log,
         (Directions::Gpu(gradient), Some(gpu)) => {
             let (config, cache, kept) = (&model.config, cache.gpu(), &mut kept.gpu);
@@ -248,7 +282,8 @@ pub fn backward(
     let pass = Pass::new(cpu, policy, batch);
     let width = model.config.hidden_size;
     // The last layer's output is what `forward` left in the scratch.
-    let raw = gather(&kept.scratch.out, outputs, width);
+    let mut raw = Vec::new();
+    gather(&kept.scratch.out, outputs, width, &mut raw);
     let mut d_raw = vec![0.0; raw.len()];
     if let Some(weights) = sums.weights() {
         assert!(pass.factors.is_none(), "all weights are trained without adapters");

@@ -164,8 +164,8 @@ pub struct SideFactors {
     pub(super) rank: usize,
     modules: usize,
     pub(super) layers: Vec<LayerSides>,
-    /// Where the model lies on a GPU, and nothing in `layers` then.
-    pub(super) gpu: Option<GpuFactors>,
+    /// On each GPU that the model lies on, and nothing in `layers` then.
+    pub(super) gpus: Vec<GpuFactors>,
 }
 
 /// Linear layers that share their input share one projection.
@@ -234,7 +234,7 @@ impl SideFactors {
                 }
             })
             .collect();
-        Self { rank, modules: modules.len(), layers, gpu: None }
+        Self { rank, modules: modules.len(), layers, gpus: Vec::new() }
     }
 
     /// As [`Self::new`], where the model computes.
@@ -259,9 +259,12 @@ impl SideFactors {
     }
 
     fn place(cpu: &Cpu, model: &Model, rank: usize, rows: &[ModuleRows]) -> Result<Self, DeviceError> {
-        let Some(gpu) = &model.gpu else { return Ok(Self::from_rows(cpu, &model.config, rank, rows)) };
-        let gpu = Some(GpuFactors::new(gpu, &model.config, rank, rows)?);
-        Ok(Self { rank, modules: rows.len(), layers: Vec::new(), gpu })
+        if !model.is_on_gpu() {
+            return Ok(Self::from_rows(cpu, &model.config, rank, rows));
+        }
+        let on_each = model.gpus.iter().map(|gpu| GpuFactors::new(gpu, &model.config, rank, rows));
+        let gpus = on_each.collect::<Result<_, _>>()?;
+        Ok(Self { rank, modules: rows.len(), layers: Vec::new(), gpus })
     }
 
     /// Puts other numbers in the place of those that [`Self::from_numbers`] was given, with the same modules.
@@ -276,11 +279,13 @@ impl SideFactors {
         numbers: &[f32],
     ) -> Result<(), DeviceError> {
         let rows = ModuleRows::of_numbers(config, self.rank, modules, numbers);
-        match &mut self.gpu {
-            None => *self = Self::from_rows(cpu, config, self.rank, &rows),
-            Some(gpu) => gpu.replace(config, self.rank, &rows)?,
+        if self.gpus.is_empty() {
+            *self = Self::from_rows(cpu, config, self.rank, &rows);
         }
-        Ok(())
+        // All of them, so that all are whole or say that they aren't.
+        let rank = self.rank;
+        let replaced = self.gpus.iter_mut().map(|gpu| gpu.replace(config, rank, &rows));
+        replaced.fold(Ok(()), Result::and)
     }
 
     /// r

@@ -3,7 +3,7 @@
 
 use super::stop::TextStop;
 use super::together::Seat;
-use crate::inference::{Completion, Engine, EngineError, GenerateOptions, Progress, Request};
+use crate::inference::{Completion, Engine, EngineError, GenerateOptions, Occupancy, Progress, Request};
 use crate::model::Policy;
 use std::sync::atomic::AtomicBool;
 
@@ -44,6 +44,14 @@ impl<'a> Sampler<'a> {
         match self {
             Self::Own(_) => Err(EngineError::Interrupted),
             Self::Seat(seat) => seat.wait(),
+        }
+    }
+
+    /// How full the batch was since this was asked last; nothing of a shared batch, which isn't this run's.
+    pub fn take_occupancy(&mut self) -> Occupancy {
+        match self {
+            Self::Own(engine) => engine.take_occupancy(),
+            Self::Seat(_) => Occupancy::default(),
         }
     }
 

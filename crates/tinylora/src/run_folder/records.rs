@@ -47,6 +47,8 @@ pub struct StepMetrics {
     pub rollout_tokens: u64,
     #[serde(deserialize_with = "null_is_nan")]
     pub rollout_seconds: f64,
+    #[serde(default, deserialize_with = "null_is_nan")]
+    pub empty_slot_fraction: f64,
     pub train_tokens: u64,
     #[serde(deserialize_with = "null_is_nan")]
     pub train_seconds: f64,

@@ -45,6 +45,9 @@ pub struct Summary {
     pub wall_seconds: f64,
     /// Sampled tokens a second of rollout.
     pub rollout_tokens_per_second: f64,
+    /// Share of the batch's slots that were empty at the ends of rollouts, when no prompt was waiting.
+    #[serde(default)]
+    pub rollout_empty_slot_fraction: f64,
     /// Trained tokens a second of training passes.
     pub train_tokens_per_second: f64,
     /// Largest resident memory; 0 where the system does not tell.
@@ -178,6 +181,7 @@ pub(crate) mod tests {
             eval_after: None,
             wall_seconds: 12.5,
             rollout_tokens_per_second: 100.0,
+            rollout_empty_slot_fraction: 0.2,
             train_tokens_per_second: 200.0,
             peak_rss_bytes: 1 << 30,
             device: "cpu".into(),
@@ -194,7 +198,7 @@ pub(crate) mod tests {
         let json = serde_json::to_value(example()).unwrap();
         let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
         let top = "model adapter task seed steps interrupted eval_before eval_after wall_seconds \
-                   rollout_tokens_per_second train_tokens_per_second peak_rss_bytes device kernel threads version commit";
+                   rollout_tokens_per_second rollout_empty_slot_fraction train_tokens_per_second peak_rss_bytes device kernel threads version commit";
         assert_eq!(keys(&json).join(" "), top);
         assert_eq!(keys(&json["model"]).join(" "), "ref sha256 family parameters");
         let adapter = "kind rank u n_tie tying trainable_parameters payload_bytes file_bytes";

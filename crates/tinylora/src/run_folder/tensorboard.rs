@@ -73,6 +73,7 @@ pub(super) fn scalars_of_step(m: &StepMetrics) -> Vec<(&'static str, f64)> {
         ("progress/epoch", m.epoch),
         ("progress/adapter_version", m.adapter_version as f64),
         ("speed/rollout_tokens_per_second", per_second(m.rollout_tokens, m.rollout_seconds)),
+        ("speed/empty_slot_fraction", m.empty_slot_fraction),
         ("speed/train_tokens_per_second", per_second(m.train_tokens, m.train_seconds)),
         ("memory/rss_bytes", m.rss_bytes as f64),
     ];

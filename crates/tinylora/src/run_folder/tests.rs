@@ -30,6 +30,7 @@ fn metrics(step: u64) -> StepMetrics {
         learning_rate: 1e-4,
         rollout_tokens: 1000,
         rollout_seconds: seconds_now().fract(),
+        empty_slot_fraction: 0.25,
         train_tokens: 1100,
         train_seconds: 0.5,
         adapter_version: step + 1,
@@ -226,6 +227,6 @@ fn only_clock_and_memory_are_left_out_of_comparisons() {
     let left = metrics_without_timing(&text).unwrap();
     let all: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).unwrap();
     let gone: Vec<_> = all.keys().filter(|key| !left.contains_key(*key)).collect();
-    assert_eq!(gone, ["rollout_seconds", "train_seconds", "rss_bytes"]);
+    assert_eq!(gone, ["rollout_seconds", "empty_slot_fraction", "train_seconds", "rss_bytes"]);
     assert!(metrics_without_timing("{\"step\":").is_err());
 }

@@ -20,6 +20,7 @@ use crate::atomic_file;
 use crate::base::Base;
 use crate::checkpoint::{self, Checkpoint, Counters};
 use crate::evaluate::Evaluation;
+use crate::inference::Occupancy;
 use crate::optimizer::OptimizerState;
 use crate::recipe::{Learner, Recipe};
 use crate::rollout::Turns;
@@ -117,6 +118,8 @@ struct Carried {
     wall_seconds: f64,
     rollout_tokens: u64,
     rollout_seconds: f64,
+    #[serde(default)]
+    occupancy: Occupancy,
     train_tokens: u64,
     train_seconds: f64,
 }

@@ -4,7 +4,7 @@
 use super::setup::{Session, TrainError};
 use super::{Event, State};
 use crate::advantage::{Advantages, group_advantages};
-use crate::inference::{Progress, Sampling};
+use crate::inference::{Occupancy, Progress, Sampling};
 use crate::reward::{RewardItem, Scores, overlong_penalty};
 use crate::rollout::{RolloutGroup, RolloutSettings, roll_out};
 use std::sync::atomic::AtomicBool;
@@ -20,6 +20,8 @@ pub(super) struct Scored {
     /// What is learned from: the scores' rewards less the overlong penalty.
     pub rewards: Vec<Vec<f32>>,
     pub advantages: Vec<Advantages>,
+    /// How full the batch of sequences was.
+    pub occupancy: Occupancy,
     /// The groups that are the batch, in ascending order.
     pub batch: Vec<usize>,
 }
@@ -56,6 +58,8 @@ fn all_rounds(
     let rollout = &session.recipe.rollout;
     let (wanted, rounds) = (rollout.prompts_per_step, rollout.refill_rounds);
     let mut scored = Scored::default();
+    // What an evaluation left.
+    session.sampler.take_occupancy();
     let mut missing = wanted;
     for round in 0..=rounds {
         let what = if round == 0 { "rollout" } else { "refill" };
@@ -66,6 +70,7 @@ fn all_rounds(
             break;
         }
     }
+    scored.occupancy = session.sampler.take_occupancy();
     scored.batch = batch(&scored.advantages, wanted);
     Ok(scored)
 }

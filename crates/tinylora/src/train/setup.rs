@@ -410,6 +410,7 @@ impl<'a> Session<'a> {
             eval_after,
             wall_seconds: carried.wall_seconds,
             rollout_tokens_per_second: rate(carried.rollout_tokens, carried.rollout_seconds),
+            rollout_empty_slot_fraction: carried.occupancy.empty_fraction(),
             train_tokens_per_second: rate(carried.train_tokens, carried.train_seconds),
             peak_rss_bytes: crate::run_folder::peak_rss_bytes(),
             device: self.base.model.device_name().to_owned(),

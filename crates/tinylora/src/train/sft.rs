@@ -3,7 +3,9 @@
 use super::setup::{Session, TrainError};
 use super::update::apply_update;
 use super::{Event, State};
-use crate::gradient::{TokenGradient, TokenView, TrainingGroup, accumulate, micro_batches, packed_tokens};
+use crate::gradient::{
+    CompletionGradient, CompletionView, TrainingGroup, accumulate_batches, micro_batches, packed_tokens,
+};
 use crate::optimizer::learning_rate_at;
 use crate::run_folder::{RunFolder, StepMetrics, rss_bytes};
 use std::time::Instant;
@@ -63,21 +65,19 @@ fn update(
     let weight = 1.0 / tokens.max(1) as f64;
     let batches = micro_batches(groups, session.plan.micro_batch_tokens);
     let mut sums = session.trained.sums();
-    let mut loss = 0.0;
-    for batch in &batches {
-        loss += accumulate(
-            session.cpu,
-            session.trained.policy(session.base),
-            batch,
-            1.0,
-            &mut |token: TokenView| TokenGradient {
-                loss: -weight * f64::from(token.logprob),
-                slope: -weight as f32,
-            },
-            &mut session.shared.workspace(),
-            &mut sums,
-        )?;
-    }
+    let loss = accumulate_batches(
+        session.cpu,
+        session.trained.policy(session.base),
+        &batches,
+        (1.0, false),
+        &mut |completion: CompletionView<'_>| CompletionGradient {
+            loss: completion.logprobs.iter().fold(0.0, |sum, &logprob| sum - weight * f64::from(logprob)),
+            slopes: vec![-weight as f32; completion.logprobs.len()],
+            entropy_slope: 0.0,
+        },
+        &mut session.shared.workspace(),
+        &mut sums,
+    )?;
     if !loss.is_finite() {
         return Err(TrainError::LossNotFinite { step: state.step, loss });
     }
@@ -117,6 +117,7 @@ fn metrics(
         learning_rate: f64::from(updated.learning_rate),
         rollout_tokens: 0,
         rollout_seconds: 0.0,
+        empty_slot_fraction: none,
         train_tokens: updated.rows,
         train_seconds: seconds,
         adapter_version,

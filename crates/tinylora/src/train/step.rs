@@ -7,7 +7,7 @@ use super::update::apply_update;
 use super::{Event, State};
 use crate::evaluate::is_right;
 use crate::gradient::{
-    BatchTotals, PolicyLoss, PolicyStatistics, TrainingCompletion, TrainingGroup, accumulate_completions,
+    BatchTotals, PolicyLoss, PolicyStatistics, TrainingCompletion, TrainingGroup, accumulate_batches,
     completion_logprobs, importance_weights, micro_batches, packed_tokens, weigh,
 };
 use crate::model::Policy;
@@ -45,6 +45,7 @@ pub(super) fn train_step(
     let metrics = metrics(session, state, &scored, &updated, (rollout_seconds, train_seconds));
     state.carried.rollout_tokens += metrics.rollout_tokens;
     state.carried.rollout_seconds += rollout_seconds;
+    state.carried.occupancy += scored.occupancy;
     state.carried.train_tokens += updated.tokens;
     state.carried.train_seconds += train_seconds;
     folder.append_metrics(&metrics)?;
@@ -101,18 +102,15 @@ fn update(session: &mut Session<'_>, state: &mut State, scored: &Scored) -> Resu
     for round in 0..recipe.grpo.updates_per_batch {
         let mut loss = PolicyLoss::new(&recipe.grpo);
         let mut sums = session.trained.sums();
-        let mut total = 0.0;
-        for batch in &batches {
-            total += accumulate_completions(
-                session.cpu,
-                session.trained.policy(session.base),
-                batch,
-                (inverse_temperature, loss.wants_entropy()),
-                &mut |completion| loss.completion(completion),
-                &mut session.shared.workspace(),
-                &mut sums,
-            )?;
-        }
+        let total = accumulate_batches(
+            session.cpu,
+            session.trained.policy(session.base),
+            &batches,
+            (inverse_temperature, loss.wants_entropy()),
+            &mut |completion| loss.completion(completion),
+            &mut session.shared.workspace(),
+            &mut sums,
+        )?;
         if !total.is_finite() {
             return Err(TrainError::LossNotFinite { step: state.step, loss: total });
         }
@@ -257,6 +255,7 @@ fn metrics(
         learning_rate: f64::from(updated.learning_rate),
         rollout_tokens: tokens as u64,
         rollout_seconds,
+        empty_slot_fraction: scored.occupancy.empty_fraction(),
         train_tokens: updated.tokens,
         train_seconds,
         adapter_version: scored.groups.first().map_or(0, |group| group.adapter_version),

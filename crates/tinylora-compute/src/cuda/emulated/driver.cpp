@@ -1,28 +1,127 @@
 // The part of CUDA's driver interface that this project calls, over the emulated device: linked with the kernels it makes
 // a library that a program loads in place of the driver's, so that host code can be proven without a GPU.
-// Everything happens at once and in order; modules hold all kernels, whatever image is loaded.
+//
+// What is queued on a stream is done as late as the driver may: when something that comes after it is waited for. A host that
+// changes pinned memory too early, or reads a result before it is there, then computes with wrong numbers. With
+// EMULATED_AT_ONCE in the environment it is done as early as may be: when it is queued. What goes into a graph keeps its
+// arguments. Modules hold all kernels, whatever image is loaded. There are two GPUs: what is queued for one fails if it has an
+// address of the other.
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
 #include <mutex>
+#include <string>
+#include <vector>
 
 extern "C" {
 int emulated_launch(const char* name, const int* blocks, int block_threads, int shared_bytes, void** params, int how);
+int emulated_arguments(const char* name, const size_t** sizes);
 void* emulated_allocate(size_t bytes);
 void emulated_free(void* pointer, size_t bytes);
+}
 
 typedef uint64_t Address;
-enum { OK = 0, INVALID = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500, LAUNCH_FAILED = 719 };
+enum {
+    OK = 0,
+    INVALID = 1,
+    OUT_OF_MEMORY = 2,
+    NOT_FOUND = 500,
+    ILLEGAL_ADDRESS = 700,
+    LAUNCH_FAILED = 719,
+    NOT_SUPPORTED = 801,
+    NOT_WHILE_RECORDING = 900
+};
 
-// One launch at a time, whichever thread it comes from.
-static std::mutex one_launch;
+typedef std::function<int()> Work;
+typedef std::vector<Work> Recorded;
 
+struct Stream {
+    int device = 0;
+    std::deque<Work> queue;
+    long queued = 0, done = 0;
+    Recorded* recording = nullptr;
+};
+
+struct Event {
+    timespec when;
+    Stream* stream = nullptr;
+    long place = 0;
+};
+
+// One call at a time, whichever thread it comes from.
+static std::recursive_mutex one_call;
+#define ONE_CALL std::lock_guard<std::recursive_mutex> held(one_call)
+static std::map<void*, size_t> pinned;
+static std::vector<Stream*> streams;
+static Stream unnamed;
+// (first byte, (bytes, GPU))
+static std::map<Address, std::pair<size_t, int>> allocations;
+static thread_local int current = 0;
+// The first thing that failed, told by all that follows, as the driver does.
+static int failed = OK;
+
+static Stream* stream_of(void* stream) { return stream ? (Stream*)stream : &unnamed; }
+
+static int run_until(Stream* stream, long place) {
+    while (stream->done < place) {
+        Work work = std::move(stream->queue.front());
+        stream->queue.pop_front();
+        stream->done++;
+        int status = work();
+        if (status && !failed) failed = status;
+    }
+    return failed;
+}
+
+static int run_all() {
+    for (Stream* stream : streams) run_until(stream, stream->queued);
+    return run_until(&unnamed, unnamed.queued);
+}
+
+static int queue(void* handle, Work work) {
+    Stream* stream = stream_of(handle);
+    if (handle && stream->device != current) return INVALID;
+    if (stream->recording) return stream->recording->push_back(work), OK;
+    static bool at_once = getenv("EMULATED_AT_ONCE");
+    stream->queue.push_back(work);
+    stream->queued++;
+    // The stream without a name is for calls that wait.
+    if (at_once || !handle) return run_until(stream, stream->queued);
+    return failed;
+}
+
+// Whether a number is an address of another GPU than this.
+static bool is_elsewhere(Address address, int device) {
+    auto after = allocations.upper_bound(address);
+    if (after == allocations.begin()) return false;
+    --after;
+    return address < after->first + after->second.first && after->second.second != device;
+}
+
+static bool is_pinned(const void* pointer, size_t bytes) {
+    auto after = pinned.upper_bound((void*)pointer);
+    if (after == pinned.begin()) return false;
+    --after;
+    return (char*)pointer + bytes <= (char*)after->first + after->second;
+}
+
+// A copy of numbers that begin with this NaN fails: so a test has the driver fail where it wants.
+static bool fails(const void* from, size_t bytes) {
+    uint32_t first = 0;
+    return bytes >= 4 && (memcpy(&first, from, 4), first == 0x7fc0dead);
+}
+
+extern "C" {
 int cuInit(unsigned) { return OK; }
 int cuDriverGetVersion(int* version) { return *version = 13000, OK; }
-int cuDeviceGetCount(int* count) { return *count = 1, OK; }
-int cuDeviceGet(int* device, int number) { return *device = 0, number == 0 ? OK : INVALID; }
+int cuDeviceGetCount(int* count) { return *count = 2, OK; }
+int cuDeviceGet(int* device, int number) { return *device = number, number == 0 || number == 1 ? OK : INVALID; }
 
 int cuDeviceGetName(char* name, int length, int) {
     strncpy(name, "emulated", length);
@@ -39,11 +138,39 @@ int cuDeviceGetAttribute(int* value, int attribute, int) {
     }
 }
 
-int cuDevicePrimaryCtxRetain(void** context, int) { return *context = (void*)1, OK; }
-int cuDevicePrimaryCtxRelease_v2(int) { return OK; }
-int cuCtxSetCurrent(void*) { return OK; }
-int cuCtxSynchronize() { return OK; }
-int cuStreamSynchronize(void*) { return OK; }
+int cuDevicePrimaryCtxRetain(void** context, int device) { return *context = (void*)(size_t)(1 + device), OK; }
+int cuDevicePrimaryCtxRelease_v2(int) {
+    ONE_CALL;
+    return run_all();
+}
+int cuCtxSetCurrent(void* context) { return current = (int)(size_t)context - 1, OK; }
+
+int cuCtxSynchronize() {
+    ONE_CALL;
+    return run_all();
+}
+
+int cuStreamCreate(void** stream, unsigned) {
+    ONE_CALL;
+    streams.push_back(new Stream);
+    streams.back()->device = current;
+    return *stream = streams.back(), OK;
+}
+
+int cuStreamDestroy_v2(void* handle) {
+    ONE_CALL;
+    Stream* stream = (Stream*)handle;
+    int status = run_until(stream, stream->queued);
+    for (size_t i = 0; i < streams.size(); i++)
+        if (streams[i] == stream) streams.erase(streams.begin() + i--);
+    return delete stream, status;
+}
+
+int cuStreamSynchronize(void* handle) {
+    ONE_CALL;
+    Stream* stream = stream_of(handle);
+    return stream->recording ? NOT_WHILE_RECORDING : run_until(stream, stream->queued);
+}
 
 int cuMemGetInfo_v2(size_t* free, size_t* total) { return *free = *total = (size_t)1 << 30, OK; }
 
@@ -51,33 +178,79 @@ int cuMemGetInfo_v2(size_t* free, size_t* total) { return *free = *total = (size
 int cuMemAlloc_v2(Address* address, size_t bytes) {
     if (bytes == 0) return INVALID;
     if (bytes > (size_t)1 << 30) return OUT_OF_MEMORY;
+    ONE_CALL;
     size_t all = (bytes + 15) / 16 * 16 + 16;
     size_t* memory = (size_t*)emulated_allocate(all);
     *memory = all;
     *address = (Address)memory + 16;
+    allocations[*address] = {bytes, current};
     return OK;
 }
 
 int cuMemFree_v2(Address address) {
+    ONE_CALL;
+    int status = run_all();
+    allocations.erase(address);
     size_t* memory = (size_t*)(address - 16);
     emulated_free(memory, *memory);
+    return status;
+}
+
+int cuMemHostAlloc(void** pointer, size_t bytes, unsigned) {
+    ONE_CALL;
+    if (!(*pointer = malloc(bytes))) return OUT_OF_MEMORY;
+    pinned[*pointer] = bytes;
     return OK;
 }
 
-int cuMemcpyHtoD_v2(Address to, const void* from, size_t bytes) { return memcpy((void*)to, from, bytes), OK; }
-int cuMemcpyDtoH_v2(void* to, Address from, size_t bytes) { return memcpy(to, (void*)from, bytes), OK; }
-int cuMemHostAlloc(void** pointer, size_t bytes, unsigned) { return (*pointer = malloc(bytes)) ? OK : OUT_OF_MEMORY; }
-int cuMemFreeHost(void* pointer) { return free(pointer), OK; }
-int cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, void*) { return memcpy((void*)to, from, bytes), OK; }
-int cuMemcpyDtoD_v2(Address to, Address from, size_t bytes) { return memmove((void*)to, (void*)from, bytes), OK; }
-int cuMemsetD8_v2(Address to, unsigned char value, size_t bytes) { return memset((void*)to, value, bytes), OK; }
+int cuMemFreeHost(void* pointer) {
+    ONE_CALL;
+    pinned.erase(pointer);
+    return free(pointer), OK;
+}
+
+int cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, void* stream) {
+    ONE_CALL;
+    if (fails(from, bytes) || is_elsewhere(to, current)) return ILLEGAL_ADDRESS;
+    if (is_pinned(from, bytes)) return queue(stream, [=] { return memcpy((void*)to, from, bytes), OK; });
+    if (stream_of(stream)->recording) return NOT_WHILE_RECORDING;
+    // The driver takes a copy of what isn't pinned before it returns.
+    auto copy = std::make_shared<std::vector<char>>((char*)from, (char*)from + bytes);
+    return queue(stream, [=] { return memcpy((void*)to, copy->data(), bytes), OK; });
+}
+
+int cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, void* stream) {
+    ONE_CALL;
+    if (is_elsewhere(from, current)) return ILLEGAL_ADDRESS;
+    int status = queue(stream, [=] { return memcpy(to, (void*)from, bytes), OK; });
+    // To memory that isn't pinned it returns when that is done.
+    return status || is_pinned(to, bytes) ? status : cuStreamSynchronize(stream);
+}
+
+int cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void* stream) {
+    ONE_CALL;
+    if (is_elsewhere(to, current) || is_elsewhere(from, current)) return ILLEGAL_ADDRESS;
+    return queue(stream, [=] { return memmove((void*)to, (void*)from, bytes), OK; });
+}
+
+int cuMemsetD8Async(Address to, unsigned char value, size_t bytes, void* stream) {
+    ONE_CALL;
+    if (is_elsewhere(to, current)) return ILLEGAL_ADDRESS;
+    return queue(stream, [=] { return memset((void*)to, value, bytes), OK; });
+}
+
+int cuMemcpyHtoD_v2(Address to, const void* from, size_t bytes) { return cuMemcpyHtoDAsync_v2(to, from, bytes, nullptr); }
+int cuMemcpyDtoH_v2(void* to, Address from, size_t bytes) { return cuMemcpyDtoHAsync_v2(to, from, bytes, nullptr); }
+
 int cuModuleLoadData(void** module, const void*) { return *module = (void*)1, OK; }
-int cuModuleUnload(void*) { return OK; }
+int cuModuleUnload(void*) {
+    ONE_CALL;
+    return run_all();
+}
 
 int cuModuleGetFunction(void** function, void*, const char* name) {
-    int none[3] = {0, 0, 0};
-    std::lock_guard<std::mutex> held(one_launch);
-    if (emulated_launch(name, none, 32, 0, 0, 0) == 1) return NOT_FOUND;
+    const size_t* sizes;
+    if (emulated_arguments(name, &sizes) < 0) return NOT_FOUND;
     *function = strdup(name);
     return OK;
 }
@@ -85,21 +258,82 @@ int cuModuleGetFunction(void** function, void*, const char* name) {
 int cuFuncSetAttribute(void*, int, int) { return OK; }
 
 int cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned, unsigned,
-                   unsigned shared_bytes, void*, void** parameters, void**) {
-    int blocks[3] = {(int)x, (int)y, (int)z};
+                   unsigned shared_bytes, void* stream, void** parameters, void**) {
+    ONE_CALL;
     if (shared_bytes > 101376 || x == 0 || y == 0 || z == 0 || y > 65535 || z > 65535) return INVALID;
-    std::lock_guard<std::mutex> held(one_launch);
-    return emulated_launch((const char*)function, blocks, threads, shared_bytes, parameters, 0) ? LAUNCH_FAILED : OK;
+    const size_t* sizes;
+    const char* name = (const char*)function;
+    int count = emulated_arguments(name, &sizes);
+    auto arguments = std::make_shared<std::vector<std::vector<uint64_t>>>();
+    for (int i = 0; i < count; i++) {
+        arguments->push_back(std::vector<uint64_t>((sizes[i] + 7) / 8));
+        memcpy(arguments->back().data(), parameters[i], sizes[i]);
+        for (uint64_t word : arguments->back())
+            if (sizes[i] >= 8 && is_elsewhere(word, current)) return ILLEGAL_ADDRESS;
+    }
+    return queue(stream, [=]() -> int {
+        int blocks[3] = {(int)x, (int)y, (int)z};
+        std::vector<void*> pointers;
+        for (auto& argument : *arguments) pointers.push_back(argument.data());
+        return emulated_launch(name, blocks, threads, shared_bytes, pointers.data(), 0) ? LAUNCH_FAILED : OK;
+    });
 }
 
-// Events are times.
-int cuEventCreate(void** event, unsigned) { return *event = calloc(1, sizeof(timespec)), OK; }
-int cuEventRecord(void* event, void*) { return clock_gettime(CLOCK_MONOTONIC, (timespec*)event), OK; }
-int cuEventSynchronize(void*) { return OK; }
-int cuEventDestroy_v2(void* event) { return free(event), OK; }
+int cuStreamBeginCapture_v2(void* handle, int) {
+    ONE_CALL;
+    if (!handle || getenv("EMULATED_NO_GRAPHS")) return NOT_SUPPORTED;
+    Stream* stream = (Stream*)handle;
+    if (stream->recording) return INVALID;
+    return stream->recording = new Recorded, OK;
+}
+
+int cuStreamEndCapture(void* handle, void** graph) {
+    ONE_CALL;
+    Stream* stream = (Stream*)handle;
+    *graph = stream->recording;
+    stream->recording = nullptr;
+    return *graph ? OK : INVALID;
+}
+
+int cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long long) {
+    return *executable = new std::shared_ptr<Recorded>(new Recorded(*(Recorded*)graph)), OK;
+}
+
+int cuGraphDestroy(void* graph) { return delete (Recorded*)graph, OK; }
+
+int cuGraphLaunch(void* executable, void* stream) {
+    ONE_CALL;
+    auto recorded = *(std::shared_ptr<Recorded>*)executable;
+    return queue(stream, [=]() -> int {
+        for (const Work& work : *recorded)
+            if (int status = work()) return status;
+        return OK;
+    });
+}
+
+int cuGraphExecDestroy(void* executable) { return delete (std::shared_ptr<Recorded>*)executable, OK; }
+
+// Events are places in a stream, and times.
+int cuEventCreate(void** event, unsigned) { return *event = new Event, OK; }
+
+int cuEventRecord(void* handle, void* stream) {
+    ONE_CALL;
+    Event* event = (Event*)handle;
+    event->stream = stream_of(stream);
+    event->place = event->stream->queued;
+    return clock_gettime(CLOCK_MONOTONIC, &event->when), OK;
+}
+
+int cuEventSynchronize(void* handle) {
+    ONE_CALL;
+    Event* event = (Event*)handle;
+    return event->stream ? run_until(event->stream, event->place) : OK;
+}
+
+int cuEventDestroy_v2(void* event) { return delete (Event*)event, OK; }
 
 int cuEventElapsedTime(float* milliseconds, void* from, void* to) {
-    timespec *a = (timespec*)from, *b = (timespec*)to;
+    timespec *a = &((Event*)from)->when, *b = &((Event*)to)->when;
     *milliseconds = (b->tv_sec - a->tv_sec) * 1e3f + (b->tv_nsec - a->tv_nsec) * 1e-6f;
     return OK;
 }

@@ -41,6 +41,7 @@ struct Fiber {
 
 struct Kernel {
     int threads;
+    std::vector<size_t> sizes;
     std::function<void(void**)> run;
 };
 
@@ -274,7 +275,9 @@ void load_matrices(u32 (&r)[4], const void* row, bool turned) {
     });
 }
 
-void add(const char* name, int threads, std::function<void(void**)> run) { kernels()[name] = {threads, run}; }
+void add(const char* name, int threads, std::vector<size_t> sizes, std::function<void(void**)> run) {
+    kernels()[name] = {threads, sizes, run};
+}
 }  // namespace emu
 
 using namespace emu;
@@ -306,6 +309,14 @@ extern "C" int emulated_launch(const char* name, const int* blocks, int block_th
             }
     munmap(memory, pages + 4096);
     return 0;
+}
+
+// The number of a kernel's arguments, and the bytes of each; -1 if there is no such kernel.
+extern "C" int emulated_arguments(const char* name, const size_t** sizes) {
+    auto found = kernels().find(name);
+    if (found == kernels().end()) return -1;
+    *sizes = found->second.sizes.data();
+    return (int)found->second.sizes.size();
 }
 
 // `bytes` of memory, all ones (NaN in every type), before a page that can't be touched.

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include <functional>
+#include <vector>
 
 #define DEVICE static inline
 #define SHARED static
@@ -24,7 +25,8 @@ u8* dynamic_shared();
 void copy(void* to, const void* from, int valid);
 void commit();
 void wait(int pending);
-void add(const char* name, int threads, std::function<void(void**)> run);
+// `sizes`: bytes of each argument.
+void add(const char* name, int threads, std::vector<size_t> sizes, std::function<void(void**)> run);
 
 template <class... A, size_t... I>
 void call(void (*kernel)(A...), void** arguments, std::index_sequence<I...>) {
@@ -34,7 +36,7 @@ void call(void (*kernel)(A...), void** arguments, std::index_sequence<I...>) {
 struct Registered {
     template <class... A>
     Registered(const char* name, int threads, void (*kernel)(A...)) {
-        add(name, threads, [kernel](void** a) { call(kernel, a, std::index_sequence_for<A...>()); });
+        add(name, threads, {sizeof(A)...}, [kernel](void** a) { call(kernel, a, std::index_sequence_for<A...>()); });
     }
 };
 

@@ -10,6 +10,13 @@ KERNEL(embed, ROW_THREADS, const bf16* embedding, int embedding_row, const u32* 
     for (int i = thread(); i < width; i += ROW_THREADS) out[(size_t)block_x() * width + i] = widen(from[i]) * scale;
 }
 
+// The tokens that the step before chose become the input of the next: tokens[i] = choices[sources[i]], of which each has
+// four numbers; a source below 0 leaves the token as it is.
+KERNEL(next_tokens, ROW_THREADS, const int* sources, const u32* choices, int rows, u32* tokens) {
+    int i = block_x() * ROW_THREADS + thread();
+    if (i < rows && sources[i] >= 0) tokens[i] = choices[(size_t)sources[i] * 4];
+}
+
 // out[i] = x[rows[i]]
 KERNEL(gather_rows, ROW_THREADS, const float* x, const u32* rows, int width, float* out) {
     const float* from = x + (size_t)rows[block_x()] * width;

@@ -13,23 +13,30 @@ use tinylora_compute::cuda::{CudaError, Device, DeviceBuffer};
 /// Hidden states (n, D): rows that may lie in several places.
 #[derive(Clone)]
 pub struct GpuHidden {
+    /// Which of the model's GPUs they are on.
+    index: usize,
     width: usize,
     rows: Vec<DeviceBuffer<u16>>,
 }
 
 impl GpuHidden {
     /// norm(raw), rounded.
-    pub(super) fn normed(
-        device: &Device,
-        norm: &Norm,
-        raw: &DeviceBuffer<f32>,
-        count: usize,
-    ) -> Result<Self, CudaError> {
+    pub(super) fn normed(model: &GpuModel, raw: &DeviceBuffer<f32>, count: usize) -> Result<Self, CudaError> {
+        let (device, norm): (&Device, &Norm) = (&model.device, &model.final_norm);
         let width = norm.weight.len();
         let stride = padded(width);
         let data = device.buffer("hidden states", count * stride)?;
         norm.forward(device, raw, &Rows::new(&data, count, width))?;
-        Ok(Self { width, rows: (0..count).map(|row| data.part(row * stride, stride)).collect() })
+        Ok(Self {
+            index: model.index,
+            width,
+            rows: (0..count).map(|row| data.part(row * stride, stride)).collect(),
+        })
+    }
+
+    /// Which of the model's GPUs they are on.
+    pub fn index(&self) -> usize {
+        self.index
     }
 
     /// n
@@ -39,7 +46,7 @@ impl GpuHidden {
 
     /// Some of the rows, in this order.
     pub fn pick(&self, rows: &[usize]) -> Self {
-        Self { width: self.width, rows: rows.iter().map(|&row| self.rows[row].clone()).collect() }
+        Self { rows: rows.iter().map(|&row| self.rows[row].clone()).collect(), ..*self }
     }
 
     /// Takes the first rows away.
@@ -84,6 +91,7 @@ pub struct GpuRows {
 
 /// ∂ ln p / ∂ hidden (n, D), and of the entropy where it was asked for.
 pub struct GpuDirections {
+    index: usize,
     device: Arc<Device>,
     width: usize,
     log: DeviceBuffer<f32>,
@@ -93,6 +101,11 @@ pub struct GpuDirections {
 }
 
 impl GpuDirections {
+    /// Which of the model's GPUs they are on.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
     /// Whether there are gradients of entropies.
     pub fn has_entropies(&self) -> bool {
         self.entropy.is_some()
@@ -131,7 +144,7 @@ impl GpuDirections {
 impl GpuModel {
     /// No rows.
     pub fn no_hidden(&self) -> GpuHidden {
-        GpuHidden { width: self.final_norm.weight.len(), rows: Vec::new() }
+        GpuHidden { index: self.index, width: self.final_norm.weight.len(), rows: Vec::new() }
     }
 
     /// Chooses (token, log-prob, entropy) for each row by its stream's number at a counter, or the most probable token.
@@ -190,6 +203,7 @@ impl GpuModel {
         let statistics = rows.statistics(device, Some(&targets))?;
         let entropy = entropies.then(|| rows.entropy_sums(device, &statistics)).transpose()?;
         let directions = GpuDirections {
+            index: self.index,
             device: Arc::clone(&self.device),
             width: hidden.width,
             log: rows.directions(device, &statistics, &targets)?,

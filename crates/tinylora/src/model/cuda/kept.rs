@@ -1,6 +1,7 @@
 //! Memory on the GPU that lives from pass to pass: the KV cache, what training keeps of each layer, and scratch. It grows with
 //! the largest batch.
 
+use super::decode::GpuDecode;
 use crate::model::config::ModelConfig;
 use crate::model::{MemorySizes, usual_batch};
 use tinylora_compute::Cpu;
@@ -9,10 +10,13 @@ use tinylora_compute::buffer::Zeroable;
 use tinylora_compute::cuda::product::{Rows, padded};
 use tinylora_compute::cuda::{CudaError, Device, DeviceBuffer};
 
+/// Keys and values of a layer (slots, K, d).
+pub(super) type Keys = (DeviceBuffer<u16>, DeviceBuffer<u16>);
+
 /// Keys and values of all layers; the memory is taken when it is first used.
 pub struct GpuCache {
     blocks: usize,
-    layers: Vec<(DeviceBuffer<u16>, DeviceBuffer<u16>)>,
+    layers: Vec<Keys>,
 }
 
 impl GpuCache {
@@ -26,14 +30,10 @@ impl GpuCache {
         self.blocks
     }
 
-    /// Keys and values (slots, K, d) of each layer.
-    pub(super) fn layers(
-        &mut self,
-        device: &Device,
-        config: &ModelConfig,
-    ) -> Result<&[(DeviceBuffer<u16>, DeviceBuffer<u16>)], CudaError> {
+    /// Keys and values (slots, K, d) of each layer. Behind the blocks is one that empty rows of a batch write to.
+    pub(super) fn layers(&mut self, device: &Device, config: &ModelConfig) -> Result<&[Keys], CudaError> {
         if self.layers.is_empty() {
-            let len = self.blocks * BLOCK_TOKENS * config.num_kv_heads * config.head_dim;
+            let len = (self.blocks + 1) * BLOCK_TOKENS * config.num_kv_heads * config.head_dim;
             let what = "the cache of keys and values";
             let layer = |_| Ok((device.buffer(what, len)?, device.buffer(what, len)?));
             self.layers = (0..config.num_layers).map(layer).collect::<Result<_, CudaError>>()?;
@@ -60,6 +60,13 @@ impl<T: Zeroable> Grown<T> {
         }
         let buffer = self.0.as_ref().expect("set above");
         Ok(buffer.part(0, len))
+    }
+}
+
+impl<T: Zeroable> Grown<T> {
+    /// Where it lies: another place after it grew, 0 before it was used.
+    fn address(&self) -> u64 {
+        self.0.as_ref().map_or(0, DeviceBuffer::address)
     }
 }
 
@@ -125,11 +132,28 @@ pub struct GpuKept {
     pub(super) r_there: Vec<f32>,
     /// Rows of the last forward pass, if everything was kept.
     pub(super) kept_rows: Option<usize>,
+    /// Decode steps that are queued have activations of their own.
+    pub(super) decode: Option<Box<GpuDecode>>,
 }
 
-/// Memory that a model takes on the GPU beside `cpu`; None without one.
+impl GpuKept {
+    /// Where everything lies that a pass which keeps nothing writes to.
+    pub(super) fn addresses(&self) -> Vec<u64> {
+        let scratch = &self.scratch;
+        let mut all = vec![self.stream.address(), scratch.normed.address(), scratch.hidden.address()];
+        all.extend([scratch.partial.address(), scratch.side.z.address()]);
+        for kept in self.layers.iter().take(1) {
+            all.extend([kept.qkv.address(), kept.q.address(), kept.heads.address(), kept.lse.address()]);
+            all.extend([kept.attention_out.address(), kept.gate_up.address(), kept.mlp_out.address()]);
+            all.extend(kept.p.iter().map(Grown::address));
+        }
+        all
+    }
+}
+
+/// Memory that a model takes on each GPU beside `cpu`; None without one.
 pub fn memory(cpu: &Cpu, config: &ModelConfig) -> Option<MemorySizes> {
-    let device = cpu.gpu()?;
+    let budget = cpu.gpus().iter().map(|gpu| gpu.budget()).min()?;
     let (d, f) = (config.hidden_size, config.intermediate_size);
     let (q, k) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
     let norms = if config.sandwich_norms { 8 * d } else { 0 };
@@ -140,10 +164,11 @@ pub fn memory(cpu: &Cpu, config: &ModelConfig) -> Option<MemorySizes> {
     // Sampling has activations of its own, of one layer; the head holds probabilities of 4096 entries a row.
     let (sampling, head) = (layer + forward, 2 * 4096 + 10 * d);
     Some(MemorySizes {
-        limit: device.budget() as u64,
+        limit: budget as u64,
         block: (kv * BLOCK_TOKENS) as u64,
         per_token: (config.num_layers * layer + forward + backward + kv + head) as u64,
-        fixed: 2048 * sampling as u64,
+        // What is queued in sampling has activations of its own, and sums of the head that its graphs hold.
+        fixed: (2048 + 256) * sampling as u64 + 16 * 256 * (12 * config.vocab_size / 128 + 2 * d) as u64,
         max_batch: usual_batch(true),
         micro_batch_tokens: 8192,
     })

@@ -13,14 +13,16 @@ use std::time::Instant;
 use tinylora_compute::attention::Heads;
 use tinylora_compute::cuda::product::{self, Matrix, Out, Rows, padded};
 use tinylora_compute::cuda::rows::{Gate, HeadTurn, Norm};
-use tinylora_compute::cuda::{CudaError, Device, DeviceBuffer, Staging, attention};
-use tinylora_compute::{Cpu, PackedMatrix, Precision};
+use tinylora_compute::cuda::{CudaError, Device, DeviceBuffer, Staging, attention, thin};
+use tinylora_compute::{Cpu, Precision};
 
 /// Bytes of weights that are on their way at once.
 const PIECE: usize = 64 << 20;
 
 /// The weights of a model.
 pub struct GpuModel {
+    /// Which of the model's GPUs it is.
+    pub(super) index: usize,
     pub(super) device: Arc<Device>,
     pub(super) embedding: Matrix,
     head: Option<Matrix>,
@@ -53,14 +55,24 @@ impl GpuModel {
         cpu.gpu().is_some()
     }
 
-    /// Loads the matrices of `model` (which has all else) by their names onto the GPU beside `cpu`; None without one.
+    /// Loads the matrices of `model` (which has all else) by their names onto each GPU beside `cpu`; none without one.
     pub fn load(
         cpu: &Cpu,
         model: &Model,
         read: &ReadRows<'_>,
         progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<Option<Self>, ModelError> {
-        let Some(device) = cpu.gpu() else { return Ok(None) };
+    ) -> Result<Vec<Self>, ModelError> {
+        let one = |(index, device)| Self::load_one((index, device), cpu.threads(), model, read, progress);
+        cpu.gpus().iter().enumerate().map(one).collect()
+    }
+
+    fn load_one(
+        (index, device): (usize, &Arc<Device>),
+        threads: usize,
+        model: &Model,
+        read: &ReadRows<'_>,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self, ModelError> {
         let config = &model.config;
         let before = device.used();
         if model.precision() == Precision::F32 {
@@ -71,7 +83,7 @@ impl GpuModel {
             return Err(DeviceError::Heads { queries, keys, size }.into());
         }
         let staging = RefCell::new(device.staging(PIECE / 2).map_err(DeviceError::from)?);
-        let loader = Loader { device, threads: cpu.threads(), read, config, staging };
+        let loader = Loader { device, threads, read, config, staging };
         let total = config.num_layers as u64 + 1;
         progress(0, total);
         let table = (config.vocab_size, config.hidden_size);
@@ -91,7 +103,8 @@ impl GpuModel {
         }
         let final_norm = loader.norm(&model.final_norm).map_err(DeviceError::from)?;
         progress(total, total);
-        Ok(Some(Self {
+        Ok(Self {
+            index,
             device: Arc::clone(device),
             embedding,
             head,
@@ -102,7 +115,7 @@ impl GpuModel {
                 Activation::GeluTanh => Gate::GeluTanh,
             },
             bytes: device.used() - before,
-        }))
+        })
     }
 
     /// The GPU's name.
@@ -154,14 +167,8 @@ impl GpuModel {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
 
-    /// W of one linear layer, fetched from the GPU.
-    pub fn matrix(
-        &self,
-        cpu: &Cpu,
-        config: &ModelConfig,
-        layer: usize,
-        kind: ModuleKind,
-    ) -> Result<PackedMatrix, DeviceError> {
+    /// W of one linear layer.
+    pub fn matrix(&self, config: &ModelConfig, layer: usize, kind: ModuleKind) -> GpuMatrix {
         let layer = &self.layers[layer];
         let (q, k) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
         let (stack, first) = match kind {
@@ -173,16 +180,35 @@ impl GpuModel {
             ModuleKind::Up => (&layer.gate_up, config.intermediate_size),
             ModuleKind::Down => (&layer.down, 0),
         };
-        let (rows, columns) = kind.shape(config);
-        let (bits, stride) = (stack.range(first, rows).data.to_vec()?, stack.stride());
-        let read = |row: usize, out: &mut [f32]| -> Result<(), std::convert::Infallible> {
-            for (out, bits) in out.chunks_exact_mut(columns).zip(bits[row * stride..].chunks(stride)) {
-                out.iter_mut().zip(bits).for_each(|(x, &b)| *x = bf16::from_bits(b).to_f32());
-            }
-            Ok(())
-        };
-        let Ok(matrix) = PackedMatrix::pack(cpu, (rows, columns), Precision::Bf16, read);
-        Ok(matrix)
+        GpuMatrix { device: Arc::clone(&self.device), matrix: stack.range(first, kind.shape(config).0) }
+    }
+}
+
+/// One linear layer's matrix (n, k), for products with a few vectors.
+pub struct GpuMatrix {
+    device: Arc<Device>,
+    matrix: Matrix,
+}
+
+impl GpuMatrix {
+    /// n
+    pub fn rows(&self) -> usize {
+        self.matrix.rows
+    }
+
+    /// k
+    pub fn columns(&self) -> usize {
+        self.matrix.columns
+    }
+
+    /// x (c, k) → x Wᵀ (c, n)
+    pub fn forward(&self, x: &[f32]) -> Result<Vec<f32>, DeviceError> {
+        Ok(thin::forward(&self.device, &self.matrix, x)?)
+    }
+
+    /// y (c, n) → y W (c, k)
+    pub fn backward(&self, y: &[f32]) -> Result<Vec<f32>, DeviceError> {
+        Ok(thin::backward(&self.device, &self.matrix, y)?)
     }
 }
 

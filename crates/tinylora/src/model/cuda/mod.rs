@@ -5,14 +5,17 @@
 //! Matrices, activations, keys and values are bf16, the residual stream and the side path f32, dL/dR f64. Log-probs of
 //! sampling and of training are the same bits, as on the CPU.
 
+mod book;
+mod decode;
 mod head;
 mod kept;
 mod load;
 mod pass;
 mod side;
 
+pub use decode::{GpuQueued, queue};
 pub use head::{GpuDirections, GpuHidden};
 pub use kept::{GpuCache, GpuKept, memory};
-pub use load::GpuModel;
+pub use load::{GpuMatrix, GpuModel};
 pub use pass::{backward, forward};
 pub use side::GpuFactors;

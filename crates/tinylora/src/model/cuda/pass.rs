@@ -2,7 +2,7 @@
 //! and `mlp_layer.rs` say for the CPU.
 
 use super::head::{GpuDirections, GpuHidden};
-use super::kept::{GpuCache, GpuKept, Grown, LayerKept, Scratch, SideScratch};
+use super::kept::{GpuCache, GpuKept, Grown, Keys, LayerKept, Scratch, SideScratch};
 use super::load::{GpuLayer, GpuModel};
 use super::side::{FlatR, GpuFactors, GroupFactors, Sums};
 use crate::model::config::ModelConfig;
@@ -16,32 +16,59 @@ use tinylora_compute::cuda::rows::{self, Norm, Scatter};
 use tinylora_compute::cuda::{CudaError, Device, DeviceBuffer};
 
 /// What every layer needs to know of the pass.
-struct Pass<'a> {
-    device: &'a Device,
-    model: &'a GpuModel,
-    rows: usize,
-    width: usize,
-    positions: DeviceBuffer<u32>,
+pub(super) struct Pass<'a> {
+    pub device: &'a Device,
+    pub model: &'a GpuModel,
+    pub rows: usize,
+    pub width: usize,
+    pub positions: DeviceBuffer<u32>,
     /// Slot of each row.
-    places: DeviceBuffer<u32>,
-    plan: Plan,
-    side: Option<PassSide<'a>>,
+    pub places: DeviceBuffer<u32>,
+    pub plan: Plan,
+    pub side: Option<PassSide<'a>>,
 }
 
 /// The side path of a pass.
-struct PassSide<'a> {
-    factors: &'a GpuFactors,
+pub(super) struct PassSide<'a> {
+    pub factors: &'a GpuFactors,
     /// Adapter of each row.
-    adapters: DeviceBuffer<u32>,
+    pub adapters: DeviceBuffer<u32>,
     /// R of one adapter after the other, each of `length` numbers.
-    r: DeviceBuffer<f32>,
-    length: usize,
-    multiples: bool,
+    pub r: DeviceBuffer<f32>,
+    pub length: usize,
+    pub multiples: bool,
     /// Numbers of each adapter's gradient of R.
     of_gradient: usize,
 }
 
-impl PassSide<'_> {
+impl<'a> PassSide<'a> {
+    /// Puts R there, where it isn't yet; None without a side path.
+    pub fn new(
+        model: &GpuModel,
+        adapters: Adapters<'a>,
+        adapters_of_rows: DeviceBuffer<u32>,
+        (r, r_there): (&mut Grown<f32>, &mut Vec<f32>),
+    ) -> Result<Option<Self>, DeviceError> {
+        let Some(factors) = adapters.factors else { return Ok(None) };
+        let on_gpu = factors.gpus.get(model.index).expect("factors lie where the model does");
+        on_gpu.check()?;
+        let all = FlatR::new(adapters.r, factors.modules(), factors.rank());
+        let to = r.take(&model.device, all.numbers.len())?;
+        if *r_there != all.numbers {
+            r_there.clear();
+            to.write(&all.numbers)?;
+            *r_there = all.numbers;
+        }
+        Ok(Some(Self {
+            factors: on_gpu,
+            adapters: adapters_of_rows,
+            r: to,
+            length: all.length,
+            multiples: all.multiples,
+            of_gradient: factors.modules() * factors.rank() * factors.rank(),
+        }))
+    }
+
     fn how(&self, turned: bool) -> Apply {
         match (self.multiples, turned) {
             (true, _) => Apply::Multiples,
@@ -51,41 +78,21 @@ impl PassSide<'_> {
     }
 }
 
-type Keys = (DeviceBuffer<u16>, DeviceBuffer<u16>);
-
 impl<'a> Pass<'a> {
     fn new(
         model: &'a GpuModel,
         config: &ModelConfig,
         adapters: Adapters<'a>,
         batch: &Batch,
-        (r, r_there): (&mut Grown<f32>, &mut Vec<f32>),
+        r: (&mut Grown<f32>, &mut Vec<f32>),
         keep: bool,
-    ) -> Result<Self, CudaError> {
+    ) -> Result<Self, DeviceError> {
         let (device, rows) = (&*model.device, batch.rows());
         let place = |&(block, offset): &(u32, u32)| block * BLOCK_TOKENS as u32 + offset;
         let places: Vec<u32> = batch.places.iter().map(place).collect();
         let shared_rows = keep.then_some(&batch.shared_rows[..]);
-        let side = match adapters.factors {
-            None => None,
-            Some(factors) => {
-                let all = FlatR::new(adapters.r, factors.modules(), factors.rank());
-                let to = r.take(device, all.numbers.len())?;
-                if *r_there != all.numbers {
-                    r_there.clear();
-                    to.write(&all.numbers)?;
-                    *r_there = all.numbers;
-                }
-                Some(PassSide {
-                    factors: factors.gpu.as_ref().expect("factors lie where the model does"),
-                    adapters: device.upload("adapters of rows", &batch.adapters)?,
-                    r: to,
-                    length: all.length,
-                    multiples: all.multiples,
-                    of_gradient: factors.modules() * factors.rank() * factors.rank(),
-                })
-            }
-        };
+        let of_rows = device.upload("adapters of rows", &batch.adapters)?;
+        let side = PassSide::new(model, adapters, of_rows, r)?;
         Ok(Self {
             device,
             model,
@@ -192,7 +199,7 @@ impl<'a> Pass<'a> {
     }
 
     /// The stream becomes the block's output.
-    fn layer(
+    pub fn layer(
         &self,
         index: usize,
         stream: &DeviceBuffer<f32>,
@@ -375,7 +382,7 @@ pub fn forward(
         pass.layer(index, &stream, keys, of_layer, &mut kept.scratch, keep)?;
     }
     let raw = gathered(device, &stream, outputs, pass.width)?;
-    GpuHidden::normed(device, &gpu.final_norm, &raw, outputs.len()).map_err(DeviceError::from)
+    GpuHidden::normed(gpu, &raw, outputs.len()).map_err(DeviceError::from)
 }
 
 fn gathered(

@@ -5,14 +5,14 @@ use crate::model::Gradients;
 use crate::model::config::ModelConfig;
 use crate::model::hidden::DeviceError;
 use crate::model::side::{ModuleKind, ModuleRows, R};
-use std::sync::Arc;
 use tinylora_compute::cuda::product::{Members, Side};
 use tinylora_compute::cuda::{CudaError, Device, DeviceBuffer};
 
 /// Factors of all adapted modules.
 pub struct GpuFactors {
-    device: Arc<Device>,
     pub(super) layers: Vec<[Option<GroupFactors>; 4]>,
+    /// False after a replacement that failed: some are the old ones, some the new.
+    whole: bool,
 }
 
 /// Adapted modules that share their input.
@@ -123,50 +123,70 @@ impl GpuFactors {
         rank: usize,
         modules: &[ModuleRows<'_>],
     ) -> Result<Self, DeviceError> {
-        let device = Arc::clone(&model.device);
-        Ok(Self { layers: layers(&device, config, rank, modules)?, device })
+        let mut layers = Vec::with_capacity(config.num_layers);
+        for layer in 0..config.num_layers {
+            let mut groups = [const { None }; 4];
+            for (group, kinds) in groups.iter_mut().zip(GROUPS) {
+                let numbers = GroupNumbers::of(config, rank, (layer, kinds), modules);
+                *group = numbers.map(|numbers| numbers.place(&model.device)).transpose()?;
+            }
+            layers.push(groups);
+        }
+        Ok(Self { layers, whole: true })
     }
 
-    /// Other factors of the same modules.
+    /// Other factors of the same modules, in the same memory.
     pub(in crate::model) fn replace(
         &mut self,
         config: &ModelConfig,
         rank: usize,
         modules: &[ModuleRows<'_>],
     ) -> Result<(), DeviceError> {
-        // Their memory is taken again: work that reads it comes before what is written there now.
-        self.layers.clear();
-        self.layers = layers(&self.device, config, rank, modules)?;
+        self.whole = false;
+        for (layer, groups) in self.layers.iter().enumerate() {
+            for (group, kinds) in groups.iter().zip(GROUPS) {
+                let numbers = GroupNumbers::of(config, rank, (layer, kinds), modules);
+                if let (Some(group), Some(numbers)) = (group, numbers) {
+                    numbers.write(group)?;
+                }
+            }
+        }
+        self.whole = true;
         Ok(())
     }
-}
 
-fn layers(
-    device: &Device,
-    config: &ModelConfig,
-    rank: usize,
-    modules: &[ModuleRows<'_>],
-) -> Result<Vec<[Option<GroupFactors>; 4]>, CudaError> {
-    let mut layers = Vec::with_capacity(config.num_layers);
-    for layer in 0..config.num_layers {
-        let mut groups = [const { None }; 4];
-        for (group, kinds) in groups.iter_mut().zip(GROUPS) {
-            *group = GroupFactors::new(device, config, rank, layer, kinds, modules)?;
-        }
-        layers.push(groups);
+    /// Where they lie.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = u64> + '_ {
+        let groups = self.layers.iter().flatten().flatten();
+        groups.flat_map(|group| [group.project.address(), group.expand.address()])
     }
-    Ok(layers)
+
+    /// That they are not a mixture.
+    pub(super) fn check(&self) -> Result<(), DeviceError> {
+        if self.whole { Ok(()) } else { Err(DeviceError::Factors) }
+    }
 }
 
-impl GroupFactors {
-    fn new(
-        device: &Device,
+/// Factors of the modules of a group, as they lie on the GPU.
+struct GroupNumbers<'a> {
+    members: Members,
+    project: Vec<f32>,
+    expand: Vec<f32>,
+    ends: [usize; 2],
+    starts: [usize; 3],
+    inputs: usize,
+    /// (first output, Bᵀ, start) of each member.
+    reduce: Vec<(usize, &'a [f32], usize)>,
+}
+
+impl<'a> GroupNumbers<'a> {
+    /// None where none of them is adapted.
+    fn of(
         config: &ModelConfig,
         rank: usize,
-        layer: usize,
-        kinds: &[ModuleKind],
-        modules: &[ModuleRows<'_>],
-    ) -> Result<Option<Self>, CudaError> {
+        (layer, kinds): (usize, &[ModuleKind]),
+        modules: &'a [ModuleRows<'_>],
+    ) -> Option<Self> {
         let find = |kind| modules.iter().position(|module| module.layer == layer && module.kind == kind);
         let outputs: usize = kinds.iter().map(|kind| kind.shape(config).0).sum();
         let inputs = kinds[0].shape(config).1;
@@ -184,28 +204,45 @@ impl GroupFactors {
                 for (to, from) in expand.chunks_mut(outputs).zip(b.chunks(n)) {
                     to[first..first + n].copy_from_slice(from);
                 }
-                let turned = device.upload("factors", b)?;
-                reduce.push(MemberFactors { first, outputs: n, turned, start: *start });
+                reduce.push((first, &b[..], *start));
             }
             first += n;
             if let Some(end) = ends.get_mut(number) {
                 *end = first;
             }
         }
-        if members.is_empty() {
-            return Ok(None);
-        }
-        Ok(Some(Self {
-            members: Members { rank, modules: members },
-            project: device.upload("factors", &project)?,
-            expand: device.upload("factors", &expand)?,
-            ends,
-            starts,
-            inputs,
-            reduce,
-        }))
+        let members = Members { rank, modules: members };
+        let some = !members.modules.is_empty();
+        some.then_some(Self { members, project, expand, ends, starts, inputs, reduce })
     }
 
+    /// Puts them into new memory.
+    fn place(self, device: &Device) -> Result<GroupFactors, CudaError> {
+        let rank = self.members.rank;
+        let member = |(first, b, start): (usize, &[f32], usize)| {
+            let turned = device.upload("factors", b)?;
+            Ok(MemberFactors { first, outputs: b.len() / rank, turned, start })
+        };
+        Ok(GroupFactors {
+            project: device.upload("factors", &self.project)?,
+            expand: device.upload("factors", &self.expand)?,
+            reduce: self.reduce.into_iter().map(member).collect::<Result<_, CudaError>>()?,
+            members: self.members,
+            ends: self.ends,
+            starts: self.starts,
+            inputs: self.inputs,
+        })
+    }
+
+    /// Puts them in the place of others of the same modules. Work that reads those comes before.
+    fn write(&self, to: &GroupFactors) -> Result<(), CudaError> {
+        to.project.write(&self.project)?;
+        to.expand.write(&self.expand)?;
+        self.reduce.iter().zip(&to.reduce).try_for_each(|((_, b, _), member)| member.turned.write(b))
+    }
+}
+
+impl GroupFactors {
     /// A of all members.
     pub fn project(&self) -> &DeviceBuffer<f32> {
         &self.project
