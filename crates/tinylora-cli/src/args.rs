@@ -67,7 +67,7 @@ A sweep names a recipe and lists of values:
   seed = [1, 2, 3]
 
 Its folder holds runs/ (a folder each, as of train), results.jsonl (a line a finished run) and best.json (the best learning
-rate of each size). Ctrl-C once: the current step is finished and saved, exit status 130.")]
+rate of each size). Ctrl-C once: the current step of each run is finished and saved, exit status 130.")]
     Sweep(SweepArgs),
     /// Draw figures of sweeps, runs and evaluations
     #[command(after_help = "\
@@ -204,6 +204,10 @@ pub struct SweepArgs {
     /// cpu, cuda (an NVIDIA GPU) or auto (a GPU if there is one) [default: TINYLORA_DEVICE, else cpu]
     #[arg(long, value_enum, hide_possible_values = true, value_name = "DEVICE")]
     pub device: Option<DeviceArg>,
+    /// Runs that sample together, where they share weights and factors; 1: one by one [default: the sweep's at_once, else as
+    /// many as fill a batch]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub at_once: Option<u32>,
     /// Go on where the sweep in the folder was stopped; finished runs are kept
     #[arg(long)]
     pub resume: bool,

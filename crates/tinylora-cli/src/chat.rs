@@ -134,6 +134,7 @@ impl Chat<'_> {
             prompt,
             samples: 1,
             adapter: 0,
+            seed: self.args.sampling.seed,
             stream: self.turns,
             max_tokens: self.args.sampling.max_tokens,
             sampling: self.sampling,
@@ -142,12 +143,7 @@ impl Chat<'_> {
         let Control { answering, stop } = &self.control;
         stop.store(false, Ordering::Relaxed);
         answering.store(true, Ordering::Relaxed);
-        let options = GenerateOptions {
-            seed: self.args.sampling.seed,
-            max_batch: 1,
-            stop: &self.stop,
-            interrupt: stop,
-        };
+        let options = GenerateOptions { max_batch: 1, stop: &self.stop, interrupt: stop };
         let mut text = TextStream::new(tokenizer, &self.args.sampling.stop);
         let mut said = String::new();
         let mut say = |part: String| {

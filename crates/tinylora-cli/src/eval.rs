@@ -24,7 +24,7 @@ use tinylora::recipe::{
     prompt_format,
 };
 use tinylora::reward::Rewarder;
-use tinylora::rollout::{TextStop, encode_prompt};
+use tinylora::rollout::encode_prompt;
 use tinylora::run_folder::EvalResult;
 use tinylora_compute::Cpu;
 use tinylora_compute::attention::BLOCK_TOKENS;
@@ -301,7 +301,6 @@ fn measure(
     screen: &Screen,
 ) -> Result<Vec<Evaluation>> {
     let (model, tokenizer, eval) = (&opened.base.model, &opened.base.tokenizer, &recipe.eval);
-    let stop = TextStop::new(tokenizer, &recipe.rollout.stop);
     let interrupt = AtomicBool::new(false);
     let max_tokens = if eval.max_tokens > 0 { eval.max_tokens } else { recipe.rollout.max_tokens };
     let longest = prompts.iter().map(|(_, tokens)| tokens.len()).max().unwrap_or(0);
@@ -314,7 +313,7 @@ fn measure(
         max_tokens,
         max_batch: at_once,
         seed: recipe.seed,
-        stop: &stop,
+        stop: &recipe.rollout.stop,
         interrupt: &interrupt,
     };
     let mut rewarder = Rewarder::open(&recipe.reward, recipe.task.answer_format())?;

@@ -126,6 +126,7 @@ fn complete(
         prompt: prompt.clone(),
         samples: 1,
         adapter: 0,
+        seed: args.seed,
         stream: index as u64,
         max_tokens: args.max_tokens,
         sampling,
@@ -134,7 +135,7 @@ fn complete(
     let stop = TextStop::new(&base.tokenizer, &args.stop);
     let interrupt = AtomicBool::new(false);
     let at_once = prompts.len().min(MOST_AT_ONCE);
-    let options = GenerateOptions { seed: args.seed, max_batch: at_once, stop: &stop, interrupt: &interrupt };
+    let options = GenerateOptions { max_batch: at_once, stop: &stop, interrupt: &interrupt };
     let mut text = TextStream::new(&base.tokenizer, &args.stop);
     let mut observe = |progress: Progress<'_>| {
         if let (Progress::Token { token, .. }, true) = (progress, stream) {

@@ -1,7 +1,7 @@
 //! `tinylora sweep`: a list of runs enters, their folders and a table leave.
 
 use crate::args::SweepArgs;
-use crate::display::RunDisplay;
+use crate::display::RunsDisplay;
 use crate::failure::{DONE, INTERRUPTED, Usage};
 use crate::precision::DeviceArg;
 use crate::screen::Screen;
@@ -13,21 +13,24 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tinylora::hub::HubOptions;
+use tinylora::model::usual_batch;
 use tinylora::recipe::Numerics;
 use tinylora::sweep::{
-    BestRate, Cost, ResultRow, Run, SweepEvent, SweepOutcome, TimeLeft, best_rates, describe, estimate,
-    finished_runs, load, most_seconds, sweep, time_left,
+    AtOnce, BestRate, Cost, Plan, ResultRow, Run, SweepEvent, SweepOutcome, TimeLeft, best_rates, describe,
+    estimate, finished_runs, groups, load, most_seconds, sweep, time_left,
 };
 use tinylora::train::TrainOptions;
 use tinylora_compute::peak::multiply_add_rate;
 
 /// Runs the command; gives the exit status.
 pub fn run(args: &SweepArgs) -> Result<u8> {
-    let runs = load(&args.sweep, &args.set).map_err(|error| Usage(error.to_string()))?;
+    let mut plan = load(&args.sweep, &args.set).map_err(|error| Usage(error.to_string()))?;
+    plan.at_once = args.at_once.map_or(plan.at_once, |runs| runs as usize);
     let stem = args.sweep.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let out = args.out.clone().unwrap_or_else(|| Path::new("sweeps").join(stem));
     if args.dry_run {
-        print!("{}{}", planned(&runs)?, duration(&runs, &out, args.device)?);
+        let together = together(&plan, DeviceArg::or_environment(args.device)?);
+        print!("{}{together}{}", planned(&plan.runs)?, duration(&plan.runs, &out, args.device)?);
         return Ok(DONE);
     }
     if !args.resume && out.join("runs").exists() {
@@ -37,7 +40,8 @@ pub fn run(args: &SweepArgs) -> Result<u8> {
         ))
         .into());
     }
-    let kinds: BTreeSet<bool> = runs.iter().map(|run| run.recipe.model.numerics == Numerics::Fast).collect();
+    let kinds: BTreeSet<bool> =
+        plan.runs.iter().map(|run| run.recipe.model.numerics == Numerics::Fast).collect();
     for fast in kinds {
         open::device(if fast { Numerics::Fast } else { Numerics::Exact }, args.device)?; // an error now, not in the middle
     }
@@ -46,40 +50,114 @@ pub fn run(args: &SweepArgs) -> Result<u8> {
     interrupt::finish_and_save(screen.clone(), stop.clone(), String::new)?;
     let options =
         TrainOptions { out: out.clone(), resume: args.resume, hub: HubOptions::from_env(), interrupt: &stop };
-    let mut display: Option<RunDisplay> = None;
     let device = |recipe: &tinylora::recipe::Recipe| {
         open::device(recipe.model.numerics, args.device).expect("tried before the first run")
     };
-    let outcome = sweep(&device, &runs, &options, &mut |event| match event {
-        SweepEvent::Run { number, of, run, done } => {
-            if let Some(finished) = display.take() {
-                finished.finish();
-            }
-            let left = if done { None } else { time_left(&runs, &finished_runs(&out)) };
-            let done = if done { ": done earlier" } else { "" };
-            screen.print(&format!("run {number} of {of}: {}{done}", describe(&run.settings)));
-            if let Some(left) = left {
-                screen.print(&still(&left));
-            }
-        }
-        SweepEvent::Train(event) => {
-            display.get_or_insert_with(|| RunDisplay::new(screen.clone())).take(&event);
-        }
-    });
-    if let Some(display) = display {
-        display.finish();
+    let mut watch = Watch {
+        display: RunsDisplay::new(screen.clone()),
+        screen: screen.clone(),
+        plan: &plan,
+        out: &out,
+        active: 0,
+    };
+    let outcome = sweep(&device, &plan, &options, &mut |event| watch.take(event));
+    watch.display.finish();
+    let SweepOutcome { rows, mut failed, interrupted } = outcome?;
+    if interrupted {
+        screen.print(&stopped(&rows, &plan.runs, args, &out));
+        return Ok(INTERRUPTED);
     }
-    match outcome? {
-        SweepOutcome::Done(rows) => {
-            print!("{}", table(&best_rates(&rows), &rows));
-            println!("{}", out.join("results.jsonl").display());
-            Ok(DONE)
-        }
-        SweepOutcome::Interrupted(rows) => {
-            screen.print(&stopped(&rows, &runs, args, &out));
-            Ok(INTERRUPTED)
+    print!("{}", table(&best_rates(&rows), &rows));
+    println!("{}", out.join("results.jsonl").display());
+    if failed.is_empty() {
+        return Ok(DONE);
+    }
+    let count = failed.len();
+    let (number, error) = failed.swap_remove(0);
+    Err(anyhow::Error::new(error).context(format!(
+        "{count} of {} runs failed, first run {number}; with --resume they are tried again from where they stopped",
+        plan.runs.len()
+    )))
+}
+
+/// Shows what happens.
+struct Watch<'a> {
+    display: RunsDisplay,
+    screen: Screen,
+    plan: &'a Plan,
+    out: &'a Path,
+    active: usize,
+}
+
+impl Watch<'_> {
+    fn take(&mut self, event: SweepEvent<'_>) {
+        match event {
+            SweepEvent::Run { number, of, run, done: true } => {
+                self.screen
+                    .print(&format!("run {number} of {of}: {}: done earlier", describe(&run.settings)));
+            }
+            SweepEvent::Run { number, of, run, done: false } => {
+                let what = describe(&run.settings);
+                self.screen.print(&format!("run {number} of {of}: {what}"));
+                let left = self.left();
+                if let Some(left) = &left {
+                    self.screen.print(&still(left));
+                }
+                self.active += 1;
+                let head = self.head(left);
+                self.display.begin(number, what, head);
+            }
+            SweepEvent::Train { number, event } => self.display.take(number, &event),
+            SweepEvent::Batch(progress) => self.display.batch(progress),
+            SweepEvent::End { number, failed } => {
+                self.active -= 1;
+                let head = self.head(self.left());
+                self.display.end(number, head);
+                if let Some(error) = failed {
+                    let name = &self.plan.runs[number - 1].name;
+                    self.screen.print(&format!(
+                        "run {number} failed: {error}\n  its folder is {name}; the others go on"
+                    ));
+                }
+            }
         }
     }
+
+    fn left(&self) -> Option<TimeLeft> {
+        let share = |index: usize| self.display.share(index + 1);
+        time_left(&self.plan.runs, &finished_runs(self.out), &share)
+    }
+
+    /// `12 runs at once, 7 of 54 done, about 31 min left`
+    fn head(&self, left: Option<TimeLeft>) -> String {
+        let runs = self.plan.runs.len();
+        let (done, time) = match left {
+            Some(left) => (runs - left.runs, format!(", about {} left", seconds(left.seconds))),
+            None => (0, String::new()),
+        };
+        format!("{} runs at once, {done} of {runs} done{time}", self.active)
+    }
+}
+
+fn seconds(seconds: f64) -> String {
+    format::duration(Duration::from_secs_f64(seconds.clamp(0.0, 1e9)))
+}
+
+/// How many runs sample together, for `--dry-run`.
+fn together(plan: &Plan, device: DeviceArg) -> String {
+    let at_once = AtOnce { runs: plan.at_once, batch: usual_batch(device == DeviceArg::Cuda) };
+    let groups = groups(&plan.runs, at_once);
+    let alone: usize = groups.iter().filter(|(together, _)| *together == 1).map(|(_, of)| of).sum();
+    let mut parts: Vec<String> = groups
+        .iter()
+        .filter(|(together, _)| *together > 1)
+        .map(|(together, of)| format!("{together} of {of} at once"))
+        .collect();
+    parts.dedup();
+    if alone > 0 {
+        parts.push(format!("{alone} one by one"));
+    }
+    format!("sampling together: {}\n", parts.join(", "))
 }
 
 /// What `--dry-run` prints: the runs, what each trains and at most costs.
@@ -122,7 +200,7 @@ fn planned(runs: &[Run]) -> Result<String> {
 
 /// How long it takes, and how rough that is; on a GPU, only what finished runs tell.
 fn duration(runs: &[Run], out: &Path, device: Option<DeviceArg>) -> Result<String> {
-    if let Some(left) = time_left(runs, &finished_runs(out)) {
+    if let Some(left) = time_left(runs, &finished_runs(out), &|_| 0.0) {
         return Ok(format!("{}\n", still(&left)));
     }
     let fast = runs.iter().any(|run| run.recipe.model.numerics == Numerics::Fast);
@@ -135,7 +213,7 @@ fn duration(runs: &[Run], out: &Path, device: Option<DeviceArg>) -> Result<Strin
         Some(seconds) => format!(
             "time: at most about {} here. Very rough: half of the machine's measured multiply-adds, completions as long as \
              they may be (most are shorter), prompts left out. After the first run it is told from runs\n",
-            format::duration(Duration::from_secs_f64(seconds.min(1e9)))
+            self::seconds(seconds)
         ),
         None => "time: not known before a run is done; it is told after the first one\n".to_owned(),
     })
@@ -143,7 +221,7 @@ fn duration(runs: &[Run], out: &Path, device: Option<DeviceArg>) -> Result<Strin
 
 /// Told from finished runs.
 fn still(left: &TimeLeft) -> String {
-    let time = format::duration(Duration::from_secs_f64(left.seconds.min(1e9)));
+    let time = seconds(left.seconds);
     let runs = |count: usize| if count == 1 { "1 run".to_owned() } else { format!("{count} runs") };
     format!(
         "time: about {time} for {}, told from {} done (rough: lengths of completions differ from run to run)",

@@ -12,7 +12,7 @@ use crate::operand::{Operand, pairs_for};
 use crate::packed::{Data, PackedMatrix, SendPointer};
 use crate::product::{product_at, with_scratch};
 use crate::recycled::Recycled;
-use crate::tile::{Block, Element, Pair, Start};
+use crate::tile::{Block, Element, Fetch, Pair, Start};
 
 /// Vocabulary entries a chunk.
 pub const VOCABULARY_CHUNK: usize = 256;
@@ -442,7 +442,7 @@ impl Simd for WeightedSum<'_> {
                 b: self.embeddings.as_ptr(),
                 b_panel: 0,
                 b_inner: LANES,
-                fetch_ahead: false,
+                fetch: Fetch::Nothing,
                 c: self.part.as_mut_ptr(),
                 c_row: LANES,
                 rows,
@@ -503,7 +503,7 @@ impl ChunkLogits<'_> {
                     b: data.as_ptr().add((self.first / LANES * units_a_panel + unit) * LANES),
                     b_panel: units_a_panel * LANES,
                     b_inner: LANES,
-                    fetch_ahead: true,
+                    fetch: Fetch::NextPanels,
                     c: self.out.as_mut_ptr(),
                     c_row: VOCABULARY_CHUNK,
                     rows,

@@ -7,7 +7,7 @@ use crate::kernel::{Cpu, Simd, dispatch};
 use crate::lanes::{LANES, Lanes};
 use crate::packed::SendPointer;
 use crate::product::with_scratch;
-use crate::tile::{Block, Start};
+use crate::tile::{Block, Fetch, Start};
 
 /// Rows of the batch handled at once: so many rows of a task's columns stay in the second-level cache.
 const BATCH_BLOCK: usize = 256;
@@ -109,7 +109,7 @@ impl Simd for Outer<'_> {
                     b: self.scratch.as_ptr(),
                     b_panel: inner * LANES,
                     b_inner: LANES,
-                    fetch_ahead: false,
+                    fetch: Fetch::Nothing,
                     c: self.to.get().add(self.first_row * n + first_column),
                     c_row: n,
                     rows: ROWS.min(self.y.columns - self.first_row),

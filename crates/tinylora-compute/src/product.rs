@@ -10,7 +10,7 @@ use crate::lanes::{LANES, Lanes};
 use crate::operand::{Operand, pairs_for, reads_pairs};
 use crate::packed::{Data, PackedMatrix, Precision, SendPointer};
 use crate::recycled::Recycled;
-use crate::tile::{Block, Element, Pair, SideTerms, Start};
+use crate::tile::{Block, Element, Fetch, Pair, SideTerms, Start};
 use crate::tiles::STEP;
 use std::cell::RefCell;
 
@@ -219,7 +219,7 @@ impl Forward<'_> {
                     ),
                     b_panel: units_a_panel * LANES,
                     b_inner: LANES,
-                    fetch_ahead: true,
+                    fetch: Fetch::NextPanels,
                     c: job.out.get().add(self.first_row * n + first_panel * LANES),
                     c_row: n,
                     rows: self.rows,
@@ -386,7 +386,7 @@ impl Backward<'_> {
                     b: self.scratch.as_ptr().cast(),
                     b_panel: inner * LANES,
                     b_inner: LANES,
-                    fetch_ahead: false,
+                    fetch: Fetch::Nothing,
                     c: self.out.get().add(row * self.columns + self.first_panel * LANES),
                     c_row: self.columns,
                     rows: ROWS.min(self.rows - row),
@@ -453,7 +453,7 @@ impl At<'_> {
                 b: panel.as_ptr(),
                 b_panel: 0,
                 b_inner: LANES,
-                fetch_ahead: false,
+                fetch: Fetch::Nothing,
                 c: out.as_mut_ptr(),
                 c_row: LANES,
                 rows: 1,

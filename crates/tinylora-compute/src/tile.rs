@@ -146,9 +146,7 @@ pub(crate) struct Block<E: Element> {
     /// Units from one panel to the next, and from one inner index (or pair) to the next.
     pub b_panel: usize,
     pub b_inner: usize,
-    /// Fetch the following panels of `b` into the cache meanwhile: for operands that come from memory, panel after
-    /// panel, which the processor's own prefetching loses sight of at every page.
-    pub fetch_ahead: bool,
+    pub fetch: Fetch,
     pub c: *mut f32,
     pub c_row: usize,
     pub rows: usize,
@@ -156,6 +154,17 @@ pub(crate) struct Block<E: Element> {
     pub columns: usize,
     pub start: Start,
     pub side: Option<SideTerms>,
+}
+
+/// What is fetched into the cache during a block: operands that come from memory lie in pieces of a page or so, of which
+/// the processor's own prefetching loses sight at every end.
+#[derive(Clone, Copy)]
+pub(crate) enum Fetch {
+    Nothing,
+    /// The panels of `b` that follow.
+    NextPanels,
+    /// What lies so many units behind `b`, panel by panel: what is wanted next.
+    Behind(usize),
 }
 
 /// Which tile of a column of tiles, for what is fetched ahead.
@@ -320,8 +329,12 @@ impl<E: Element> Block<E> {
             // Each tile over these panels fetches its share of the next ones, a little at every step.
             let (first, last) = (ahead.tile * steps / ahead.tiles, (ahead.tile + 1) * steps / ahead.tiles);
             let stretch = (steps / (last - first).max(1)).max(1);
-            let mut fetch = b.wrapping_add(P * self.b_panel + first * self.b_inner);
-            let mut wait = if self.fetch_ahead { 0 } else { usize::MAX };
+            let (mut wait, behind) = match self.fetch {
+                Fetch::Nothing => (usize::MAX, 0),
+                Fetch::NextPanels => (0, P * self.b_panel),
+                Fetch::Behind(units) => (0, units),
+            };
+            let mut fetch = b.wrapping_add(behind + first * self.b_inner);
             for _ in 0..steps {
                 if wait == 0 {
                     for p in 0..P {

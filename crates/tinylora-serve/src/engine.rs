@@ -147,8 +147,7 @@ fn run_batch(
         }
     }
     let stop = BatchStop(stops);
-    // The seed is the same always: a request's own seed is in its streams' numbers.
-    let options = GenerateOptions { seed: 0, max_batch: loaded.max_batch, stop: &stop, interrupt };
+    let options = GenerateOptions { max_batch: loaded.max_batch, stop: &stop, interrupt };
     let mut observe = |progress: Progress<'_>| match progress {
         Progress::Token { request, sample, token } => {
             let Place { job, first_choice, samples } = &mut places[request];

@@ -173,6 +173,8 @@ fn requests(loaded: &Loaded, generation: &Generation, stream: u64) -> Result<Vec
             prompt,
             samples: generation.n,
             adapter: adapter as u32,
+            // The same always: the seed that was asked for is in the streams' numbers.
+            seed: 0,
             stream: stream + (index * generation.n) as u64,
             max_tokens,
             sampling: generation.sampling,

@@ -38,7 +38,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let projections = Projections::new(&adapter.spec);
     let matrices = |i| R::Matrices(projections.r_matrices(&adapter.spec.init_v(i)));
     let r: Vec<R> = (0..sequences as u64).map(matrices).collect();
-    let adapters = Adapters { factors: Some(&adapter.factors), r: &r };
+    let adapters = Adapters { factors: Some(&adapter.factors.side), r: &r };
     let blocks = sequences * (PROMPT_TOKENS + NEW_TOKENS).div_ceil(16) + sequences;
     let mut engine = Engine::new(&cpu, &base.model, blocks);
     let vocabulary = base.model.config.vocab_size as u32;
@@ -48,13 +48,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             prompt: (0..PROMPT_TOKENS).map(|t| ((i * 131 + t * 17 + 5) as u32) % vocabulary).collect(),
             samples: 1,
             adapter: if own { i as u32 } else { 0 },
+            seed: 1,
             stream: i as u64,
             max_tokens: NEW_TOKENS,
             sampling: Sampling { temperature: 1.0, top_p: 1.0, top_k: 0 },
         };
         let requests: Vec<Request> = (0..sequences).map(request).collect();
         let interrupt = AtomicBool::new(false);
-        let options = GenerateOptions { seed: 1, max_batch: sequences, stop: &Never, interrupt: &interrupt };
+        let options = GenerateOptions { max_batch: sequences, stop: &Never, interrupt: &interrupt };
         // Decoding alone is what comes after every sequence has its first token.
         let mut begun = vec![false; sequences];
         let (mut waiting, mut tokens, mut all_begun) = (sequences, 0usize, None);

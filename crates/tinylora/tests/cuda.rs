@@ -144,7 +144,7 @@ fn generate(
     // The second is a multiple of the identity, as adapters of LoRA are.
     let rs = [r.clone(), R::Multiples(vec![0.3; factors.modules()])];
     let policy = Policy::new(model, Adapters { factors: Some(factors), r: &rs });
-    let options = GenerateOptions { seed: 3, max_batch, stop: &Never, interrupt: &interrupt };
+    let options = GenerateOptions { max_batch, stop: &Never, interrupt: &interrupt };
     Engine::new(cpu, model, 200).generate(policy, requests, &options, &mut |_| {}).expect("generates")
 }
 
@@ -153,6 +153,7 @@ fn requests(groups: &[TrainingGroup], sampling: Sampling) -> Vec<Request> {
         prompt: group.prompt.clone(),
         samples: 3,
         adapter: 0,
+        seed: 3,
         stream: 10 * index as u64,
         max_tokens: 8,
         sampling,
@@ -519,7 +520,7 @@ fn graphs_replay_the_bits_of_launches() {
     assert!(steps > 5 && replayed(&without) == 0, "{steps} steps were graphs");
     // Another R after the first call: a graph must not go on with the old one. So with an engine that is used again.
     let interrupt = AtomicBool::new(false);
-    let options = GenerateOptions { seed: 3, max_batch: 16, stop: &Never, interrupt: &interrupt };
+    let options = GenerateOptions { max_batch: 16, stop: &Never, interrupt: &interrupt };
     let mut engines = [&with, &without].map(|both| Engine::new(&both.gpu, &both.model, 200));
     let mut all = Vec::new();
     for factor in [1.0, -1.0] {

@@ -69,7 +69,7 @@ fn sweeps_in_the_folder_would_run() {
     for entry in std::fs::read_dir(root().join("recipes/sweeps")).unwrap() {
         let path = entry.unwrap().path();
         sweeps += 1;
-        let runs = sweep::load(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
+        let runs = sweep::load(&path, &[]).unwrap_or_else(|error| panic!("{error}")).runs;
         for run in runs {
             let cost = sweep::estimate(&run.recipe);
             let cost = cost.unwrap_or_else(|error| panic!("{}: {}: {error}", path.display(), run.name));
@@ -82,7 +82,7 @@ fn sweeps_in_the_folder_would_run() {
 
 #[test]
 fn sizes_are_those_of_table_2() {
-    let runs = sweep::load(&root().join("recipes/sweeps/table2-gsm8k.toml"), &[]).unwrap();
+    let runs = sweep::load(&root().join("recipes/sweeps/table2-gsm8k.toml"), &[]).unwrap().runs;
     let sizes = |model: &str| {
         let of_model = runs.iter().filter(|run| run.recipe.model.reference == model);
         of_model

@@ -26,6 +26,7 @@ fn request(case: &Case, index: usize, adapter: u32) -> Request {
         prompt: tokens[..9 + index % 3].to_vec(),
         samples: 2,
         adapter,
+        seed: 3,
         stream: 2 * index as u64,
         max_tokens: NEW_TOKENS,
         sampling: if index % 5 == 4 {
@@ -39,7 +40,7 @@ fn request(case: &Case, index: usize, adapter: u32) -> Request {
 fn generate(case: &Case, r: &[R], requests: &[Request], at_once: usize) -> Vec<Vec<Completion>> {
     let mut engine = Engine::new(&case.cpu, &case.model, 6 * at_once.max(2));
     let interrupt = AtomicBool::new(false);
-    let options = GenerateOptions { seed: 3, max_batch: at_once, stop: &Never, interrupt: &interrupt };
+    let options = GenerateOptions { max_batch: at_once, stop: &Never, interrupt: &interrupt };
     let adapters = Adapters { factors: Some(&case.factors), r };
     engine.generate(Policy::new(&case.model, adapters), requests, &options, &mut |_| {}).expect("generates")
 }

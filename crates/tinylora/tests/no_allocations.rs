@@ -95,6 +95,7 @@ fn counts_after_steps(cpu: &Cpu, policy: Policy<'_>) -> Vec<u64> {
             prompt: (0..20 + index).collect(),
             samples: 3,
             adapter: 0,
+            seed: 3,
             stream: u64::from(index) * 3,
             max_tokens: NEW,
             sampling: Sampling { temperature: if index % 2 == 0 { 1.0 } else { 0.0 }, top_p: 1.0, top_k: 0 },
@@ -102,7 +103,7 @@ fn counts_after_steps(cpu: &Cpu, policy: Policy<'_>) -> Vec<u64> {
         .collect();
     let mut engine = Engine::new(cpu, policy.model, 200);
     let interrupt = AtomicBool::new(false);
-    let options = GenerateOptions { seed: 3, max_batch: 15, stop: &Never, interrupt: &interrupt };
+    let options = GenerateOptions { max_batch: 15, stop: &Never, interrupt: &interrupt };
     let mut counts = Vec::with_capacity(NEW);
     let done = engine.generate(policy, &requests, &options, &mut |progress| {
         if let Progress::Token { request: 4, sample: 2, .. } = progress {

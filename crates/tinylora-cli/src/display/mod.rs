@@ -3,6 +3,7 @@
 
 mod block;
 mod lines;
+mod runs;
 mod view;
 
 use crate::screen::Screen;
@@ -12,6 +13,7 @@ use view::View;
 
 pub use block::summary as summary_of_numbers;
 pub use lines::{accuracy as accuracy_line, memory as memory_line};
+pub use runs::RunsDisplay;
 
 /// Shows a run.
 pub struct RunDisplay {

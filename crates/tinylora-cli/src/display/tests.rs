@@ -8,7 +8,7 @@ use tinylora::base::Loading;
 use tinylora::run_folder::EvalResult;
 use tinylora::train::{SampleRecord, StepMetrics};
 
-fn metrics(step: u64, reward: f64) -> StepMetrics {
+pub(super) fn metrics(step: u64, reward: f64) -> StepMetrics {
     StepMetrics {
         step,
         epoch: 0.0,

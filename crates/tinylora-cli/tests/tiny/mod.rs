@@ -88,7 +88,7 @@ pub fn results(out: &Path) -> (Vec<u8>, Vec<u8>, Vec<serde_json::Value>) {
         .lines()
         .map(|line| {
             let mut line: serde_json::Value = serde_json::from_str(line).expect("a whole line");
-            for key in ["rollout_seconds", "train_seconds", "rss_bytes"] {
+            for key in ["rollout_seconds", "train_seconds", "rss_bytes", "empty_slot_fraction"] {
                 line.as_object_mut().expect("an object").remove(key).expect("in the contract");
             }
             line

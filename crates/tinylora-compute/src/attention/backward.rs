@@ -10,7 +10,7 @@ use crate::account::Operation;
 use crate::kernel::{Cpu, Simd, dispatch};
 use crate::lanes::{LANES, Lanes};
 use crate::packed::SendPointer;
-use crate::tile::{Block, Start};
+use crate::tile::{Block, Fetch, Start};
 
 /// Gradients (T, H · d), (T, KV · d), (T, KV · d); the latter two are added to.
 pub struct AttentionGradient<'a> {
@@ -178,7 +178,7 @@ impl GroupTask<'_> {
         let mut work = Work { queries, context, stride, q: &mut b.q, scores: &mut b.weights };
         debug_assert!(work.queries * work.stride == work.scores.len() && work.context <= stride);
         // SAFETY: passed on to the caller.
-        unsafe { probabilities::<L>(heads, self.store, self.group, unit, self.key_head, &mut work) };
+        unsafe { probabilities::<L>(heads, self.store, self.group, unit, (self.key_head, false), &mut work) };
         for &Seen { span, at, first, rows } in seen_blocks(heads, self.group, unit).iter() {
             self.store.values_by_column(span.block, self.key_head, &mut b.turned);
             // SAFETY: passed on to the caller.
@@ -191,7 +191,7 @@ impl GroupTask<'_> {
                     b: b.turned.as_ptr(),
                     b_panel: 0,
                     b_inner: LANES,
-                    fetch_ahead: false,
+                    fetch: Fetch::Nothing,
                     c: b.dscores.as_mut_ptr().add(first * stride + at),
                     c_row: stride,
                     rows,
@@ -255,7 +255,7 @@ impl GroupTask<'_> {
                     b: from[first * padded..].as_ptr(),
                     b_panel: LANES,
                     b_inner: padded,
-                    fetch_ahead: false,
+                    fetch: Fetch::Nothing,
                     c: to,
                     c_row: 2 * padded,
                     rows: count,
@@ -276,7 +276,7 @@ impl GroupTask<'_> {
                     b: b.turned.as_ptr(),
                     b_panel: LANES,
                     b_inner: padded,
-                    fetch_ahead: false,
+                    fetch: Fetch::Nothing,
                     c: b.dq.as_mut_ptr().add(first * padded),
                     c_row: padded,
                     rows,

@@ -8,7 +8,10 @@ use crate::lanes::{LANES, Lanes, exp};
 use crate::packed::SendPointer;
 use crate::product::with_scratch;
 use crate::recycled::{Recycled, recyclable};
-use crate::tile::{Block, Element, Start};
+use crate::tile::{Block, Element, Fetch, Start};
+
+/// Units a thread from which on a task has all heads of one.
+const UNITS_A_THREAD: usize = 8;
 
 /// `out = softmax(scale · q Kᵀ) V` for every row of every group. `q` and `out` are (T, H · d). The keys and
 /// values of the rows must already be in the store. Rows in no group are left alone.
@@ -23,14 +26,23 @@ pub fn attention(cpu: &Cpu, heads: Heads, store: &KvLayer, groups: &[Group], q: 
     let mut units = Units::new();
     groups.iter().enumerate().for_each(|(index, group)| units.add(index, group, per_key));
     let out = SendPointer(out.as_mut_ptr());
-    cpu.parallel(units.len() * heads.keys, |task| {
-        let (unit, key_head) = (&units.get(task / heads.keys), task % heads.keys);
+    // A task has all heads of a unit, so that the next head's keys and values are on their way while one is worked on; but
+    // one head, where there are few units.
+    let heads_a_task = if units.len() >= UNITS_A_THREAD * cpu.threads() { heads.keys } else { 1 };
+    cpu.parallel(units.len() * heads.keys / heads_a_task, |task| {
+        let first = task * heads_a_task;
+        let unit = &units.get(first / heads.keys);
         let group = &groups[unit.group];
         let (queries, context) = extent(heads, group, unit);
         let scratch = queries * (2 * store.padded() + context.next_multiple_of(LANES));
         // Taken out here: a closure inside of `run` would be compiled without the kernel's instruction set.
         with_scratch(scratch, |scratch| {
-            dispatch(cpu.kernel(), Forward { heads, store, group, unit, key_head, q, out, scratch });
+            for key_head in first % heads.keys..first % heads.keys + heads_a_task {
+                let fetch = heads_a_task > 1;
+                let work =
+                    Forward { heads, store, group, unit, key_head, q, out, fetch, scratch: &mut *scratch };
+                dispatch(cpu.kernel(), work);
+            }
         });
     });
 }
@@ -72,6 +84,8 @@ struct Forward<'a> {
     key_head: usize,
     q: &'a [f32],
     out: SendPointer<f32>,
+    /// Whether the next key head is this task's next work.
+    fetch: bool,
     /// (queries, 2 · padded d + stride)
     scratch: &'a mut [f32],
 }
@@ -96,7 +110,15 @@ impl Simd for Forward<'_> {
         gather(self.heads, self.group, self.unit, self.key_head, self.q, padded, work.q);
         // SAFETY: `check` has checked all spans and rows; the scratch has the extents of `Work`.
         unsafe {
-            probabilities::<L>(self.heads, self.store, self.group, self.unit, self.key_head, &mut work);
+            let fetch = self.fetch;
+            probabilities::<L>(
+                self.heads,
+                self.store,
+                self.group,
+                self.unit,
+                (self.key_head, fetch),
+                &mut work,
+            );
             self.weighted_values::<L>(&work, out);
         }
         self.scatter(padded, out);
@@ -115,8 +137,12 @@ impl Forward<'_> {
             // SAFETY: passed on to the caller.
             unsafe {
                 match self.store.values(span.block, self.key_head) {
-                    Held::F32(values) => mix::<L, f32>((weights, work.stride), tokens, values, to),
-                    Held::Bf16(values) => mix::<L, u32>((weights, work.stride), tokens, values, to),
+                    Held::F32(values) => {
+                        mix::<L, f32>((weights, work.stride), tokens, (values, self.fetch), to)
+                    }
+                    Held::Bf16(values) => {
+                        mix::<L, u32>((weights, work.stride), tokens, (values, self.fetch), to)
+                    }
                 }
             }
         }
@@ -231,7 +257,7 @@ pub(super) unsafe fn probabilities<L: Lanes>(
     store: &KvLayer,
     group: &Group,
     unit: &Unit<'_>,
-    key_head: usize,
+    (key_head, fetch): (usize, bool),
     work: &mut Work<'_>,
 ) {
     let (stride, padded) = (work.stride, store.padded());
@@ -262,7 +288,7 @@ pub(super) unsafe fn probabilities<L: Lanes>(
                 b: keys.as_ptr(),
                 b_panel: store.block_stride(),
                 b_inner: LANES,
-                fetch_ahead: false,
+                fetch: if fetch { Fetch::Behind(heads.size * BLOCK_TOKENS) } else { Fetch::Nothing },
                 c: work.scores.as_mut_ptr().add(first * stride + at),
                 c_row: stride,
                 rows,
@@ -310,7 +336,7 @@ struct Rows {
 unsafe fn mix<L: Lanes, E: Element<Left = f32>>(
     (weights, stride): (&[f32], usize),
     tokens: usize,
-    values: &[E],
+    (values, fetch): (&[E], bool),
     to: Rows,
 ) {
     let block = Block::<E> {
@@ -321,7 +347,7 @@ unsafe fn mix<L: Lanes, E: Element<Left = f32>>(
         b: values.as_ptr(),
         b_panel: LANES,
         b_inner: to.stride,
-        fetch_ahead: false,
+        fetch: if fetch { Fetch::Behind(values.len()) } else { Fetch::Nothing },
         c: to.first,
         c_row: to.stride,
         rows: to.count,

@@ -16,7 +16,7 @@ pub use amx::AmxTiles;
 pub(crate) use amx::is_available as amx_is_available;
 
 use crate::lanes::{LANES, Lanes};
-use crate::tile::{Block, Pair, Start, prefetch};
+use crate::tile::{Block, Fetch, Pair, Start, prefetch};
 use std::cell::Cell;
 
 /// Rows of a tile.
@@ -98,7 +98,7 @@ pub(crate) unsafe fn run<L: Lanes>(block: &Block<Pair>) {
         for panel in (0..panels).step_by(2) {
             for group in 0..groups {
                 let at = (2 * group, panel);
-                let ahead = block.fetch_ahead && group == 0;
+                let ahead = matches!(block.fetch, Fetch::NextPanels) && group == 0;
                 match (block.rows > (2 * group + 1) * ROWS, panel + 1 < panels) {
                     (true, true) => tiles.square::<2, 2>(at, ahead),
                     (true, false) => tiles.square::<2, 1>(at, ahead),

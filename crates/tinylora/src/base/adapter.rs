@@ -1,4 +1,5 @@
-//! A TinyLoRA or LoRA-XS adapter in training on a loaded base: its factors, projections and numbers, ready for the forward pass.
+//! A TinyLoRA or LoRA-XS adapter in training on a loaded base: its projections and numbers, ready for the forward pass, and the
+//! base's factors, which any number of adapters share.
 
 use super::adapter_set::side_factors;
 use super::{Base, BaseError, Loading};
@@ -9,17 +10,77 @@ use crate::adapter::{
 use crate::model::{Adapters, Frozen, Gradients, R, SideFactors};
 use crate::recipe::AdapterSection;
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use tinylora_compute::Cpu;
+
+/// A and B of a base, packed, and their fingerprints.
+pub struct BaseFactors {
+    /// As the forward pass takes them.
+    pub side: SideFactors,
+    rank: usize,
+    modules: Vec<Module>,
+    sketches: FactorSketches,
+}
+
+impl BaseFactors {
+    /// Those that a specification needs, from the cache or computed.
+    pub fn open(
+        cpu: &Cpu,
+        base: &Base,
+        spec: &TinyLoraSpec,
+        cache: &Path,
+        report: &mut dyn FnMut(Loading),
+    ) -> Result<Self, BaseError> {
+        let factors = factors_of(cpu, base, spec, cache, report)?;
+        let modules: Vec<Module> = spec.modules().collect();
+        let side = side_factors(cpu, base, &modules, &factors)?;
+        let sketches = FactorSketches::new(&factors.sketches());
+        Ok(Self { side, rank: spec.rank, modules, sketches })
+    }
+
+    /// Whether an adapter of this specification on the same base needs the same ones.
+    fn serve(&self, spec: &TinyLoraSpec) -> bool {
+        self.rank == spec.rank && spec.modules().eq(self.modules.iter().copied())
+    }
+}
+
+/// The factors of one base that were asked for last, so that runs on it share them.
+#[derive(Default)]
+pub struct FactorStore(Mutex<Option<Arc<BaseFactors>>>);
+
+impl FactorStore {
+    /// Those that a specification needs. Only the last ones are kept here.
+    pub(super) fn get(
+        &self,
+        cpu: &Cpu,
+        base: &Base,
+        spec: &TinyLoraSpec,
+        cache: &Path,
+        report: &mut dyn FnMut(Loading),
+    ) -> Result<Arc<BaseFactors>, BaseError> {
+        let mut last = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(factors) = last.as_ref().filter(|factors| factors.serve(spec)) {
+            return Ok(Arc::clone(factors));
+        }
+        *last = None; // both may not fit
+        let factors = Arc::new(BaseFactors::open(cpu, base, spec, cache, report)?);
+        *last = Some(Arc::clone(&factors));
+        Ok(factors)
+    }
+
+    /// Lets go of them, for a run that needs none.
+    pub(super) fn clear(&self) {
+        *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = None;
+    }
+}
 
 /// An adapter in use. Its version counts the changes of v, so that a rollout can say which it came from.
 pub struct Adapter {
     /// What it is.
     pub spec: TinyLoraSpec,
     /// A and B of the base.
-    pub factors: SideFactors,
+    pub factors: Arc<BaseFactors>,
     projections: Projections,
-    sketches: FactorSketches,
     v: Vec<f32>,
     r: [R; 1],
     version: u64,
@@ -36,29 +97,20 @@ impl Adapter {
         report: &mut dyn FnMut(Loading),
     ) -> Result<Self, BaseError> {
         let spec = TinyLoraSpec::new(section, &base.model.config)?;
-        let v = spec.init_v(seed);
-        let factors = factors_of(cpu, base, &spec, cache, report)?;
-        Self::assemble(cpu, base, spec, &factors, v)
+        let factors = Arc::new(BaseFactors::open(cpu, base, &spec, cache, report)?);
+        Ok(Self::new(spec, seed, factors))
     }
 
-    fn assemble(
-        cpu: &Cpu,
-        base: &Base,
-        spec: TinyLoraSpec,
-        factors: &Factors,
-        v: Vec<f32>,
-    ) -> Result<Self, BaseError> {
-        let modules: Vec<Module> = spec.modules().collect();
+    /// The same on factors that are there already.
+    ///
+    /// # Panics
+    /// If they are those of another specification.
+    pub(super) fn new(spec: TinyLoraSpec, seed: u64, factors: Arc<BaseFactors>) -> Self {
+        assert!(factors.serve(&spec), "factors of rank {} for one of rank {}", factors.rank, spec.rank);
+        let v = spec.init_v(seed);
         let projections = Projections::new(&spec);
-        Ok(Self {
-            factors: side_factors(cpu, base, &modules, factors)?,
-            sketches: FactorSketches::new(&factors.sketches()),
-            r: [R::Matrices(projections.r_matrices(&v))],
-            projections,
-            spec,
-            v,
-            version: 0,
-        })
+        let r = [R::Matrices(projections.r_matrices(&v))];
+        Self { spec, factors, projections, v, r, version: 0 }
     }
 
     /// The trained numbers (groups · u).
@@ -96,7 +148,7 @@ impl Adapter {
 
     /// As the argument of a forward pass, in which it has number 0.
     pub fn adapters(&self) -> Adapters<'_> {
-        Adapters { factors: Some(&self.factors), r: &self.r }
+        Adapters { factors: Some(&self.factors.side), r: &self.r }
     }
 
     /// What goes into a file.
@@ -105,7 +157,7 @@ impl Adapter {
             spec: self.spec.clone(),
             v: self.v.clone(),
             base: base.identity.clone(),
-            factors: self.sketches.clone(),
+            factors: self.factors.sketches.clone(),
             run,
         }
     }

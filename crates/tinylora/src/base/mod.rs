@@ -7,7 +7,7 @@ mod full;
 mod lora;
 mod trained;
 
-pub use adapter::Adapter;
+pub use adapter::{Adapter, BaseFactors, FactorStore};
 pub use adapter_set::{AdapterSet, adapter_sets, checked_factors};
 pub use full::FullModel;
 pub use lora::LoraAdapter;

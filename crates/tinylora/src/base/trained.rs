@@ -1,7 +1,7 @@
 //! What is trained, of any kind, as the loop sees it: one list of numbers, the policy that they make of the base, sums for
 //! a backward pass and the gradient that these are, and the file at the end. Nothing here knows losses or optimizers.
 
-use super::adapter::Adapter;
+use super::adapter::{Adapter, FactorStore};
 use super::full::FullModel;
 use super::lora::LoraAdapter;
 use super::{Base, BaseError, Loading};
@@ -62,16 +62,27 @@ impl TrainedSpec {
         }
     }
 
+    /// Bytes that factors of the base take in memory, which adapters on it share.
+    pub fn shared_bytes(&self, config: &ModelConfig) -> u64 {
+        match self {
+            Self::Projected(spec) => {
+                let sizes = spec.modules().map(|module| module.target.shape(config));
+                let factors: usize = sizes.map(|(n, k)| spec.rank * (n + k)).sum();
+                // A and B are packed twice: for the forward and the backward pass.
+                4 * 2 * factors as u64
+            }
+            Self::Full(_) | Self::Lora(_) => 0,
+        }
+    }
+
     /// Bytes that the trained thing takes beside the base, in training: its numbers, their gradient, and what the
     /// forward pass reads of them. The optimizer's state is not among them.
     pub fn bytes_in_training(&self, config: &ModelConfig) -> u64 {
         match self {
             Self::Projected(spec) => {
-                let sizes = spec.modules().map(|module| module.target.shape(config));
-                let factors: usize = sizes.map(|(n, k)| spec.rank * (n + k)).sum();
                 let r = spec.num_modules() * spec.rank * spec.rank;
-                // A and B are packed twice: for the forward and the backward pass. Sums of R's gradient are in f64.
-                (4 * (2 * factors + r + 2 * spec.trainable_parameters()) + 8 * r) as u64
+                // Sums of R's gradient are in f64.
+                self.shared_bytes(config) + (4 * (r + 2 * spec.trainable_parameters()) + 8 * r) as u64
             }
             // The master numbers and their gradient; the packed copy is as large as the base.
             Self::Full(count) => 4 * 2 * *count as u64,
@@ -93,18 +104,24 @@ pub enum Trained {
 }
 
 impl Trained {
-    /// As the recipe has it, at its start; `seed` decides that where it is random.
+    /// As the recipe has it, at its start; `seed` decides that where it is random. `factors` keeps those of this base that runs
+    /// share.
     pub fn new(
         cpu: &Cpu,
         base: &Base,
-        section: &AdapterSection,
-        seed: u64,
+        (section, seed): (&AdapterSection, u64),
+        factors: &FactorStore,
         cache: &Path,
         report: &mut dyn FnMut(Loading),
     ) -> Result<Self, BaseError> {
+        if !section.kind.is_projected() {
+            factors.clear();
+        }
         Ok(match section.kind {
             AdapterKind::TinyLora | AdapterKind::LoraXs => {
-                Self::Projected(Adapter::from_section(cpu, base, section, seed, cache, report)?)
+                let spec = TinyLoraSpec::new(section, &base.model.config)?;
+                let factors = factors.get(cpu, base, &spec, cache, report)?;
+                Self::Projected(Adapter::new(spec, seed, factors))
             }
             AdapterKind::Full if base.model.is_on_gpu() => return Err(DeviceError::Full.into()),
             AdapterKind::Full => Self::Full(Box::new(FullModel::new(cpu, base)?)),

@@ -146,6 +146,7 @@ impl<'a> Bench<'a> {
                 prompt: self.tokens(prompt),
                 samples,
                 adapter: 0,
+                seed: 1,
                 stream: (index * samples) as u64,
                 max_tokens: new,
                 sampling: Sampling { temperature: 1.0, top_p: 1.0, top_k: 0 },
@@ -158,8 +159,7 @@ impl<'a> Bench<'a> {
         }
         let (engine, _) = self.engine.as_mut().expect("made above");
         let interrupt = AtomicBool::new(false);
-        let options =
-            GenerateOptions { seed: 1, max_batch: prompts * samples, stop: &Never, interrupt: &interrupt };
+        let options = GenerateOptions { max_batch: prompts * samples, stop: &Never, interrupt: &interrupt };
         let adapters = Adapters { factors: Some(&self.factors), r: &self.r };
         let policy = Policy::new(self.model, adapters);
         Ok(timed(|| engine.generate(policy, &requests, &options, &mut |_| {}))?)

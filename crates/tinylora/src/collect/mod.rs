@@ -174,6 +174,7 @@ fn sample(
         prompt: run.problems[index].tokens.clone(),
         samples: 1,
         adapter: 0,
+        seed: run.seed,
         stream: STREAMS + index as u64 * STREAMS_EACH + sample as u64,
         max_tokens: run.max_tokens,
         sampling: run.sampling,
@@ -183,8 +184,7 @@ fn sample(
         .flat_map(|&index| (0..run.samples).map(move |sample| (index, sample)))
         .map(request)
         .collect();
-    let options =
-        GenerateOptions { seed: run.seed, max_batch: run.max_batch, stop: &stop, interrupt: run.interrupt };
+    let options = GenerateOptions { max_batch: run.max_batch, stop: &stop, interrupt: run.interrupt };
     let mut count = 0;
     let completions = engine.generate(policy, &requests, &options, &mut |news| {
         if let Progress::Finished { .. } = news {

@@ -99,8 +99,7 @@ pub fn run_benchmark(
     observe(progress);
     let stop = TextStop::new(tokenizer, run.stop);
     let give_up = AtomicBool::new(run.interrupt.load(Ordering::Relaxed));
-    let options =
-        GenerateOptions { seed: run.seed, max_batch: run.max_batch, stop: &stop, interrupt: &give_up };
+    let options = GenerateOptions { max_batch: run.max_batch, stop: &stop, interrupt: &give_up };
     let mut writing: Vec<Vec<u32>> = vec![Vec::new(); requests.len()];
     let mut failure = None;
     folder.start_clock();
@@ -157,6 +156,7 @@ fn requests(run: &BenchmarkRun<'_>, folder: &EvalFolder) -> (Vec<Request>, Vec<(
                 prompt: prompt.clone(),
                 samples: 1,
                 adapter: run.adapter,
+                seed: run.seed,
                 stream: EVAL_STREAMS + index as u64 * STREAMS_EACH + sample as u64,
                 max_tokens: run.max_tokens,
                 sampling: if run.samples == 0 { Sampling::GREEDY } else { run.sampling },

@@ -25,7 +25,7 @@ use crate::inference::{
 };
 use crate::model::Policy;
 use crate::reward::{RewardError, RewardItem, Rewarder, Scores};
-use crate::rollout::TextStop;
+use crate::rollout::{Sampler, TextStop};
 use crate::run_folder::{EvalResult, VerdictCounts};
 use crate::statistics::wilson_95;
 use crate::tokenizer::Tokenizer;
@@ -48,8 +48,8 @@ pub struct EvalSettings<'a> {
     pub max_batch: usize,
     /// Seed of the sampling.
     pub seed: u64,
-    /// What ends a completion.
-    pub stop: &'a TextStop<'a>,
+    /// Texts that end a completion, besides the model's end tokens.
+    pub stop: &'a [String],
     /// Set from outside to give up.
     pub interrupt: &'a AtomicBool,
 }
@@ -97,17 +97,20 @@ pub enum EvaluateError {
 }
 
 /// Completes and scores all problems, each given with its prompt's tokens, with the first adapter (or none).
-pub fn evaluate(
-    engine: &mut Engine<'_>,
-    tokenizer: &Tokenizer,
+pub fn evaluate<'a>(
+    sampler: &mut Sampler<'a>,
+    tokenizer: &'a Tokenizer,
     policy: Policy<'_>,
     problems: &[(Problem, Vec<u32>)],
-    settings: EvalSettings<'_>,
+    settings: EvalSettings<'a>,
     rewarder: &mut Rewarder,
     observe: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Evaluation, EvaluateError> {
-    let mut all = evaluate_each(engine, tokenizer, policy, 1, problems, settings, rewarder, observe)?;
-    Ok(all.pop().expect("one adapter was asked for"))
+    let (requests, owners) = requests(problems, settings, 0);
+    let stop = TextStop::new(tokenizer, settings.stop);
+    let limits = (settings.max_batch, settings.interrupt);
+    let completions = sampler.generate(policy, requests, stop, limits, observe)?;
+    judge(tokenizer, problems, &owners, &completions, rewarder)
 }
 
 /// The same for each of the first `count` adapters, all in one batch; each result is what the adapter gives alone.
@@ -128,12 +131,9 @@ pub fn evaluate_each(
         all_requests.extend(requests);
         owners = of_adapter;
     }
-    let options = GenerateOptions {
-        seed: settings.seed,
-        max_batch: settings.max_batch,
-        stop: settings.stop,
-        interrupt: settings.interrupt,
-    };
+    let stop = TextStop::new(tokenizer, settings.stop);
+    let options =
+        GenerateOptions { max_batch: settings.max_batch, stop: &stop, interrupt: settings.interrupt };
     let completions = engine.generate(policy, &all_requests, &options, observe)?;
     // Every adapter has the same problems in the same order; without problems there is nothing to divide.
     let mut parts = completions.chunks(owners.len().max(1));
@@ -207,6 +207,7 @@ fn requests(
                     prompt: prompt.clone(),
                     samples,
                     adapter,
+                    seed: settings.seed,
                     stream: EVAL_STREAMS + (index * settings.samples) as u64,
                     max_tokens: settings.max_tokens,
                     sampling,

@@ -48,7 +48,7 @@ seed = [1, 2, 3]
     Target::new(seeds, move |bytes| {
         let Ok(text) = std::str::from_utf8(&bytes) else { return false };
         match sweeps::parse(&path, text, &[]) {
-            Ok(runs) => !runs.is_empty(),
+            Ok(plan) => !plan.runs.is_empty(),
             Err(error) => error.to_string().is_empty(),
         }
     })

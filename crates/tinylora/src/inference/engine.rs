@@ -28,6 +28,8 @@ pub struct Request {
     pub samples: usize,
     /// Which adapter of those given applies.
     pub adapter: u32,
+    /// Seed of its sampling.
+    pub seed: u64,
     /// Number of the first sample's random stream; the others follow.
     pub stream: u64,
     /// Largest number of tokens of a completion.
@@ -38,8 +40,6 @@ pub struct Request {
 
 /// Settings of a whole call.
 pub struct GenerateOptions<'a> {
-    /// Seed of all sampling.
-    pub seed: u64,
     /// Sequences that run at once at most.
     pub max_batch: usize,
     /// What ends a completion.
@@ -167,6 +167,20 @@ pub enum EngineError {
     /// The caller asked to stop.
     #[error("interrupted")]
     Interrupted,
+}
+
+impl EngineError {
+    /// The index of the request that it is about, where it is about one: whoever put requests of several together counts anew.
+    pub fn request_mut(&mut self) -> Option<&mut usize> {
+        match self {
+            Self::EmptyPrompt { request }
+            | Self::TooLong { request, .. }
+            | Self::CacheTooSmall { request, .. }
+            | Self::UnknownToken { request, .. }
+            | Self::NotFinite { request, .. } => Some(request),
+            Self::Device(_) | Self::Interrupted => None,
+        }
+    }
 }
 
 /// The inference engine for models of one shape: KV caches and buffers that are used from call to call.
@@ -592,8 +606,9 @@ impl<'a> Run<'a> {
             draws.clear();
             draws.extend(rows.iter().map(|&i| {
                 let sequence = &self.active[i];
-                let number = self.requests[sequence.request].stream + sequence.sample as u64;
-                let stream = Stream::new(self.options.seed, Purpose::Sampling, number);
+                let request = &self.requests[sequence.request];
+                let number = request.stream + sequence.sample as u64;
+                let stream = Stream::new(request.seed, Purpose::Sampling, number);
                 (stream, sequence.ids.len() as u64)
             }));
             uniforms.clear();

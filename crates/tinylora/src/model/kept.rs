@@ -103,7 +103,7 @@ impl MemorySizes {
             block: KvCache::block_bytes(config, kv) as u64,
             per_token: kept_bytes_per_token(config) as u64,
             fixed: 0,
-            max_batch: 192,
+            max_batch: usual_batch(false),
             micro_batch_tokens: 1024,
         }
     }
@@ -114,6 +114,11 @@ impl MemorySizes {
         let spare = self.limit.saturating_sub(weights + self.fixed);
         one_sequence.max((spare / 2 / self.per_token) as usize)
     }
+}
+
+/// Sequences sampled at once: more hardly pays, on a GPU or without one.
+pub fn usual_batch(on_gpu: bool) -> usize {
+    if on_gpu { 256 } else { 192 }
 }
 
 /// The machine's memory; 8 GiB where it can't be asked.

@@ -38,7 +38,7 @@ pub use frozen::Frozen;
 pub use gpu::{GpuOptions, with_gpu};
 pub use gradients::Gradients;
 pub use hidden::{DeviceError, Directions, Hidden};
-pub use kept::{KeptActivations, MemorySizes};
+pub use kept::{KeptActivations, MemorySizes, usual_batch};
 pub use load::{Layer, Model, ModelError};
 pub use pass::{Adapters, KvCache, Policy, backward, forward, forward_into, kv_precision};
 pub use side::{ModuleFactors, ModuleKind, R, SideFactors};

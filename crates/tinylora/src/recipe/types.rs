@@ -157,6 +157,11 @@ impl AdapterKind {
             Self::Lora => "lora",
         }
     }
+
+    /// Whether numbers make up R between factors of the base: TinyLoRA and LoRA-XS.
+    pub fn is_projected(self) -> bool {
+        matches!(self, Self::TinyLora | Self::LoraXs)
+    }
 }
 
 /// How modules are put into groups that share one v.

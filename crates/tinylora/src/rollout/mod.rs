@@ -1,16 +1,18 @@
 //! Problems enter, groups of completions leave, with log-probs and the version of the adapter that wrote them.
 //! Nothing here scores.
 
+mod sampler;
 mod stop;
 mod text;
+mod together;
 
+pub use sampler::Sampler;
 pub use stop::TextStop;
 pub use text::{TextStream, text_of};
+pub use together::{Answer, Ask, BatchProgress, Job, Needs, Seat, Turns, blocks_together, generate_together};
 
 use crate::data::{Problem, Prompt};
-use crate::inference::{
-    Completion, Engine, EngineError, Finish, GenerateOptions, Progress, Request, Sampling,
-};
+use crate::inference::{Completion, EngineError, Finish, Progress, Request, Sampling};
 use crate::model::Policy;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use std::sync::atomic::AtomicBool;
@@ -59,8 +61,8 @@ pub struct RolloutSettings<'a> {
     pub seed: u64,
     /// Number of the first random stream; sample i of prompt j has stream `first + j · samples + i`.
     pub first_stream: u64,
-    /// What ends a completion.
-    pub stop: &'a TextStop<'a>,
+    /// Texts that end a completion, besides the model's end tokens.
+    pub stop: &'a [String],
     /// Set from outside to give up.
     pub interrupt: &'a AtomicBool,
 }
@@ -79,12 +81,12 @@ pub fn encode_prompt(
 }
 
 /// Samples completions of all prompts (problem and prompt tokens), in order. `observe` is told of every token.
-pub fn roll_out(
-    engine: &mut Engine<'_>,
-    tokenizer: &Tokenizer,
+pub fn roll_out<'a>(
+    sampler: &mut Sampler<'a>,
+    tokenizer: &'a Tokenizer,
     (policy, adapter_version): (Policy<'_>, u64),
     prompts: Vec<(Problem, Vec<u32>)>,
-    settings: RolloutSettings<'_>,
+    settings: RolloutSettings<'a>,
     observe: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Vec<RolloutGroup>, EngineError> {
     let requests: Vec<Request> = prompts
@@ -94,18 +96,15 @@ pub fn roll_out(
             prompt: prompt.clone(),
             samples: settings.samples,
             adapter: 0,
+            seed: settings.seed,
             stream: settings.first_stream + (index * settings.samples) as u64,
             max_tokens: settings.max_tokens,
             sampling: settings.sampling,
         })
         .collect();
-    let options = GenerateOptions {
-        seed: settings.seed,
-        max_batch: settings.max_batch,
-        stop: settings.stop,
-        interrupt: settings.interrupt,
-    };
-    let completions = engine.generate(policy, &requests, &options, observe)?;
+    let stop = TextStop::new(tokenizer, settings.stop);
+    let limits = (settings.max_batch, settings.interrupt);
+    let completions = sampler.generate(policy, requests, stop, limits, observe)?;
     let groups = prompts.into_iter().zip(completions).map(|((problem, prompt), completions)| {
         let completions = completions
             .into_iter()

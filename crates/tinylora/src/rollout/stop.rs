@@ -4,6 +4,7 @@ use crate::inference::Stop;
 use crate::tokenizer::Tokenizer;
 
 /// Ends a completion at an end token, or as soon as its text contains one of the stop texts.
+#[derive(Clone)]
 pub struct TextStop<'a> {
     tokenizer: &'a Tokenizer,
     texts: Vec<String>,

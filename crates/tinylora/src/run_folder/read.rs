@@ -19,12 +19,14 @@ pub fn read_samples(folder: &Path) -> Result<Vec<SampleRecord>, RunFolderError> 
     read_lines(&folder.join(SAMPLES_FILE))
 }
 
-/// A line of `metrics.jsonl` without what a clock or the machine's memory decides: equal for equal runs.
+/// A line of `metrics.jsonl` without what a clock, the machine's memory and devices or neighbours in the batch decide: equal for equal runs.
 pub fn metrics_without_timing(
     line: &str,
 ) -> Result<serde_json::Map<String, serde_json::Value>, serde_json::Error> {
     let mut metrics: serde_json::Map<_, _> = serde_json::from_str(line)?;
-    metrics.retain(|key, _| !["rollout_seconds", "train_seconds", "rss_bytes"].contains(&key.as_str()));
+    metrics.retain(|key, _| {
+        !["rollout_seconds", "train_seconds", "rss_bytes", "empty_slot_fraction"].contains(&key.as_str())
+    });
     Ok(metrics)
 }
 

@@ -227,6 +227,6 @@ fn only_clock_and_memory_are_left_out_of_comparisons() {
     let left = metrics_without_timing(&text).unwrap();
     let all: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).unwrap();
     let gone: Vec<_> = all.keys().filter(|key| !left.contains_key(*key)).collect();
-    assert_eq!(gone, ["rollout_seconds", "train_seconds", "rss_bytes"]);
+    assert_eq!(gone, ["rollout_seconds", "empty_slot_fraction", "train_seconds", "rss_bytes"]);
     assert!(metrics_without_timing("{\"step\":").is_err());
 }

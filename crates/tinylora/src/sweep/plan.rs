@@ -2,6 +2,7 @@
 //!
 //! ```toml
 //! recipe = "recipes/quickstart.toml"
+//! at_once = 0                            # runs that sample together; 0: as many as fill a batch
 //!
 //! [set]                                  # for every run
 //! "train.steps" = 30
@@ -74,20 +75,29 @@ pub struct Run {
     pub recipe: Recipe,
 }
 
+/// A whole sweep.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// Its runs.
+    pub runs: Vec<Run>,
+    /// How many that can share batches sample together; 0: as many as fill a batch.
+    pub at_once: usize,
+}
+
 /// Reads a sweep and checks every run. `overrides` (KEY=VALUE) apply to all runs and come last.
-pub fn load(path: &Path, overrides: &[String]) -> Result<Vec<Run>, PlanError> {
+pub fn load(path: &Path, overrides: &[String]) -> Result<Plan, PlanError> {
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|source| PlanError::Read { path: name, source })?;
     parse(path, &text, overrides)
 }
 
 /// As [`load`], from the text of the file.
-pub(crate) fn parse(path: &Path, text: &str, overrides: &[String]) -> Result<Vec<Run>, PlanError> {
+pub(crate) fn parse(path: &Path, text: &str, overrides: &[String]) -> Result<Plan, PlanError> {
     let name = path.display().to_string();
     let table: Table = toml::from_str(text)
         .map_err(|e| PlanError::Syntax { path: name.clone(), message: e.message().into() })?;
     let content = |message: String| PlanError::Content { path: name.clone(), message };
-    let known = ["recipe", "set", "grid", "zip"];
+    let known = ["recipe", "at_once", "set", "grid", "zip"];
     if let Some(key) = table.keys().find(|key| !known.contains(&key.as_str())) {
         return Err(content(format!("unknown key `{key}`; a sweep has {}", known.join(", "))));
     }
@@ -98,6 +108,15 @@ pub(crate) fn parse(path: &Path, text: &str, overrides: &[String]) -> Result<Vec
     let beside = path.parent().map(|folder| folder.join(recipe)).filter(|path| path.is_file());
     let recipe =
         if Path::new(recipe).is_file() { PathBuf::from(recipe) } else { beside.unwrap_or(recipe.into()) };
+    let at_once = match table.get("at_once") {
+        None => 0,
+        Some(Value::Integer(runs)) if (0..=MOST_RUNS as i64).contains(runs) => *runs as usize,
+        Some(other) => {
+            return Err(content(format!(
+                "`at_once` is {other}: write how many runs sample together, 1 for one by one, 0 for as many as fill a batch"
+            )));
+        }
+    };
     let axes = axes(&table).map_err(content)?;
     let count = axes.iter().try_fold(1usize, |count, axis| count.checked_mul(axis.len()));
     match count {
@@ -110,7 +129,7 @@ pub(crate) fn parse(path: &Path, text: &str, overrides: &[String]) -> Result<Vec
         .flat_map(|table| table.iter())
         .map(|(key, value)| format!("{key}={value}"))
         .collect();
-    combinations(&axes)
+    let runs: Result<Vec<Run>, PlanError> = combinations(&axes)
         .into_iter()
         .enumerate()
         .map(|(index, settings)| {
@@ -125,7 +144,8 @@ pub(crate) fn parse(path: &Path, text: &str, overrides: &[String]) -> Result<Vec
             })?;
             Ok(Run { name: folder_name(index + 1, &settings), settings, recipe })
         })
-        .collect()
+        .collect();
+    Ok(Plan { runs: runs?, at_once })
 }
 
 /// `learning_rate 0.01, seed 2`
@@ -234,7 +254,7 @@ fn plain(value: &Value) -> String {
 mod tests {
     use super::*;
 
-    fn load_text(text: &str) -> Result<Vec<Run>, String> {
+    fn load_text(text: &str) -> Result<Plan, String> {
         let folder = tempfile::tempdir().unwrap();
         let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/quickstart.toml");
         std::fs::copy(recipe, folder.path().join("base.toml")).unwrap();
@@ -250,7 +270,8 @@ mod tests {
              seed = [1, 2, 3]\n[[zip]]\n\"adapter.u\" = [1, 13]\n\"adapter.n_tie\" = [16, \"all\"]\n",
         )
         .unwrap();
-        assert_eq!(runs.len(), 12);
+        let Plan { runs, at_once } = runs;
+        assert_eq!((runs.len(), at_once), (12, 0));
         let of = |i: usize| {
             let r = &runs[i].recipe;
             (r.adapter.u, r.adapter.n_tie, r.optimizer.learning_rate, r.seed, r.train.steps)
@@ -266,7 +287,8 @@ mod tests {
     #[test]
     fn mistakes_are_named_before_anything_runs() {
         for (text, expected) in [
-            ("x = 1", "unknown key `x`; a sweep has recipe, set, grid, zip"),
+            ("x = 1", "unknown key `x`; a sweep has recipe, at_once, set, grid, zip"),
+            ("recipe = \"base.toml\"\nat_once = -1", "`at_once` is -1: write how many runs"),
             ("[grid]\nseed = [1]", "`recipe` is missing"),
             ("recipe = \"base.toml\"\n[grid]\nseed = 1", "`seed` must be a list"),
             ("recipe = \"base.toml\"\n[grid]\nseed = []", "`seed` must be a list"),

@@ -57,17 +57,18 @@ pub struct TimeLeft {
 }
 
 /// Time for those of `runs` that have no row yet, by their work and the seconds that a unit of it took in the others; where
-/// a run's work is not known, all count the same. None: nothing is finished.
-pub fn time_left(runs: &[Run], rows: &[ResultRow]) -> Option<TimeLeft> {
+/// a run's work is not known, all count the same. `share` is what part of a run that has no row is done, by its place. None: nothing
+/// is finished.
+pub fn time_left(runs: &[Run], rows: &[ResultRow], share: &dyn Fn(usize) -> f64) -> Option<TimeLeft> {
     let seconds: BTreeMap<&str, f64> = rows.iter().map(|row| (row.name.as_str(), row.wall_seconds)).collect();
     let known: Option<Vec<f64>> = runs.iter().map(|run| work(&run.recipe)).collect();
     let works = known.unwrap_or_else(|| vec![1.0; runs.len()]);
     let (mut spent, mut done, mut left) = (0.0, 0.0, 0.0);
     let (mut from, mut missing) = (0, 0);
-    for (run, work) in runs.iter().zip(works) {
+    for (index, (run, work)) in runs.iter().zip(works).enumerate() {
         match seconds.get(run.name.as_str()) {
             Some(seconds) => (spent, done, from) = (spent + seconds, done + work, from + 1),
-            None => (left, missing) = (left + work, missing + 1),
+            None => (left, missing) = (left + work * (1.0 - share(index)), missing + 1),
         }
     }
     (from > 0 && done > 0.0).then(|| TimeLeft { seconds: left * spent / done, runs: missing, from })
@@ -108,12 +109,14 @@ mod tests {
     #[test]
     fn what_is_left_follows_from_what_is_done() {
         let runs = [run("a", &["eval.problems=0"]), run("b", &["eval.problems=0", "train.steps=36"])];
-        let left = time_left(&runs, &[finished("a", 60.0)]).unwrap();
+        let left = time_left(&runs, &[finished("a", 60.0)], &|_| 0.0).unwrap();
         assert!((left.seconds - 120.0).abs() < 1e-9);
         assert_eq!((left.runs, left.from), (1, 1));
+        let left = time_left(&runs, &[finished("a", 60.0)], &|index| [0.0, 0.75][index]).unwrap();
+        assert!((left.seconds - 30.0).abs() < 1e-9);
         let unknown = [runs[0].clone(), run("b", &["model.ref=someone/else"])];
-        assert_eq!(time_left(&unknown, &[finished("a", 60.0)]).unwrap().seconds, 60.0);
-        assert_eq!(time_left(&runs, &[finished("other", 60.0)]), None);
+        assert_eq!(time_left(&unknown, &[finished("a", 60.0)], &|_| 0.0).unwrap().seconds, 60.0);
+        assert_eq!(time_left(&runs, &[finished("other", 60.0)], &|_| 0.0), None);
         let folder = tempfile::tempdir().unwrap();
         assert!(finished_runs(folder.path()).is_empty());
         let line = serde_json::to_string(&finished("a", 60.0)).unwrap();

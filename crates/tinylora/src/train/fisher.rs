@@ -43,7 +43,7 @@ pub(super) fn fisher_matrix(
         session.trained.policy(session.base),
         &groups,
         (optimizer.fisher, inverse_temperature, session.plan.micro_batch_tokens),
-        &mut session.workspace,
+        &mut session.shared.workspace(),
         &mut |tokens, dr| fisher.push(&adapter.gradient(dr), tokens),
     )?;
     Ok((fisher, rows))

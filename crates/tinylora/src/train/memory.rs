@@ -5,6 +5,7 @@ use crate::model::MemorySizes;
 use crate::model::config::ModelConfig;
 use crate::optimizer::{state_bytes, state_bytes_in_place};
 use crate::recipe::Recipe;
+use crate::rollout::Needs;
 use serde::{Deserialize, Serialize};
 use tinylora_compute::attention::BLOCK_TOKENS;
 
@@ -18,6 +19,9 @@ pub struct MemoryPlan {
     /// What is trained, its gradient, the optimizer's state, and older versions that sample.
     #[serde(default)]
     pub trained: u64,
+    /// Of these, what another run on the same factors needs for itself.
+    #[serde(default)]
+    pub own: u64,
     /// Keys and values of sampling.
     pub kv_cache: u64,
     /// Activations, keys and values that training keeps.
@@ -26,11 +30,21 @@ pub struct MemoryPlan {
     pub max_batch: usize,
     /// KV blocks of sixteen tokens.
     pub kv_blocks: usize,
+    /// KV blocks without which it cannot go on.
+    #[serde(default)]
+    pub least_kv_blocks: usize,
     /// Tokens of a training micro-batch.
     pub micro_batch_tokens: usize,
 }
 
 impl MemoryPlan {
+    /// The run's part of the memory that it shares with others on the same factors.
+    pub(super) fn needs(&self) -> Needs {
+        let block = self.kv_cache / self.kv_blocks.max(1) as u64;
+        let own = self.own.div_ceil(block.max(1)) as usize;
+        Needs { blocks: self.kv_blocks, least: self.least_kv_blocks, own }
+    }
+
     /// The sum.
     pub fn total(&self) -> u64 {
         self.weights + self.trained + self.kv_cache + self.activations
@@ -149,10 +163,12 @@ pub(super) fn plan(
         limit,
         weights,
         trained,
+        own: trained - spec.shared_bytes(config),
         kv_cache: blocks * block,
         activations: micro_batch_tokens as u64 * per_token,
         max_batch,
         kv_blocks: blocks as usize,
+        least_kv_blocks: one_group,
         micro_batch_tokens,
     })
 }

@@ -7,12 +7,14 @@ mod memory;
 mod rollouts;
 mod setup;
 mod sft;
+mod shared;
 mod step;
 mod update;
 
 pub use lessons::LessonError;
 pub use memory::{MemoryError, MemoryPlan};
 pub use setup::{TrainError, TrainOptions, plan};
+pub use shared::Shared;
 
 use crate::atomic_file;
 use crate::base::Base;
@@ -20,14 +22,13 @@ use crate::checkpoint::{self, Checkpoint, Counters};
 use crate::evaluate::Evaluation;
 use crate::inference::Occupancy;
 use crate::optimizer::OptimizerState;
-use crate::recipe::{
-    AdapterSection, GrpoSection, Learner, OptimizerSection, Recipe, SftSection, TrainSection,
-};
+use crate::recipe::{Learner, Recipe};
+use crate::rollout::Turns;
 use crate::run_folder::{EvalResult, RunFolder, Summary};
 pub use setup::open_base;
 use setup::{Session, Start};
 use std::borrow::Cow;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -133,85 +134,66 @@ pub fn train(
     let start = Instant::now();
     let place = Start::open(recipe, options)?;
     let base = open_base(cpu, recipe, options, report)?;
-    run(cpu, &base, recipe, options, (place, start), &mut Baselines::default(), report)
+    run(cpu, &base, recipe, options, (place, start), (&Shared::default(), None), report)
 }
 
-/// The same on a base that is loaded already; measurements before training that `baselines` has are not made again.
-pub fn train_on(
-    cpu: &Cpu,
-    base: &Base,
-    recipe: &Recipe,
-    options: &TrainOptions<'_>,
-    baselines: &mut Baselines,
+/// The same on a base that is loaded already, with all that its runs share. With `turns` the run takes turns with others: its
+/// completions are asked for there, unless it trains what no others can sample with.
+pub fn train_on<'a>(
+    cpu: &'a Cpu,
+    base: &'a Base,
+    recipe: &'a Recipe,
+    options: &TrainOptions<'a>,
+    (shared, turns): (&'a Shared, Option<Turns<'a>>),
     report: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome, TrainError> {
     let start = Instant::now();
     let place = Start::open(recipe, options)?;
-    run(cpu, base, recipe, options, (place, start), baselines, report)
+    run(cpu, base, recipe, options, (place, start), (shared, turns), report)
 }
 
-/// Evaluations before training, by everything that they depend on. With v = 0 the adapter has no say in them.
-#[derive(Debug, Default)]
-pub struct Baselines(BTreeMap<String, Evaluation>);
-
-impl Baselines {
-    /// None where v does not start at 0, so that each run has a beginning of its own.
-    fn key(base: &Base, recipe: &Recipe) -> Option<String> {
-        let same = Recipe {
-            name: "baseline".into(),
-            learner: Learner::default(),
-            adapter: AdapterSection::default(),
-            grpo: GrpoSection::default(),
-            sft: SftSection::default(),
-            optimizer: OptimizerSection::default(),
-            train: TrainSection::default(),
-            ..recipe.clone()
-        };
-        (recipe.adapter.init_bound == 0.0).then(|| format!("{}\n{}", base.sha256, same.to_toml()))
-    }
-}
-
-fn run(
-    cpu: &Cpu,
-    base: &Base,
-    recipe: &Recipe,
-    options: &TrainOptions<'_>,
+fn run<'a>(
+    cpu: &'a Cpu,
+    base: &'a Base,
+    recipe: &'a Recipe,
+    options: &TrainOptions<'a>,
     (place, start): (Start, Instant),
-    baselines: &mut Baselines,
+    share: (&'a Shared, Option<Turns<'a>>),
     report: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome, TrainError> {
-    let mut session = Session::new(cpu, recipe, options, base, report)?;
+    let mut session = Session::new(cpu, recipe, options, base, share, report)?;
     let (mut folder, mut state) = place.restore(&mut session, report)?;
-    let before = state.carried.wall_seconds;
+    let clock = Clock { start, before: state.carried.wall_seconds };
     let steps = session.steps;
     report(Event::Start { done: state.step, steps, trainable: session.trained.numbers().len() });
     if state.carried.eval_before.is_none() && recipe.eval.problems > 0 {
-        let key = Baselines::key(base, recipe);
-        let known = key.as_ref().and_then(|key| baselines.0.get(key)).cloned();
-        let measured = match known {
-            Some(evaluation) => Some(evaluation),
-            None => session.evaluate("evaluation before", report)?,
-        };
-        match measured {
+        match session.baseline(report)? {
             None => return Ok(Outcome::Interrupted { step: 0, checkpoint: None }),
             Some(evaluation) => {
-                if let Some(key) = key {
-                    baselines.0.entry(key).or_insert_with(|| evaluation.clone());
-                }
                 report(Event::Evaluation { when: "before", result: &evaluation.result });
                 keep_evaluation(&mut folder, 0, "before", &evaluation)?;
                 state.carried.eval_before = Some(evaluation.result);
-                state.carried.wall_seconds = before + start.elapsed().as_secs_f64();
+                state.carried.wall_seconds = clock.seconds(&session);
                 save(&session, &mut folder, &state, report)?;
             }
         }
     }
     while state.step < steps {
+        if is_evaluated(recipe, state.step) {
+            // After the checkpoint of this step, so that a run that goes on from there makes it again.
+            let when = format!("step {}", state.step);
+            let Some(evaluation) = session.evaluate(&when, report)? else {
+                let checkpoint = Some(save(&session, &mut folder, &state, report)?);
+                return Ok(Outcome::Interrupted { step: state.step, checkpoint });
+            };
+            report(Event::Evaluation { when: &when, result: &evaluation.result });
+            keep_evaluation(&mut folder, state.step, &format!("step-{:06}", state.step), &evaluation)?;
+        }
         match recipe.learner {
             Learner::Grpo => step::train_step(&mut session, &mut folder, &mut state, report)?,
             Learner::Sft => sft::train_step(&mut session, &mut folder, &mut state, report)?,
         }
-        state.carried.wall_seconds = before + start.elapsed().as_secs_f64();
+        state.carried.wall_seconds = clock.seconds(&session);
         let stop = options.interrupt.load(Ordering::Relaxed);
         let every = recipe.train.checkpoint_every as u64;
         if stop || state.step == steps || (every > 0 && state.step.is_multiple_of(every)) {
@@ -220,16 +202,29 @@ fn run(
                 return Ok(Outcome::Interrupted { step: state.step, checkpoint: Some(path) });
             }
         }
-        let every = recipe.train.eval_every as u64;
-        if every > 0 && state.step.is_multiple_of(every) && state.step < steps && recipe.eval.problems > 0 {
-            let when = format!("step {}", state.step);
-            if let Some(evaluation) = session.evaluate(&when, report)? {
-                report(Event::Evaluation { when: &when, result: &evaluation.result });
-                keep_evaluation(&mut folder, state.step, &format!("step-{:06}", state.step), &evaluation)?;
-            }
-        }
     }
-    finish(&mut session, &mut folder, state, (start, before), report)
+    finish(&mut session, &mut folder, state, clock, report)
+}
+
+/// Whether there is an evaluation between this step and the next.
+fn is_evaluated(recipe: &Recipe, step: u64) -> bool {
+    let every = recipe.train.eval_every as u64;
+    recipe.eval.problems > 0 && every > 0 && step > 0 && step.is_multiple_of(every)
+}
+
+/// The time that a run takes.
+#[derive(Clone, Copy)]
+struct Clock {
+    start: Instant,
+    /// Seconds of earlier parts of the run.
+    before: f64,
+}
+
+impl Clock {
+    /// Seconds so far, without the work of other runs that it took turns with.
+    fn seconds(self, session: &Session<'_>) -> f64 {
+        self.before + self.start.elapsed().as_secs_f64() - session.sampler.seconds_of_others()
+    }
 }
 
 /// The adapter's file, the evaluation after training and the summary.
@@ -237,7 +232,7 @@ fn finish(
     session: &mut Session<'_>,
     folder: &mut RunFolder,
     mut state: State,
-    (start, before): (Instant, f64),
+    clock: Clock,
     report: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome, TrainError> {
     let bytes = session.write_trained(folder.path(), state.step)?;
@@ -255,7 +250,7 @@ fn finish(
             }
         }
     }
-    state.carried.wall_seconds = before + start.elapsed().as_secs_f64();
+    state.carried.wall_seconds = clock.seconds(session);
     let summary = session.summary(&state, eval_after, bytes);
     folder.write_summary(&summary)?;
     Ok(Outcome::Done(Box::new(summary)))

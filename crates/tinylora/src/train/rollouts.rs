@@ -6,8 +6,11 @@ use super::{Event, State};
 use crate::advantage::{Advantages, group_advantages};
 use crate::inference::{Occupancy, Progress, Sampling};
 use crate::reward::{RewardItem, Scores, overlong_penalty};
-use crate::rollout::{RolloutGroup, RolloutSettings, TextStop, roll_out};
+use crate::rollout::{RolloutGroup, RolloutSettings, roll_out};
 use std::sync::atomic::AtomicBool;
+
+/// A step is always finished: an interrupt is looked at between steps.
+static NEVER: AtomicBool = AtomicBool::new(false);
 
 /// Everything that was sampled in a step, group by group.
 #[derive(Default)]
@@ -56,7 +59,7 @@ fn all_rounds(
     let (wanted, rounds) = (rollout.prompts_per_step, rollout.refill_rounds);
     let mut scored = Scored::default();
     // What an evaluation left.
-    session.engine.take_occupancy();
+    session.sampler.take_occupancy();
     let mut missing = wanted;
     for round in 0..=rounds {
         let what = if round == 0 { "rollout" } else { "refill" };
@@ -67,7 +70,7 @@ fn all_rounds(
             break;
         }
     }
-    scored.occupancy = session.engine.take_occupancy();
+    scored.occupancy = session.sampler.take_occupancy();
     scored.batch = batch(&scored.advantages, wanted);
     Ok(scored)
 }
@@ -90,9 +93,6 @@ fn one_round(
 ) -> Result<(), TrainError> {
     let (rollout, reward) = (&session.recipe.rollout, &session.recipe.reward);
     let prompts = session.prompts(session.data.train_problems(first, count))?;
-    let stop = TextStop::new(&session.base.tokenizer, &rollout.stop);
-    // A step is always finished: an interrupt is looked at between steps.
-    let never = AtomicBool::new(false);
     let settings = RolloutSettings {
         samples: rollout.samples_per_prompt,
         max_tokens: rollout.max_tokens,
@@ -100,13 +100,14 @@ fn one_round(
         max_batch: session.plan.max_batch,
         seed: session.recipe.seed,
         first_stream: first * rollout.samples_per_prompt as u64,
-        stop: &stop,
-        interrupt: &never,
+        stop: &rollout.stop,
+        interrupt: &NEVER,
     };
     let total = prompts.len() * rollout.samples_per_prompt;
     let (mut done, mut tokens) = (0, 0);
+    report(Event::Rollout { what, done, total, tokens });
     let groups = roll_out(
-        &mut session.engine,
+        &mut session.sampler,
         &session.base.tokenizer,
         (session.trained.policy(session.base), session.trained.version()),
         prompts,

@@ -3,6 +3,7 @@
 
 use super::lessons::{LessonError, Lessons, ReadError, Reader};
 use super::memory::{self, MemoryError, MemoryPlan};
+use super::shared::{Baseline, Shared};
 use super::{Carried, Event, State};
 use crate::adapter::{AdapterFileError, RunMetadata};
 use crate::atomic_file::AtomicFileError;
@@ -10,7 +11,7 @@ use crate::base::{Base, BaseError, FullModel, Loading, Trained, TrainedSpec};
 use crate::checkpoint::{self, CheckpointError};
 use crate::data::{DataError, Problem, TaskData};
 use crate::evaluate::{EvalSettings, EvaluateError, Evaluation, evaluate};
-use crate::gradient::{GradientError, GradientWorkspace};
+use crate::gradient::GradientError;
 use crate::hub::{self, HubOptions};
 use crate::inference::{Engine, EngineError, Progress, Sampling};
 use crate::interop::{self, InteropError, NewWeights, OutputType};
@@ -19,7 +20,7 @@ use crate::model::{MemorySizes, kv_precision};
 use crate::optimizer::{OptimizerError, OptimizerState, check_size};
 use crate::recipe::{AdapterKind, AdapterSection, Learner, Recipe, TaskSection, WeightDtype};
 use crate::reward::{RewardError, Rewarder};
-use crate::rollout::{TextStop, encode_prompt};
+use crate::rollout::{Sampler, Seat, Turns, encode_prompt};
 use crate::run_folder::{
     ADAPTER_FILE, AdapterSummary, EvalResult, MODEL_FOLDER, ModelSummary, RunFolder, RunFolderError,
     StoppedRun, Summary,
@@ -27,6 +28,7 @@ use crate::run_folder::{
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tinylora_compute::{Cpu, Precision};
 
@@ -194,8 +196,8 @@ pub(super) struct Session<'a> {
     pub base: &'a Base,
     pub trained: Trained,
     spec: TrainedSpec,
-    pub engine: Engine<'a>,
-    pub workspace: GradientWorkspace,
+    pub sampler: Sampler<'a>,
+    pub shared: &'a Shared,
     pub data: TaskData,
     /// What supervised finetuning learns from.
     pub lessons: Lessons,
@@ -214,6 +216,7 @@ impl<'a> Session<'a> {
         recipe: &'a Recipe,
         options: &TrainOptions<'a>,
         base: &'a Base,
+        (shared, turns): (&'a Shared, Option<Turns<'a>>),
         report: &mut dyn FnMut(Event<'_>),
     ) -> Result<Self, TrainError> {
         let data = TaskData::open(recipe, &options.hub, &mut |progress| {
@@ -237,9 +240,16 @@ impl<'a> Session<'a> {
             interop::check_trained(&weights, &base.files, &base.tokenizer)?;
         }
         let cache = hub::cache_dir(&options.hub).join("factors");
-        let trained = Trained::new(cpu, base, &recipe.adapter, recipe.seed, &cache, &mut |loading| {
+        let section = (&recipe.adapter, recipe.seed);
+        let trained = Trained::new(cpu, base, section, &shared.factors, &cache, &mut |loading| {
             report(Event::Loading(loading));
         })?;
+        let sampler = match (turns, &trained) {
+            (Some(turns), Trained::Projected(adapter)) => {
+                Sampler::Seat(Seat::new(turns, Arc::clone(&adapter.factors), plan.needs()))
+            }
+            _ => Sampler::Own(Engine::new(cpu, &base.model, plan.kv_blocks)),
+        };
         let steps = match recipe.train.steps {
             0 => {
                 let epoch = steps_per_epoch(&data, &lessons, recipe).unwrap_or(0);
@@ -253,8 +263,8 @@ impl<'a> Session<'a> {
             base,
             trained,
             spec,
-            engine: Engine::new(cpu, &base.model, plan.kv_blocks),
-            workspace: GradientWorkspace::default(),
+            sampler,
+            shared,
             data,
             lessons,
             rewarder,
@@ -281,6 +291,29 @@ impl<'a> Session<'a> {
         with_prompts(&self.base.tokenizer, self.recipe, &self.data, problems)
     }
 
+    /// What the held-out problems give before training; None if the run was asked to stop meanwhile. What another run on the base
+    /// measured, or is about to, is not measured again.
+    pub fn baseline(&mut self, report: &mut dyn FnMut(Event<'_>)) -> Result<Option<Evaluation>, TrainError> {
+        let shared = self.shared;
+        loop {
+            match shared.baseline(self.base, self.recipe) {
+                Baseline::Known(evaluation) => return Ok(Some(evaluation)),
+                Baseline::Missing(unmade) => {
+                    let evaluation = self.evaluate("evaluation before", report)?;
+                    if let Some(evaluation) = &evaluation {
+                        unmade.keep(evaluation);
+                    }
+                    return Ok(evaluation);
+                }
+                Baseline::Begun => match self.sampler.wait() {
+                    Ok(()) => {}
+                    Err(EngineError::Interrupted) => return Ok(None),
+                    Err(error) => return Err(error.into()),
+                },
+            }
+        }
+    }
+
     /// Evaluates on the held-out problems; None if the run was asked to stop meanwhile.
     pub fn evaluate(
         &mut self,
@@ -288,7 +321,6 @@ impl<'a> Session<'a> {
         report: &mut dyn FnMut(Event<'_>),
     ) -> Result<Option<Evaluation>, TrainError> {
         let eval = &self.recipe.eval;
-        let stop = TextStop::new(&self.base.tokenizer, &self.recipe.rollout.stop);
         let settings = EvalSettings {
             samples: eval.samples,
             greedy: eval.greedy,
@@ -296,13 +328,14 @@ impl<'a> Session<'a> {
             max_tokens: if eval.max_tokens > 0 { eval.max_tokens } else { self.recipe.rollout.max_tokens },
             max_batch: self.plan.max_batch,
             seed: self.recipe.seed,
-            stop: &stop,
+            stop: &self.recipe.rollout.stop,
             interrupt: self.interrupt,
         };
         let total = self.held_out.len() * (eval.samples + usize::from(eval.greedy));
         let (mut done, mut tokens) = (0, 0);
+        report(Event::Rollout { what, done, total, tokens });
         let evaluation = evaluate(
-            &mut self.engine,
+            &mut self.sampler,
             &self.base.tokenizer,
             self.trained.policy(self.base),
             &self.held_out,

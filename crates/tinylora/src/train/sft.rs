@@ -75,7 +75,7 @@ fn update(
             slopes: vec![-weight as f32; completion.logprobs.len()],
             entropy_slope: 0.0,
         },
-        &mut session.workspace,
+        &mut session.shared.workspace(),
         &mut sums,
     )?;
     if !loss.is_finite() {

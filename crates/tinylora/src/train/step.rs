@@ -34,9 +34,10 @@ pub(super) fn train_step(
     state: &mut State,
     report: &mut dyn FnMut(Event<'_>),
 ) -> Result<(), TrainError> {
-    let start = Instant::now();
+    let (start, others) = (Instant::now(), session.sampler.seconds_of_others());
     let scored = roll_out_and_score(session, state, report)?;
-    let rollout_seconds = start.elapsed().as_secs_f64();
+    let others = session.sampler.seconds_of_others() - others;
+    let rollout_seconds = start.elapsed().as_secs_f64() - others;
     let start = Instant::now();
     let updated = update(session, state, &scored)?;
     let train_seconds = start.elapsed().as_secs_f64();
@@ -107,7 +108,7 @@ fn update(session: &mut Session<'_>, state: &mut State, scored: &Scored) -> Resu
             &batches,
             (inverse_temperature, loss.wants_entropy()),
             &mut |completion| loss.completion(completion),
-            &mut session.workspace,
+            &mut session.shared.workspace(),
             &mut sums,
         )?;
         if !total.is_finite() {
@@ -179,7 +180,7 @@ fn add_importance(
             session.trained.policy(session.base),
             std::slice::from_ref(&*group),
             inverse_temperature,
-            &mut session.workspace,
+            &mut session.shared.workspace(),
         )?;
         for (completion, policy) in group.completions.iter_mut().zip(logprobs.into_iter().flatten()) {
             let sampler = std::mem::replace(&mut completion.old_logprobs, policy);
@@ -203,7 +204,7 @@ fn add_reference(
             Policy::plain(&session.base.model),
             one,
             inverse_temperature,
-            &mut session.workspace,
+            &mut session.shared.workspace(),
         )?;
         for (completion, logprobs) in group.completions.iter_mut().zip(logprobs.into_iter().flatten()) {
             completion.reference_logprobs = logprobs;

@@ -82,7 +82,7 @@ impl Run<'_> {
             }
             let token = if source.is_some() { 0 } else { sequence.ids[done - 1] };
             let number = request.stream + sequence.sample as u64;
-            draws.push((Stream::new(self.options.seed, Purpose::Sampling, number), done as u64));
+            draws.push((Stream::new(request.seed, Purpose::Sampling, number), done as u64));
             sources.push(source.map(|row| row as u32));
             rows.push(key);
             self.push_sequence(pool, step, (index, token, done));

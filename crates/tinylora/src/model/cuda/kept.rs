@@ -2,8 +2,8 @@
 //! the largest batch.
 
 use super::decode::GpuDecode;
-use crate::model::MemorySizes;
 use crate::model::config::ModelConfig;
+use crate::model::{MemorySizes, usual_batch};
 use tinylora_compute::Cpu;
 use tinylora_compute::attention::BLOCK_TOKENS;
 use tinylora_compute::buffer::Zeroable;
@@ -169,7 +169,7 @@ pub fn memory(cpu: &Cpu, config: &ModelConfig) -> Option<MemorySizes> {
         per_token: (config.num_layers * layer + forward + backward + kv + head) as u64,
         // What is queued in sampling has activations of its own, and sums of the head that its graphs hold.
         fixed: (2048 + 256) * sampling as u64 + 16 * 256 * (12 * config.vocab_size / 128 + 2 * d) as u64,
-        max_batch: 256,
+        max_batch: usual_batch(true),
         micro_batch_tokens: 8192,
     })
 }
