@@ -121,6 +121,14 @@ def graphs(program, model, folder):
         raise Failed("a run with CUDA graphs differs from one without")
 
 
+def two(program, model, folder):
+    """Two GPUs end with the bytes of one."""
+    recipe = recipe_of(model, folder, "tinylora")
+    runs = [train(program, recipe, folder / f"gpus-{gpus}", TINYLORA_GPU=gpus)[0] for gpus in ("0", "0,1")]
+    if runs[0] != runs[1]:
+        raise Failed("a run on two GPUs differs from one on one")
+
+
 def resume(program, model, folder, adapter):
     recipe, out = recipe_of(model, folder, adapter), folder / f"run-{adapter}"
     program.run("train", recipe, "--out", out)
@@ -187,8 +195,8 @@ def peer(result):
     print(f"PyTorch: {result['peer']}", flush=True)
 
 
-def check(binary, images, result, emulated, models):
-    """Everything; `models` are files of real models, `images` the folder of machine code."""
+def check(binary, images, result, emulated, models, count):
+    """Everything; `models` are files of real models, `images` the folder of machine code, `count` the GPUs there are."""
     result |= {"engine": {}, "bench": {}}
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
@@ -200,6 +208,8 @@ def check(binary, images, result, emulated, models):
         checks |= {model.name: (lambda m=model: f"log-probs off by {parity(program, m):.1e}") for model in models}
         checks |= {f"resume of {adapter}": (lambda a=adapter: resume(program, folder / "llama2", folder, a) or "the same bytes")
                    for adapter in ADAPTERS}
+        if count > 1:
+            checks["two GPUs"] = lambda: two(program, folder / "llama2", folder) or "the same bytes as one"
         checks["graphs"] = lambda: graphs(program, folder / "llama2", folder) or "the same bits as without"
         for name, one in checks.items():
             try:

@@ -40,6 +40,9 @@ class Gpu:
         status = self.cuda.cuInit(0)
         if status:
             raise NoGpu(f"the driver finds no GPU: {ERRORS.get(status, status)}")
+        count = ctypes.c_int()
+        self.call("cuDeviceGetCount", ctypes.byref(count))
+        self.count = count.value
         version, device, context = ctypes.c_int(), ctypes.c_int(), ctypes.c_void_p()
         self.call("cuDriverGetVersion", ctypes.byref(version))
         if version.value < OLDEST_DRIVER:

@@ -109,7 +109,7 @@ def main(arguments):
         products(gpu, result, 64 if emulated else 1)
         program, model = option("--tinylora", None), option("--model", None)
         if program:
-            if not check_engine.check(program.resolve(), images, result, emulated, [model] if model else []):
+            if not check_engine.check(program.resolve(), images, result, emulated, [model] if model else [], gpu.count):
                 result["checks"]["engine"] = "some of it differs"
         else:
             print("--tinylora names no program: the engine is not checked")

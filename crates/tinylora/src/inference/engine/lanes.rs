@@ -71,8 +71,10 @@ impl News {
 
     fn progress(&self) -> Progress<'_> {
         match self {
-            &Self::Token(request, sample, ref token) => Progress::Token { request, sample, token },
-            &Self::Finished(request, sample) => Progress::Finished { request, sample },
+            Self::Token(request, sample, token) => {
+                Progress::Token { request: *request, sample: *sample, token }
+            }
+            Self::Finished(request, sample) => Progress::Finished { request: *request, sample: *sample },
         }
     }
 }

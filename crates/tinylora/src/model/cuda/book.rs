@@ -2,6 +2,7 @@
 //! before. Sizes and addresses enter, decisions leave; no GPU is touched here.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// What graphs are kept by: rows and parts of the longest context, both as launches have them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,13 +59,15 @@ impl<B: PartialEq, G> Book<B, G> {
             self.graphs.clear();
             self.bound = Some(bound);
         }
-        if !self.graphs.contains_key(&shape) {
-            self.graphs.insert(shape, None);
-            return Next::Launches;
-        }
-        match &self.graphs[&shape] {
-            None => Next::Record,
-            Some(graph) => Next::Replay(graph),
+        match self.graphs.entry(shape) {
+            Entry::Vacant(entry) => {
+                entry.insert(None);
+                Next::Launches
+            }
+            Entry::Occupied(entry) => match entry.into_mut() {
+                None => Next::Record,
+                Some(graph) => Next::Replay(graph),
+            },
         }
     }
 
