@@ -161,7 +161,7 @@ pub(super) fn run_together<'a>(
                 };
                 match begin(place, scope, waiting.remove(next)) {
                     Ok(run) => active.push(run),
-                    Err(end) => ended(end)?,
+                    Err(end) => ended(*end)?,
                 }
             }
             if active.is_empty() {
@@ -172,7 +172,7 @@ pub(super) fn run_together<'a>(
             for (run, answer) in active.drain(..).zip(answers) {
                 match go_on(run, answer) {
                     Ok(run) => left.push(run),
-                    Err(end) => ended(end)?,
+                    Err(end) => ended(*end)?,
                 }
             }
             active = left;
@@ -185,7 +185,7 @@ fn begin<'scope, 'a: 'scope>(
     place: Place<'a>,
     scope: &'scope Scope<'scope, '_>,
     index: usize,
-) -> Result<Active<'scope, 'a>, Ended> {
+) -> Result<Active<'scope, 'a>, Box<Ended>> {
     let (ask, asks) = mpsc::channel();
     let (answers, receiver) = mpsc::channel();
     let thread = scope.spawn(move || place.train(index, Some(Turns { ask, answers: receiver })));
@@ -193,7 +193,7 @@ fn begin<'scope, 'a: 'scope>(
 }
 
 /// Gives a run its answer and lets it go on, until it waits or ends.
-fn go_on<'scope, 'a>(run: Active<'scope, 'a>, answer: Answer) -> Result<Active<'scope, 'a>, Ended> {
+fn go_on<'scope, 'a>(run: Active<'scope, 'a>, answer: Answer) -> Result<Active<'scope, 'a>, Box<Ended>> {
     // A run that is not there to take it has ended, which is seen next.
     let _ = run.answers.send(answer);
     wait((run.index, run.asks, run.answers, run.thread))
@@ -204,11 +204,14 @@ type Working<'scope, 'a> =
 
 fn wait<'scope, 'a>(
     (index, asks, answers, thread): Working<'scope, 'a>,
-) -> Result<Active<'scope, 'a>, Ended> {
+) -> Result<Active<'scope, 'a>, Box<Ended>> {
     match asks.recv() {
         Ok(ask) => Ok(Active { index, asks, answers, thread, ask }),
         // Its end of the channel is gone: so is the run.
-        Err(_) => Err((index, thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))),
+        Err(_) => {
+            let outcome = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            Err(Box::new((index, outcome)))
+        }
     }
 }
 
