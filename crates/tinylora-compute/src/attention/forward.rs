@@ -10,7 +10,7 @@ use crate::product::with_scratch;
 use crate::recycled::{Recycled, recyclable};
 use crate::tile::{Block, Element, Fetch, Start};
 
-/// Units a thread from which on a task has all heads of one.
+/// Units a thread from which on a task has all heads of one: with fewer, the threads could not share them out evenly.
 const UNITS_A_THREAD: usize = 8;
 
 /// `out = softmax(scale · q Kᵀ) V` for every row of every group. `q` and `out` are (T, H · d). The keys and

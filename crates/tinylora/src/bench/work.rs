@@ -165,12 +165,12 @@ impl<'a> Bench<'a> {
         Ok(timed(|| engine.generate(policy, &requests, &options, &mut |_| {}))?)
     }
 
-    /// Seconds for the gradient of a loss over the completions.
     /// Share of the batch's slots that were empty at the end of what was generated since this was asked last.
     pub(super) fn take_empty_slots(&mut self) -> f64 {
         self.engine.as_mut().map_or(0.0, |(engine, _)| engine.take_occupancy().empty_fraction())
     }
 
+    /// Seconds for the gradient of a loss over the completions.
     pub(super) fn train(
         &mut self,
         prompts: usize,
