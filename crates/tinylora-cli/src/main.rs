@@ -38,6 +38,10 @@ use args::{AdapterCommand, Cli, Command, ModelCommand};
 use clap::Parser;
 use std::process::ExitCode;
 
+/// Numbers on cache lines, where kernels are fastest.
+#[global_allocator]
+static ALLOCATOR: tinylora_compute::CacheLines = tinylora_compute::CacheLines;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(&cli.command) {

@@ -130,22 +130,38 @@ impl Simd for Backward<'_> {
     type Output = ();
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        let len = self.gate.len();
-        // SAFETY: every chunk goes through padded copies of its sixteen or fewer elements.
+        let whole = self.gate.len() / LANES * LANES;
+        let (gate, gate_rest) = self.gate.split_at_mut(whole);
+        let (up, up_rest) = self.up.split_at_mut(whole);
+        assert!(up.len() == whole && self.gradient.len() == whole + gate_rest.len());
+        // SAFETY: full chunks in place; the tail through padded copies.
         unsafe {
-            for i in (0..len).step_by(LANES) {
-                let range = i..(i + LANES).min(len);
-                let count = range.len();
-                let gate = L::load(padded(&self.gate[range.clone()]).as_ptr());
-                let up = L::load(padded(&self.up[range.clone()]).as_ptr());
-                let gradient = L::load(padded(&self.gradient[range.clone()]).as_ptr());
-                let (value, slope) = value_and_slope(self.kind, gate);
-                let mut out = [0f32; LANES];
-                gradient.mul(up).mul(slope).store(out.as_mut_ptr());
-                self.gate[range.clone()].copy_from_slice(&out[..count]);
-                gradient.mul(value).store(out.as_mut_ptr());
-                self.up[range].copy_from_slice(&out[..count]);
+            for i in (0..whole).step_by(LANES) {
+                let (gate, up) = (gate.as_mut_ptr().add(i), up.as_mut_ptr().add(i));
+                Self::chunk::<L>(self.kind, gate, up, self.gradient.as_ptr().add(i));
             }
+            let rest = gate_rest.len();
+            if rest > 0 {
+                let (mut gate, mut up) = (padded(gate_rest), padded(up_rest));
+                let gradient = padded(&self.gradient[whole..]);
+                Self::chunk::<L>(self.kind, gate.as_mut_ptr(), up.as_mut_ptr(), gradient.as_ptr());
+                gate_rest.copy_from_slice(&gate[..rest]);
+                up_rest.copy_from_slice(&up[..rest]);
+            }
+        }
+    }
+}
+
+impl Backward<'_> {
+    /// Sixteen elements in place.
+    #[inline(always)]
+    unsafe fn chunk<L: Lanes>(kind: Gate, gate: *mut f32, up: *mut f32, gradient: *const f32) {
+        // SAFETY: L's features and sixteen elements are the caller's.
+        unsafe {
+            let (value, slope) = value_and_slope(kind, L::load(gate));
+            let gradient = L::load(gradient);
+            gradient.mul(L::load(up)).mul(slope).store(gate);
+            gradient.mul(value).store(up);
         }
     }
 }

@@ -8,7 +8,7 @@
 use crate::account::Operation;
 use crate::kernel::{Cpu, Kernel, Simd, dispatch};
 use crate::lanes::{LANES, Lanes, exp};
-use crate::operand::{Operand, pairs_for};
+use crate::operand::{Operand, Round, held_in_tiles, pairs_for, reads_pairs};
 use crate::packed::{Data, PackedMatrix, SendPointer};
 use crate::product::{product_at, with_scratch};
 use crate::recycled::Recycled;
@@ -22,6 +22,8 @@ const ROWS: usize = 96;
 const RUN: usize = 8;
 /// Rows a task of the gradient pass.
 const GRADIENT_ROWS: usize = 64;
+/// The same in matrix tiles at most: embeddings are turned round once a task, which is to be little beside the products.
+const TILED_GRADIENT_ROWS: usize = 512;
 /// Inner indices handled at once (as in products; a block boundary does not change the chain).
 const INNER: usize = 640;
 
@@ -68,7 +70,7 @@ pub fn head_statistics(
     let _clock = cpu.clock(Operation::Head);
     let rows = row_count(head, x);
     let pairs = pairs_for(cpu, head, x, head.columns());
-    let x = Operand { x, pairs: &pairs, inner: head.columns() };
+    let x = Operand::new(cpu, x, &pairs, head.columns());
     let chunks = head.rows().div_ceil(VOCABULARY_CHUNK);
     let mut sums = Recycled::<[f32; 3]>::arbitrary(rows * chunks);
     let to = SendPointer(sums.as_mut_ptr());
@@ -184,7 +186,7 @@ fn choose(
     let (rows, width) = (row_count(head, x), head.columns());
     assert_eq!(statistics.rows.len(), rows);
     let pairs = pairs_for(cpu, head, x, width);
-    let x = Operand { x, pairs: &pairs, inner: width };
+    let x = Operand::new(cpu, x, &pairs, width);
     let mut choices = Recycled::<Choice>::arbitrary(rows);
     let to = SendPointer(choices.as_mut_ptr());
     cpu.parallel(rows, |row| {
@@ -294,15 +296,21 @@ fn head_gradients(
     let entropy_directions = entropy_directions.unwrap_or_default();
     assert!(!with_entropy || entropy_directions.len() == x.len());
     let pairs = pairs_for(cpu, head, x, width);
-    let operand = Operand { x, pairs: &pairs, inner: width };
+    let operand = Operand::new(cpu, x, &pairs, width);
     let chunks = head.rows().div_ceil(VOCABULARY_CHUNK);
     let mut sums = Recycled::<[f32; 3]>::arbitrary(rows * chunks);
     let to_sums = SendPointer(sums.as_mut_ptr());
     let to = SendPointer(directions.as_mut_ptr());
     let to_entropy = SendPointer(entropy_directions.as_mut_ptr());
-    cpu.parallel(rows.div_ceil(GRADIENT_ROWS), |task| {
-        let first = task * GRADIENT_ROWS;
-        let rows = GRADIENT_ROWS.min(rows - first);
+    let block = if cpu.kernel().has_tiles() {
+        let blocks = rows.div_ceil(TILED_GRADIENT_ROWS).next_multiple_of(cpu.threads());
+        rows.div_ceil(blocks).next_multiple_of(GRADIENT_ROWS).max(GRADIENT_ROWS)
+    } else {
+        GRADIENT_ROWS
+    };
+    cpu.parallel(rows.div_ceil(block), |task| {
+        let first = task * block;
+        let rows = block.min(rows - first);
         // SAFETY: each task has its own rows.
         let (sums, out) = unsafe {
             (
@@ -315,11 +323,22 @@ fn head_gradients(
             unsafe { std::slice::from_raw_parts_mut(to_entropy.get().add(first * width), rows * width) }
         });
         let x = operand.rows(first, rows);
-        expected_embeddings(cpu.kernel(), head, x, inverse_temperature, sums, out, weighted);
+        expected_embeddings(
+            cpu.kernel(),
+            head,
+            x,
+            &targets[first..][..rows],
+            inverse_temperature,
+            sums,
+            out,
+            weighted,
+        );
     });
     let statistics = finish(cpu, inverse_temperature, chunks, sums);
     // With m = Σ p E and Z' = −ln p of the likeliest token, Σ p (ln p + H) E = Σ p l' E + (H − Z') m, where l' is
     // relative to the largest logit.
+    let logits = logits_at(cpu, head, x, targets, inverse_temperature);
+    let without_target = !with_entropy && sums_in_tiles(cpu.kernel(), head);
     let expected = &*directions;
     crate::rows::for_chunks(cpu, entropy_directions, width, |start, out| {
         let row = &statistics.rows[start / width];
@@ -332,12 +351,17 @@ fn head_gradients(
     // The running sums are relative to each row's largest logit: normalise, then subtract from the target.
     crate::rows::for_chunks(cpu, directions, width, |start, out| {
         let row = start / width;
+        let others = if without_target {
+            -(f64::from(logits[row]) - f64::from(statistics.rows[row].log_normalizer)).min(0.0).exp_m1()
+                as f32
+        } else {
+            1.0
+        };
         for (column, value) in out.iter_mut().enumerate() {
-            let target = head.get(targets[row] as usize, column);
+            let target = head.get(targets[row] as usize, column) * others;
             *value = (target - *value * statistics.rows[row].share_of_largest) * inverse_temperature;
         }
     });
-    let logits = logits_at(cpu, head, x, targets, inverse_temperature);
     (statistics, logits)
 }
 
@@ -347,10 +371,15 @@ fn head_gradients(
 ///
 /// `weighted` gets Σ_v e^(l_v − largest) (l_v − largest) E_v in the same pass. When the largest logit rises by d, the
 /// sum relative to it becomes e^(−d) times itself less d times the other sum.
+///
+/// In matrix tiles, weights are rounded to bf16, and sums go on from chunk to chunk, as each step of a tile sums thirty-two terms
+/// from zero anyway. The row's target is left out then (a sum without `weighted` is meant): beside a likely target the rounding
+/// of its weight would be as large as all others together.
 fn expected_embeddings(
     kernel: Kernel,
     head: &PackedMatrix,
     x: Operand<'_>,
+    targets: &[u32],
     inverse_temperature: f32,
     sums: &mut [[f32; 3]],
     out: &mut [f32],
@@ -369,6 +398,8 @@ fn expected_embeddings(
     let mut weights = vec![0f32; rows * VOCABULARY_CHUNK];
     let mut embeddings = vec![0f32; VOCABULARY_CHUNK * LANES];
     let mut part = vec![0f32; rows * LANES];
+    let in_tiles = weighted.is_none() && sums_in_tiles(kernel, head);
+    let mut pairs = vec![0u32; if in_tiles { held_in_tiles(rows, VOCABULARY_CHUNK) } else { 0 }];
     for chunk in 0..chunks {
         let count = chunk_logits(kernel, head, x, chunk, inverse_temperature, &mut weights);
         for row in 0..rows {
@@ -398,6 +429,21 @@ fn expected_embeddings(
                 dispatch(kernel, Exponentials { logits, top: running[row] });
             }
         }
+        if in_tiles {
+            for (weights, &target) in weights.chunks_exact_mut(VOCABULARY_CHUNK).zip(targets) {
+                if let Some(at) = (target as usize).checked_sub(chunk * VOCABULARY_CHUNK)
+                    && at < count
+                {
+                    weights[at] = 0.0;
+                }
+                weights[count..].fill(0.0);
+            }
+            dispatch(kernel, Round { x: &weights, inner: VOCABULARY_CHUNK, to: &mut pairs });
+            let embeddings = Pair::scratch(&mut embeddings);
+            let first = chunk * VOCABULARY_CHUNK;
+            dispatch(kernel, TiledSum { head, first, count, weights: &pairs, rows, embeddings, out });
+            continue;
+        }
         for panel in 0..width.div_ceil(LANES) {
             head.unpack_transposed(chunk * VOCABULARY_CHUNK, count, panel, &mut embeddings);
             let columns = LANES.min(width - panel * LANES);
@@ -412,6 +458,63 @@ fn expected_embeddings(
             add(&weights, out);
             if let Some(weighted) = &mut weighted {
                 add(&products, weighted);
+            }
+        }
+    }
+}
+
+/// Whether the weighted sum of embeddings is made in matrix tiles.
+fn sums_in_tiles(kernel: Kernel, head: &PackedMatrix) -> bool {
+    kernel.has_tiles() && reads_pairs(kernel, head)
+}
+
+/// `out (rows, width) += weights · embeddings` over a chunk of the vocabulary: weights (rows, 256) in tiles.
+struct TiledSum<'a> {
+    head: &'a PackedMatrix,
+    first: usize,
+    count: usize,
+    weights: &'a [u32],
+    rows: usize,
+    /// Room for two panels.
+    embeddings: &'a mut [Pair],
+    out: &'a mut [f32],
+}
+
+impl Simd for TiledSum<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let Self { head, first, count, weights, rows, embeddings, out } = self;
+        let (width, inner) = (head.columns(), count.div_ceil(2));
+        assert!(out.len() >= rows * width && weights.len() >= held_in_tiles(rows, VOCABULARY_CHUNK));
+        assert!(count <= VOCABULARY_CHUNK && embeddings.len() >= VOCABULARY_CHUNK * LANES);
+        let panels = width.div_ceil(LANES);
+        for panel in (0..panels).step_by(2) {
+            let columns = (2 * LANES).min(width - panel * LANES);
+            // SAFETY: `dispatch` has the instruction set; whole rows of each, as asserted.
+            unsafe {
+                for (embeddings, panel) in
+                    embeddings.chunks_exact_mut(inner * LANES).zip(panel..panels).take(2)
+                {
+                    head.unpack_transposed_pairs::<L>(first, count, panel, embeddings);
+                }
+                Block::<Pair> {
+                    inner,
+                    a: weights.as_ptr().cast(),
+                    a_row: Pair::row_units::<L>(VOCABULARY_CHUNK / 2),
+                    a_inner: 1,
+                    b: embeddings.as_ptr(),
+                    b_panel: inner * LANES,
+                    b_inner: LANES,
+                    fetch: Fetch::Nothing,
+                    c: out.as_mut_ptr().add(panel * LANES),
+                    c_row: width,
+                    rows,
+                    columns,
+                    start: Start::Output,
+                    side: None,
+                }
+                .run::<L>();
             }
         }
     }
@@ -489,7 +592,7 @@ impl ChunkLogits<'_> {
         data: &[E],
         units_a_panel: usize,
     ) {
-        let rows = x.len() / width;
+        let rows = self.x.x.len() / self.x.inner;
         assert!(self.out.len() >= rows * VOCABULARY_CHUNK);
         for start in (0..width.max(1)).step_by(INNER) {
             let unit = if E::PAIRED { start / 2 } else { start };
@@ -497,8 +600,8 @@ impl ChunkLogits<'_> {
             unsafe {
                 Block {
                     inner: INNER.min(width - start),
-                    a: x.as_ptr().add(start),
-                    a_row: width,
+                    a: x.as_ptr().add(E::inner_units::<L>(start)),
+                    a_row: E::row_units::<L>(width),
                     a_inner: 1,
                     b: data.as_ptr().add((self.first / LANES * units_a_panel + unit) * LANES),
                     b_panel: units_a_panel * LANES,

@@ -45,7 +45,7 @@ pub fn add_head_weight_gradient(
     assert!(slopes.targets.iter().all(|&token| (token as usize) < head.rows()), "tokens of the vocabulary");
     assert_eq!(sums.len(), head.rows() * width, "sums are (V = {}, D = {width})", head.rows());
     let pairs = pairs_for(cpu, head, x, width);
-    let operand = Operand { x, pairs: &pairs, inner: width };
+    let operand = Operand::new(cpu, x, &pairs, width);
     let chunks = head.rows().div_ceil(VOCABULARY_CHUNK);
     let stride = CHUNKS.min(chunks) * VOCABULARY_CHUNK;
     let mut weights = vec![0f32; m * stride];

@@ -109,6 +109,11 @@ impl Kernel {
         matches!(self, Self::Avx512Bf16 | Self::Amx | Self::AmxEmulated)
     }
 
+    /// Whether such products are made in matrix tiles.
+    pub(crate) fn has_tiles(self) -> bool {
+        matches!(self, Self::Amx | Self::AmxEmulated)
+    }
+
     /// The kernel of that name, if this processor can run it.
     pub fn by_name(name: &str) -> Result<Self, KernelError> {
         let kernel = Self::ALL

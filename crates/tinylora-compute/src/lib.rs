@@ -18,6 +18,7 @@
 
 pub mod account;
 pub mod activation;
+mod allocator;
 pub mod attention;
 pub mod buffer;
 #[cfg(feature = "cuda")]
@@ -43,6 +44,7 @@ mod tile;
 mod tiles;
 pub mod vectors;
 
+pub use allocator::CacheLines;
 pub use buffer::Buffer;
 pub use kernel::{Cpu, Kernel, KernelError};
 pub use packed::{PackedMatrix, Precision};

@@ -6,7 +6,7 @@
 
 use crate::buffer::Buffer;
 use crate::kernel::Cpu;
-use crate::lanes::LANES;
+use crate::lanes::{LANES, Lanes};
 use crate::tile::Pair;
 use half::bf16;
 use std::sync::Mutex;
@@ -232,7 +232,11 @@ impl PackedMatrix {
 
     /// The same of a bf16 matrix in pairs of neighbouring rows, `[row / 2][16]`, for products of pairs: element (i, j)
     /// is `W[first_row + 2i][16 · column_panel + j]` (low half) and the same of the next row. Past the ends 0.
-    pub(crate) fn unpack_transposed_pairs(
+    ///
+    /// # Safety
+    /// The processor has `L`'s instruction set.
+    #[inline(always)]
+    pub(crate) unsafe fn unpack_transposed_pairs<L: Lanes>(
         &self,
         first_row: usize,
         rows: usize,
@@ -250,6 +254,11 @@ impl PackedMatrix {
             let out = &mut out[start / 2 * LANES..][..count * LANES];
             let from =
                 &data[(panel * self.k.div_ceil(2) + first_column / 2) * LANES..][..column_pairs * LANES];
+            if (count, column_pairs) == (LANES / 2, LANES / 2) {
+                // SAFETY: half of sixteen units by sixteen each; the instruction set is the caller's.
+                unsafe { L::turn_pairs(from.as_ptr(), out.as_mut_ptr().cast()) };
+                continue;
+            }
             for (row, out) in out.chunks_exact_mut(LANES).enumerate() {
                 for (units, out) in from.chunks_exact(LANES).zip(out.chunks_exact_mut(2)) {
                     let (upper, lower) = (units[2 * row], units[2 * row + 1]);

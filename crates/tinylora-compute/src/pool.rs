@@ -1,5 +1,8 @@
 //! A steady pool of threads: a job is a count of tasks and a function of the task's number; idle threads
 //! spin for a short while before they sleep, so that the many small jobs of a decode step cost microseconds.
+//!
+//! Each thread begins with its own share of the tasks, the same stretch of them in every job, and then helps the others. So where
+//! tasks are rows, what a thread wrote in one operation is in its own cache in the next.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -17,7 +20,8 @@ struct Shared {
     /// The current job's function, valid while `unfinished` > 0.
     job: Mutex<Option<&'static Task<'static>>>,
     tasks: AtomicUsize,
-    next: AtomicUsize,
+    /// Tasks begun of each thread's share.
+    begun: Vec<Begun>,
     /// Workers that have not yet left the current job.
     unfinished: AtomicUsize,
     panicked: Mutex<Option<Box<dyn std::any::Any + Send>>>,
@@ -25,6 +29,10 @@ struct Shared {
     wake: Condvar,
     sleep: Mutex<()>,
 }
+
+/// A count on a cache line of its own.
+#[repr(align(64))]
+struct Begun(AtomicUsize);
 
 /// The pool. Jobs from several callers run one after the other.
 pub struct Pool {
@@ -40,7 +48,7 @@ impl Pool {
             generation: AtomicU64::new(0),
             job: Mutex::new(None),
             tasks: AtomicUsize::new(0),
-            next: AtomicUsize::new(0),
+            begun: (0..threads.max(1)).map(|_| Begun(AtomicUsize::new(0))).collect(),
             unfinished: AtomicUsize::new(0),
             panicked: Mutex::new(None),
             stop: AtomicBool::new(false),
@@ -52,7 +60,7 @@ impl Pool {
                 let shared = Arc::clone(&shared);
                 std::thread::Builder::new()
                     .name(format!("tinylora-{index}"))
-                    .spawn(move || work(&shared))
+                    .spawn(move || work(&shared, index))
                     .expect("the operating system gives no more threads")
             })
             .collect();
@@ -77,7 +85,7 @@ impl Pool {
         let task: &'static Task<'static> = unsafe { std::mem::transmute::<&Task<'_>, _>(task) };
         *shared.job.lock().expect("no panic while held") = Some(task);
         shared.tasks.store(tasks, Ordering::Relaxed);
-        shared.next.store(0, Ordering::Relaxed);
+        shared.begun.iter().for_each(|begun| begun.0.store(0, Ordering::Relaxed));
         shared.unfinished.store(self.workers.len(), Ordering::Relaxed);
         {
             // Under the lock, so that a worker about to sleep can't miss it.
@@ -85,7 +93,7 @@ impl Pool {
             shared.generation.fetch_add(1, Ordering::Release);
         }
         shared.wake.notify_all();
-        shared.take_tasks(task);
+        shared.take_tasks(task, 0);
         let mut spins = 0;
         while shared.unfinished.load(Ordering::Acquire) > 0 {
             spins += 1;
@@ -101,25 +109,29 @@ impl Pool {
 }
 
 impl Shared {
-    fn take_tasks(&self, task: &Task<'_>) {
-        let tasks = self.tasks.load(Ordering::Relaxed);
+    fn take_tasks(&self, task: &Task<'_>, thread: usize) {
+        let (tasks, threads) = (self.tasks.load(Ordering::Relaxed), self.begun.len());
         let result = catch_unwind(AssertUnwindSafe(|| {
-            loop {
-                let index = self.next.fetch_add(1, Ordering::Relaxed);
-                if index >= tasks {
-                    break;
+            for share in (thread..threads).chain(0..thread) {
+                let (first, end) = (share * tasks / threads, (share + 1) * tasks / threads);
+                loop {
+                    let index = first + self.begun[share].0.fetch_add(1, Ordering::Relaxed);
+                    if index >= end {
+                        break;
+                    }
+                    task(index);
                 }
-                task(index);
             }
         }));
         if let Err(panic) = result {
-            self.next.store(tasks, Ordering::Relaxed);
+            // No task is begun after this one.
+            self.begun.iter().for_each(|begun| begun.0.store(tasks, Ordering::Relaxed));
             self.panicked.lock().expect("no panic while held").get_or_insert(panic);
         }
     }
 }
 
-fn work(shared: &Shared) {
+fn work(shared: &Shared, thread: usize) {
     let mut seen = 0;
     loop {
         let mut spins = 0;
@@ -140,7 +152,7 @@ fn work(shared: &Shared) {
         }
         let job = *shared.job.lock().expect("no panic while held");
         if let Some(task) = job {
-            shared.take_tasks(task);
+            shared.take_tasks(task, thread);
         }
         shared.unfinished.fetch_sub(1, Ordering::Release);
     }

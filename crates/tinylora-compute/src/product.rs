@@ -11,7 +11,7 @@ use crate::operand::{Operand, pairs_for, reads_pairs};
 use crate::packed::{Data, PackedMatrix, Precision, SendPointer};
 use crate::recycled::Recycled;
 use crate::tile::{Block, Element, Fetch, Pair, SideTerms, Start};
-use crate::tiles::STEP;
+use crate::tiles::{self, STEP};
 use std::cell::RefCell;
 
 /// Inner indices handled at once: a panel of so many stays in the first-level cache.
@@ -20,6 +20,10 @@ const INNER_BLOCK: usize = 640;
 const MOST_PRODUCTS: usize = 3;
 /// Rows handled at once: so many rows of an inner block stay in the second-level cache.
 const ROW_BLOCK: usize = 96;
+/// The same in matrix tiles, where weights that don't come from the first-level cache cost more than rows that don't: at most,
+/// and where rows are shared out at all.
+const TILED_ROW_BLOCK: usize = 320;
+const LEAST_TILED_ROWS: usize = 128;
 
 /// A thin matrix S (columns, r) for the side path, in panels `[column / 16][r][16]`.
 pub struct SideMatrix {
@@ -110,15 +114,8 @@ pub fn product(cpu: &Cpu, x: &[f32], rows: usize, outputs: &mut [Product<'_>]) {
         return;
     }
     let all_panels: usize = outputs.iter().map(|o| o.weight.rows().div_ceil(LANES)).sum();
-    // A thin matrix, such as a side path's, gives too few tasks by its panels alone.
-    let row_block = if all_panels < cpu.threads() * 4 {
-        (rows / (cpu.threads() * 4)).next_multiple_of(8).clamp(8, ROW_BLOCK)
-    } else {
-        ROW_BLOCK
-    };
-    let row_blocks = rows.div_ceil(row_block);
-    // Even, since a register tile spans two panels.
-    let panels_a_task = (all_panels * row_blocks / (cpu.threads() * 8)).next_multiple_of(2).clamp(2, 64);
+    let in_tiles = reads_pairs(cpu.kernel(), first_weight) && cpu.kernel().has_tiles();
+    let cut = Cut::new(cpu.threads(), rows, all_panels, in_tiles);
     let mut tasks = 0;
     assert!(outputs.len() <= MOST_PRODUCTS, "{} products share x, more than {MOST_PRODUCTS}", outputs.len());
     let mut outputs = outputs.iter_mut();
@@ -130,14 +127,14 @@ pub fn product(cpu: &Cpu, x: &[f32], rows: usize, outputs: &mut [Product<'_>]) {
             assert!(o.bias.is_none_or(|b| b.len() >= n.next_multiple_of(LANES)), "the bias is padded");
             check_side(o.side, rows, n);
             let first_task = tasks;
-            tasks += n.div_ceil(LANES).div_ceil(panels_a_task) * row_blocks;
+            tasks += n.div_ceil(LANES).div_ceil(cut.panels_a_task);
             Job {
                 weight: o.weight,
                 bias: o.bias,
                 side: o.side,
                 out: SendPointer(o.out.as_mut_ptr()),
                 first_task,
-                panels_a_task,
+                panels_a_task: cut.panels_a_task,
             }
         })
     });
@@ -145,16 +142,46 @@ pub fn product(cpu: &Cpu, x: &[f32], rows: usize, outputs: &mut [Product<'_>]) {
     let reads_pairs =
         |job: &Job| reads_pairs(cpu.kernel(), job.weight) == reads_pairs(cpu.kernel(), first_weight);
     assert!(jobs.iter().flatten().all(reads_pairs), "all products of a group have one precision");
-    let x = Operand { x, pairs: &pairs, inner };
-    cpu.parallel(tasks, |task| {
+    let x = Operand::new(cpu, x, &pairs, inner);
+    // Block of rows by block: a thread's share are rows, where there are blocks enough.
+    cpu.parallel(tasks * rows.div_ceil(cut.row_block), |task| {
+        let (block, task) = (task / tasks, task % tasks);
         let job = jobs.iter().flatten().rfind(|job| job.first_task <= task).expect("the first has task 0");
-        let chunks = job.weight.rows().div_ceil(LANES).div_ceil(panels_a_task);
-        let (block, chunk) = ((task - job.first_task) / chunks, (task - job.first_task) % chunks);
-        let first_row = block * row_block;
-        let rows = row_block.min(rows - first_row);
-        let work = Forward { job, x: x.rows(first_row, rows), first_row, rows, chunk };
+        let first_row = block * cut.row_block;
+        let rows = cut.row_block.min(rows - first_row);
+        let work = Forward { job, x: x.rows(first_row, rows), first_row, rows, chunk: task - job.first_task };
         dispatch(cpu.kernel(), work);
     });
+}
+
+/// How a product is cut into tasks.
+struct Cut {
+    row_block: usize,
+    panels_a_task: usize,
+}
+
+impl Cut {
+    fn new(threads: usize, rows: usize, panels: usize, in_tiles: bool) -> Self {
+        let row_block = if in_tiles {
+            // As many blocks as threads, or a multiple: then each thread keeps to its own rows from operation to operation. With
+            // few rows all of them, as each block reads all weights.
+            let blocks = if rows < LEAST_TILED_ROWS * threads {
+                1
+            } else {
+                rows.div_ceil(TILED_ROW_BLOCK).next_multiple_of(threads)
+            };
+            rows.div_ceil(blocks).next_multiple_of(2 * tiles::ROWS)
+        } else if panels < threads * 4 {
+            // A thin matrix, such as a side path's, gives too few tasks by its panels alone.
+            (rows / (threads * 4)).next_multiple_of(8).clamp(8, ROW_BLOCK)
+        } else {
+            ROW_BLOCK
+        };
+        let row_blocks = rows.div_ceil(row_block);
+        // Even, since a register tile spans two panels.
+        let panels_a_task = (panels * row_blocks / (threads * 8)).next_multiple_of(2).clamp(2, 64);
+        Self { row_block, panels_a_task }
+    }
 }
 
 fn check_side(side: Option<Side<'_>>, rows: usize, columns: usize) {
@@ -167,9 +194,12 @@ fn check_side(side: Option<Side<'_>>, rows: usize, columns: usize) {
     }
 }
 
+/// The same in tiles, where sums that leave their tiles cost more than panels that leave the cache.
+const TILED_INNER_BLOCK: usize = 1024;
+
 /// Inner blocks of near-equal length: whole steps of tiles, so that a chain in them is cut nowhere else.
-fn inner_block(inner: usize) -> usize {
-    let blocks = inner.div_ceil(INNER_BLOCK).max(1);
+fn inner_block(inner: usize, in_tiles: bool) -> usize {
+    let blocks = inner.div_ceil(if in_tiles { TILED_INNER_BLOCK } else { INNER_BLOCK }).max(1);
     inner.div_ceil(blocks).next_multiple_of(STEP)
 }
 
@@ -204,15 +234,15 @@ impl Forward<'_> {
         let n = job.weight.rows();
         let first_panel = self.chunk * job.panels_a_task;
         let last_panel = (first_panel + job.panels_a_task).min(n.div_ceil(LANES));
-        let step = inner_block(inner);
+        let step = inner_block(inner, E::in_tiles::<L>());
         for start in (0..inner.max(1)).step_by(step) {
             let last = start + step >= inner;
             // SAFETY: extents were checked in `product`; a task writes only its rows and panels of `out`.
             unsafe {
                 Block {
                     inner: step.min(inner - start),
-                    a: x.as_ptr().add(start),
-                    a_row: inner,
+                    a: x.as_ptr().add(E::inner_units::<L>(start)),
+                    a_row: E::row_units::<L>(inner),
                     a_inner: 1,
                     b: data.as_ptr().add(
                         (first_panel * units_a_panel + if E::PAIRED { start / 2 } else { start }) * LANES,
@@ -283,6 +313,7 @@ pub fn product_backward(cpu: &Cpu, terms: &[BackwardTerm<'_>], rows: usize, dx: 
         terms.iter().map(|term| pairs_for(cpu, term.weight, term.gradient, term.weight.rows())).collect();
     let panels = columns.div_ceil(LANES);
     let panels_a_task = (panels / (cpu.threads() * 6)).clamp(1, 4);
+    let panels_a_task = if cpu.kernel().has_tiles() { panels_a_task.div_ceil(3) * 2 } else { panels_a_task };
     let out = SendPointer(dx.as_mut_ptr());
     cpu.parallel(panels.div_ceil(panels_a_task), |task| {
         let first_panel = task * panels_a_task;
@@ -310,8 +341,13 @@ struct Backward<'a> {
     scratch: &'a mut [f32],
 }
 
-/// Rows of W unpacked at a time.
+/// Rows of W unpacked at a time, at most.
 const OUTER_BLOCK: usize = 512;
+
+/// Blocks of rows of W of near-equal size: whole steps of tiles, so that a chain in them is cut nowhere else.
+fn outer_block(n: usize) -> usize {
+    n.div_ceil(n.div_ceil(OUTER_BLOCK).max(1)).next_multiple_of(2 * STEP).max(1)
+}
 
 /// Numbers of scratch memory that a thread takes at least: 256 KiB.
 const LEAST_SCRATCH: usize = 1 << 16;
@@ -338,18 +374,23 @@ impl Simd for Backward<'_> {
     fn run<L: Lanes>(self) {
         for (index, (term, pairs)) in self.terms.iter().zip(self.pairs).enumerate() {
             let n = term.weight.rows();
-            for start in (0..n.max(1)).step_by(OUTER_BLOCK) {
-                let inner = OUTER_BLOCK.min(n - start);
+            let step = outer_block(n);
+            for start in (0..n.max(1)).step_by(step) {
+                let inner = step.min(n - start);
                 let begin = if index == 0 && start == 0 { Start::Zero } else { Start::Output };
-                let side = term.side.filter(|_| start + OUTER_BLOCK >= n);
+                let side = term.side.filter(|_| start + step >= n);
                 if L::DOT_BF16 && term.weight.precision() == Precision::Bf16 {
                     let inner = inner.div_ceil(2);
                     for panel in 0..self.last_panel - self.first_panel {
                         let to = Pair::scratch(&mut self.scratch[panel * inner * LANES..][..inner * LANES]);
-                        term.weight.unpack_transposed_pairs(start, 2 * inner, self.first_panel + panel, to);
+                        // SAFETY: `dispatch` has the instruction set.
+                        unsafe {
+                            let panel = self.first_panel + panel;
+                            term.weight.unpack_transposed_pairs::<L>(start, 2 * inner, panel, to);
+                        }
                     }
-                    let (a, a_row) = (pairs[start / 2..].as_ptr(), n.div_ceil(2));
-                    self.rows_of::<L, Pair>(a, a_row, inner, begin, side);
+                    let a = pairs[Pair::inner_units::<L>(start / 2)..].as_ptr();
+                    self.rows_of::<L, Pair>(a, Pair::row_units::<L>(n.div_ceil(2)), inner, begin, side);
                 } else {
                     for panel in 0..self.last_panel - self.first_panel {
                         let to = &mut self.scratch[panel * inner * LANES..][..inner * LANES];
@@ -373,8 +414,9 @@ impl Backward<'_> {
         start: Start,
         side: Option<Side<'_>>,
     ) {
-        const ROWS: usize = 48;
-        for row in (0..self.rows).step_by(ROWS) {
+        // In tiles all of them: the unpacked panels are what stays in the cache.
+        let block = if E::in_tiles::<L>() { self.rows } else { 48 };
+        for row in (0..self.rows).step_by(block) {
             // SAFETY: extents were checked in `product_backward`; a task writes only its panels. The scratch memory
             // holds units of four bytes of either kind.
             unsafe {
@@ -389,7 +431,7 @@ impl Backward<'_> {
                     fetch: Fetch::Nothing,
                     c: self.out.get().add(row * self.columns + self.first_panel * LANES),
                     c_row: self.columns,
-                    rows: ROWS.min(self.rows - row),
+                    rows: block.min(self.rows - row),
                     columns: (self.last_panel * LANES).min(self.columns) - self.first_panel * LANES,
                     start,
                     side: side.map(|side| side_terms(side, row, self.first_panel)),
@@ -408,7 +450,7 @@ pub fn product_at(cpu: &Cpu, weight: &PackedMatrix, output: usize, x: &[f32]) ->
     assert!(output < weight.rows() && x.len() == weight.columns());
     // One row is one task, which runs here: `product_at` may be called from a task.
     let pairs = pairs_for(cpu, weight, x, x.len());
-    dispatch(cpu.kernel(), At { weight, x: Operand { x, pairs: &pairs, inner: x.len() }, output })
+    dispatch(cpu.kernel(), At { weight, x: Operand::new(cpu, x, &pairs, x.len()), output })
 }
 
 struct At<'a> {
@@ -448,7 +490,7 @@ impl At<'_> {
             Block {
                 inner,
                 a: x.as_ptr(),
-                a_row: inner,
+                a_row: E::row_units::<L>(inner),
                 a_inner: 1,
                 b: panel.as_ptr(),
                 b_panel: 0,

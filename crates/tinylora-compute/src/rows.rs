@@ -6,16 +6,19 @@ use crate::packed::SendPointer;
 
 /// Elements a task.
 const CHUNK: usize = 1 << 14;
-
-/// `out += x`
+/// `out = x + y`; what `out` held is dropped.
 ///
 /// # Panics
 /// If the lengths differ.
-pub fn add(cpu: &Cpu, x: &[f32], out: &mut [f32]) {
+pub fn sum(cpu: &Cpu, x: &[f32], y: &[f32], out: &mut Vec<f32>) {
     let _clock = cpu.clock(Operation::Residual);
-    assert_eq!(x.len(), out.len());
+    assert_eq!(x.len(), y.len());
+    out.truncate(x.len());
+    out.resize(x.len(), 0.0);
     for_chunks(cpu, out, CHUNK, |start, out| {
-        out.iter_mut().zip(&x[start..]).for_each(|(out, &x)| *out += x);
+        for ((out, &x), &y) in out.iter_mut().zip(&x[start..]).zip(&y[start..]) {
+            *out = x + y;
+        }
     });
 }
 

@@ -2,7 +2,7 @@
 //! Nothing here knows threads or blocking.
 
 use crate::lanes::{LANES, Lanes};
-use crate::tiles::{self, TileUnit};
+use crate::tiles::{self, STEP, TileUnit};
 
 /// How the operands lie in memory and are multiplied. The type is that of the right-hand operand's units.
 pub(crate) trait Element: Copy + Sized {
@@ -10,13 +10,28 @@ pub(crate) trait Element: Copy + Sized {
     type Left: Copy;
     /// Two values of the inner index share one unit of the right-hand operand alone.
     const PAIRED: bool;
-    /// The block, where the lanes' processor multiplies operands of this kind in matrix tiles.
+    /// Whether the lanes' processor multiplies operands of this kind in matrix tiles.
+    #[inline(always)]
+    fn in_tiles<L: Lanes>() -> bool {
+        false
+    }
+    /// The distance of the left-hand operand's rows of `inner` elements, in tiles that of sixteen rows by sixteen.
+    #[inline(always)]
+    fn row_units<L: Lanes>(inner: usize) -> usize {
+        if Self::in_tiles::<L>() { inner.next_multiple_of(STEP) } else { inner }
+    }
+    /// Where the left-hand operand's inner index `start` lies, a multiple of [`STEP`] in tiles.
+    #[inline(always)]
+    fn inner_units<L: Lanes>(start: usize) -> usize {
+        if Self::in_tiles::<L>() { start * tiles::ROWS } else { start }
+    }
+    /// The block in tiles, where [`Element::in_tiles`].
     ///
     /// # Safety
     /// As for [`Block::run`].
     #[inline(always)]
-    unsafe fn in_tiles<L: Lanes>(_: &Block<Self>) -> bool {
-        false
+    unsafe fn run_in_tiles<L: Lanes>(_: &Block<Self>) {
+        unreachable!("operands of this kind have no tiles")
     }
     /// Values at even inner indices (all, if not paired).
     unsafe fn low<L: Lanes>(from: *const Self) -> L;
@@ -90,12 +105,13 @@ impl Element for Pair {
     type Left = u32;
     const PAIRED: bool = false;
     #[inline(always)]
-    unsafe fn in_tiles<L: Lanes>(block: &Block<Self>) -> bool {
-        if L::Tiles::PRESENT {
-            // SAFETY: passed on to the caller.
-            unsafe { tiles::run::<L>(block) };
-        }
+    fn in_tiles<L: Lanes>() -> bool {
         L::Tiles::PRESENT
+    }
+    #[inline(always)]
+    unsafe fn run_in_tiles<L: Lanes>(block: &Block<Self>) {
+        // SAFETY: passed on to the caller.
+        unsafe { tiles::run::<L>(block) }
     }
     #[inline(always)]
     unsafe fn low<L: Lanes>(from: *const Self) -> L {
@@ -139,7 +155,8 @@ pub(crate) struct SideTerms {
 pub(crate) struct Block<E: Element> {
     pub inner: usize,
     pub a: *const E::Left,
-    /// Elements from one row of `a` to the next, and from one inner index to the next.
+    /// Elements from one row of `a` to the next, and from one inner index to the next; where it lies in tiles, see
+    /// [`Element::row_units`].
     pub a_row: usize,
     pub a_inner: usize,
     pub b: *const E,
@@ -176,7 +193,7 @@ struct Ahead {
 
 /// Asks for a cache line; any address will do.
 #[inline(always)]
-pub(crate) fn prefetch<T>(at: *const T) {
+fn prefetch<T>(at: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint, without effect on what the program means.
     unsafe {
@@ -194,9 +211,9 @@ impl<E: Element> Block<E> {
     /// only for `columns`, whole panels; `c` for `rows` × `columns`) and `c` is not shared.
     #[inline(always)]
     pub(crate) unsafe fn run<L: Lanes>(&self) {
-        // SAFETY: passed on to the caller.
-        if unsafe { E::in_tiles::<L>(self) } {
-            return;
+        if E::in_tiles::<L>() {
+            // SAFETY: passed on to the caller.
+            return unsafe { E::run_in_tiles::<L>(self) };
         }
         let panels = self.columns.div_ceil(LANES);
         let mut panel = 0;

@@ -11,6 +11,7 @@ use crate::kernel::{Cpu, Simd, dispatch};
 use crate::lanes::{LANES, Lanes};
 use crate::packed::SendPointer;
 use crate::tile::{Block, Fetch, Start};
+use std::collections::HashMap;
 
 /// Gradients (T, H · d), (T, KV · d), (T, KV · d); the latter two are added to.
 pub struct AttentionGradient<'a> {
@@ -120,8 +121,50 @@ struct Buffers {
     dq: Vec<f32>,
     weights: Vec<f32>,
     dscores: Vec<f32>,
-    /// A block of keys or values, turned round.
-    turned: Vec<f32>,
+}
+
+/// One head's keys and values of all blocks that a group sees, turned round once for all its units.
+struct Turned {
+    /// Place of each block.
+    places: HashMap<u32, usize>,
+    /// (blocks, 16 tokens, padded d)
+    keys: Vec<f32>,
+    /// (blocks, d, 16 tokens)
+    values: Vec<f32>,
+    /// 16 · padded d
+    block: usize,
+}
+
+impl Turned {
+    fn new(store: &KvLayer, group: &Group, key_head: usize) -> Self {
+        let padded = store.padded();
+        let block = BLOCK_TOKENS * padded;
+        let spans = group.shared.iter().chain(group.members.iter().flat_map(|member| &member.own));
+        let mut places = HashMap::new();
+        for span in spans {
+            let next = places.len();
+            places.entry(span.block).or_insert(next);
+        }
+        let (mut keys, mut values) = (vec![0f32; places.len() * block], vec![0f32; places.len() * block]);
+        for (&number, &place) in &places {
+            let keys = &mut keys[place * block..][..block];
+            for (i, lane) in store.keys(number, key_head).chunks_exact(LANES).enumerate() {
+                for (token, &x) in lane.iter().enumerate() {
+                    keys[token * padded + i] = x;
+                }
+            }
+            store.values_by_column(number, key_head, &mut values[place * block..][..block]);
+        }
+        Self { places, keys, values, block }
+    }
+
+    fn keys(&self, block: u32) -> &[f32] {
+        &self.keys[self.places[&block] * self.block..][..self.block]
+    }
+
+    fn values(&self, block: u32) -> &[f32] {
+        &self.values[self.places[&block] * self.block..][..self.block]
+    }
 }
 
 impl Simd for Backward<'_> {
@@ -134,6 +177,7 @@ impl Simd for Backward<'_> {
         // Own gradients of all members, (rows, padded d) each.
         let own_rows: usize = task.group.members.iter().map(|m| m.rows).sum();
         let mut own = vec![0f32; own_rows * 2 * padded];
+        let turned = Turned::new(task.store, task.group, task.key_head);
         let mut units = Units::new();
         units.add(self.index, task.group, per_key);
         for unit in (0..units.len()).map(|index| units.get(index)) {
@@ -146,12 +190,11 @@ impl Simd for Backward<'_> {
                 dq: vec![0.0; queries * padded],
                 weights: vec![0.0; queries * stride],
                 dscores: vec![0.0; queries * stride],
-                turned: vec![0.0; BLOCK_TOKENS * padded],
             };
             // SAFETY: the arguments were checked, and the buffers have the unit's extents.
             unsafe {
-                task.weights_and_scores::<L>(&unit, stride, context, &mut buffers);
-                task.gradients::<L>(&unit, stride, &mut buffers, self.shared, &mut own);
+                task.weights_and_scores::<L>(&unit, stride, context, &turned, &mut buffers);
+                task.gradients::<L>(&unit, stride, &turned, &mut buffers, self.shared, &mut own);
             }
             task.scatter_queries(&unit, padded, &buffers.dq);
         }
@@ -167,6 +210,7 @@ impl GroupTask<'_> {
         unit: &Unit<'_>,
         stride: usize,
         context: usize,
+        turned: &Turned,
         b: &mut Buffers,
     ) {
         let padded = self.store.padded();
@@ -180,7 +224,6 @@ impl GroupTask<'_> {
         // SAFETY: passed on to the caller.
         unsafe { probabilities::<L>(heads, self.store, self.group, unit, (self.key_head, false), &mut work) };
         for &Seen { span, at, first, rows } in seen_blocks(heads, self.group, unit).iter() {
-            self.store.values_by_column(span.block, self.key_head, &mut b.turned);
             // SAFETY: passed on to the caller.
             unsafe {
                 Block::<f32> {
@@ -188,7 +231,7 @@ impl GroupTask<'_> {
                     a: b.gradient.as_ptr().add(first * padded),
                     a_row: padded,
                     a_inner: 1,
-                    b: b.turned.as_ptr(),
+                    b: turned.values(span.block).as_ptr(),
                     b_panel: 0,
                     b_inner: LANES,
                     fetch: Fetch::Nothing,
@@ -218,6 +261,7 @@ impl GroupTask<'_> {
         &self,
         unit: &Unit<'_>,
         stride: usize,
+        turned: &Turned,
         b: &mut Buffers,
         shared: &mut [f32],
         own: &mut [f32],
@@ -232,12 +276,7 @@ impl GroupTask<'_> {
             .scan(0, |at, member| Some(std::mem::replace(at, *at + member.rows)))
             .collect();
         for &Seen { span, at, first, rows } in seen_blocks(self.heads, self.group, unit).iter() {
-            let (count, keys) = (span.count as usize, self.store.keys(span.block, self.key_head));
-            for (i, lane) in keys.chunks_exact(LANES).enumerate() {
-                for (token, &x) in lane.iter().enumerate() {
-                    b.turned[token * padded + i] = x;
-                }
-            }
+            let (count, keys) = (span.count as usize, turned.keys(span.block));
             let to = if at < shared_length {
                 &mut shared[at * 2 * padded..][..count * 2 * padded]
             } else {
@@ -273,7 +312,7 @@ impl GroupTask<'_> {
                     a: b.dscores.as_ptr().add(first * stride + at),
                     a_row: stride,
                     a_inner: 1,
-                    b: b.turned.as_ptr(),
+                    b: keys.as_ptr(),
                     b_panel: LANES,
                     b_inner: padded,
                     fetch: Fetch::Nothing,

@@ -86,6 +86,47 @@ impl<const DOT: bool, T: TileUnit> Lanes for Avx512<DOT, T> {
         }
     }
     #[inline(always)]
+    unsafe fn round_pairs(from: *const f32, to: *mut u32) {
+        unsafe {
+            if DOT {
+                let (low, high) = (_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(16)));
+                let pairs = transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
+                _mm512_storeu_si512(to.cast(), pairs);
+            } else {
+                unreachable!("these lanes have no pairs");
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn turn_pairs(from: *const u32, to: *mut u32) {
+        unsafe {
+            // In each quarter of a register: the low halves of two neighbours, then their high halves.
+            let halves =
+                _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
+            let row = |i: usize| _mm512_shuffle_epi8(_mm512_loadu_si512(from.add(16 * i).cast()), halves);
+            // Then eight by eight of these units of 64 bits.
+            let (a, b) = (row(0), row(1));
+            let (even0, odd0) = (_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+            let (a, b) = (row(2), row(3));
+            let (even1, odd1) = (_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+            let (a, b) = (row(4), row(5));
+            let (even2, odd2) = (_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+            let (a, b) = (row(6), row(7));
+            let (even3, odd3) = (_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+            for (first, [a, b, c, d]) in [(0, [even0, even1, even2, even3]), (1, [odd0, odd1, odd2, odd3])] {
+                const OUTER: i32 = 0b10_00_10_00;
+                const INNER: i32 = 0b11_01_11_01;
+                let (ab, cd) = (_mm512_shuffle_i64x2::<OUTER>(a, b), _mm512_shuffle_i64x2::<OUTER>(c, d));
+                let to = to.add(16 * first);
+                _mm512_storeu_si512(to.cast(), _mm512_shuffle_i64x2::<OUTER>(ab, cd));
+                _mm512_storeu_si512(to.add(64).cast(), _mm512_shuffle_i64x2::<INNER>(ab, cd));
+                let (ab, cd) = (_mm512_shuffle_i64x2::<INNER>(a, b), _mm512_shuffle_i64x2::<INNER>(c, d));
+                _mm512_storeu_si512(to.add(32).cast(), _mm512_shuffle_i64x2::<OUTER>(ab, cd));
+                _mm512_storeu_si512(to.add(96).cast(), _mm512_shuffle_i64x2::<INNER>(ab, cd));
+            }
+        }
+    }
+    #[inline(always)]
     unsafe fn max(self, other: Self) -> Self {
         unsafe { Self::of(_mm512_max_ps(self.0, other.0)) }
     }

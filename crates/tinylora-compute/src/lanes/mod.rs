@@ -19,6 +19,7 @@ mod neon;
 #[cfg(target_arch = "aarch64")]
 pub use neon::Neon;
 
+use crate::operand::bf16_bits;
 use crate::tiles::TileUnit;
 
 /// Number of lanes.
@@ -66,6 +67,27 @@ pub trait Lanes: Copy {
     unsafe fn dot_bf16(self, pair: u32, pairs: Self) -> Self {
         let _ = (pair, pairs);
         unreachable!("these lanes have no bf16 product")
+    }
+    /// Rounds thirty-two numbers to bf16, ties to even: sixteen pairs of neighbours, the first in the low half. Denormal numbers
+    /// may become 0, as products of pairs take them for 0 anyway.
+    unsafe fn round_pairs(from: *const f32, to: *mut u32) {
+        // SAFETY: passed on to the caller.
+        let (from, to) = unsafe { (&*from.cast::<[[f32; 2]; LANES]>(), &mut *to.cast::<[u32; LANES]>()) };
+        for (to, [low, high]) in to.iter_mut().zip(from) {
+            *to = bf16_bits(*low) | bf16_bits(*high) << 16;
+        }
+    }
+    /// Turns sixteen rows of sixteen bf16 round, from pairs of columns `[8][16 rows]` to pairs of rows `[8][16 columns]`.
+    unsafe fn turn_pairs(from: *const u32, to: *mut u32) {
+        // SAFETY: passed on to the caller.
+        let (from, to) =
+            unsafe { (&*from.cast::<[[u32; LANES]; 8]>(), &mut *to.cast::<[[[u32; 2]; LANES / 2]; 8]>()) };
+        for (row, to) in to.iter_mut().enumerate() {
+            for (units, to) in from.iter().zip(to) {
+                let (upper, lower) = (units[2 * row], units[2 * row + 1]);
+                *to = [upper & 0xFFFF | lower << 16, upper >> 16 | lower & 0xFFFF_0000];
+            }
+        }
     }
     /// The larger of each pair (no NaN expected).
     unsafe fn max(self, other: Self) -> Self;

@@ -118,51 +118,46 @@ impl TileUnit for AmxTiles {
     }
 
     #[inline(always)]
-    unsafe fn step<const R: usize, const P: usize>(
-        &mut self,
-        a: [*const u32; 2],
-        a_stride: [usize; 2],
-        b: [*const u32; 2],
-    ) {
-        const PANEL_ROW: usize = 16;
+    unsafe fn step<const R: usize, const P: usize>(&mut self, a: [*const u32; 2], b: [*const u32; 2]) {
+        /// Bytes of a row of either operand.
+        const ROW: usize = 64;
         unsafe {
             match (R, P) {
                 (1, 1) => asm!(
-                    "tileloadd tmm6, [{b0} + {row}*4]",
-                    "tileloadd tmm4, [{a0} + {s0}*4]",
+                    "tileloadd tmm6, [{b0} + {row}]",
+                    "tileloadd tmm4, [{a0} + {row}]",
                     "tdpbf16ps tmm0, tmm4, tmm6",
-                    a0 = in(reg) a[0], s0 = in(reg) a_stride[0], b0 = in(reg) b[0], row = in(reg) PANEL_ROW,
-                    options(nostack, readonly)
+                    a0 = in(reg) a[0], b0 = in(reg) b[0], row = in(reg) ROW, options(nostack, readonly)
                 ),
                 (1, 2) => asm!(
-                    "tileloadd tmm6, [{b0} + {row}*4]",
-                    "tileloadd tmm4, [{a0} + {s0}*4]",
-                    "tileloadd tmm7, [{b1} + {row}*4]",
+                    "tileloadd tmm6, [{b0} + {row}]",
+                    "tileloadd tmm4, [{a0} + {row}]",
+                    "tileloadd tmm7, [{b1} + {row}]",
                     "tdpbf16ps tmm0, tmm4, tmm6",
                     "tdpbf16ps tmm1, tmm4, tmm7",
-                    a0 = in(reg) a[0], s0 = in(reg) a_stride[0], b0 = in(reg) b[0], b1 = in(reg) b[1],
-                    row = in(reg) PANEL_ROW, options(nostack, readonly)
+                    a0 = in(reg) a[0], b0 = in(reg) b[0], b1 = in(reg) b[1], row = in(reg) ROW,
+                    options(nostack, readonly)
                 ),
                 (2, 1) => asm!(
-                    "tileloadd tmm6, [{b0} + {row}*4]",
-                    "tileloadd tmm4, [{a0} + {s0}*4]",
-                    "tileloadd tmm5, [{a1} + {s1}*4]",
+                    "tileloadd tmm6, [{b0} + {row}]",
+                    "tileloadd tmm4, [{a0} + {row}]",
+                    "tileloadd tmm5, [{a1} + {row}]",
                     "tdpbf16ps tmm0, tmm4, tmm6",
                     "tdpbf16ps tmm2, tmm5, tmm6",
-                    a0 = in(reg) a[0], s0 = in(reg) a_stride[0], a1 = in(reg) a[1], s1 = in(reg) a_stride[1],
-                    b0 = in(reg) b[0], row = in(reg) PANEL_ROW, options(nostack, readonly)
+                    a0 = in(reg) a[0], a1 = in(reg) a[1], b0 = in(reg) b[0], row = in(reg) ROW,
+                    options(nostack, readonly)
                 ),
                 _ => asm!(
-                    "tileloadd tmm6, [{b0} + {row}*4]",
-                    "tileloadd tmm4, [{a0} + {s0}*4]",
-                    "tileloadd tmm7, [{b1} + {row}*4]",
+                    "tileloadd tmm6, [{b0} + {row}]",
+                    "tileloadd tmm4, [{a0} + {row}]",
+                    "tileloadd tmm7, [{b1} + {row}]",
                     "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tileloadd tmm5, [{a1} + {s1}*4]",
+                    "tileloadd tmm5, [{a1} + {row}]",
                     "tdpbf16ps tmm1, tmm4, tmm7",
                     "tdpbf16ps tmm2, tmm5, tmm6",
                     "tdpbf16ps tmm3, tmm5, tmm7",
-                    a0 = in(reg) a[0], s0 = in(reg) a_stride[0], a1 = in(reg) a[1], s1 = in(reg) a_stride[1],
-                    b0 = in(reg) b[0], b1 = in(reg) b[1], row = in(reg) PANEL_ROW, options(nostack, readonly)
+                    a0 = in(reg) a[0], a1 = in(reg) a[1], b0 = in(reg) b[0], b1 = in(reg) b[1], row = in(reg) ROW,
+                    options(nostack, readonly)
                 ),
             }
         }

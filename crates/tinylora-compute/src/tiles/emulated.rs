@@ -35,14 +35,9 @@ impl TileUnit for EmulatedTiles {
         }
     }
 
-    unsafe fn step<const R: usize, const P: usize>(
-        &mut self,
-        a: [*const u32; 2],
-        a_stride: [usize; 2],
-        b: [*const u32; 2],
-    ) {
+    unsafe fn step<const R: usize, const P: usize>(&mut self, a: [*const u32; 2], b: [*const u32; 2]) {
         for r in 0..R {
-            for (row, a) in (0..ROWS).map(|row| (row, unsafe { a[r].add(row * a_stride[r]) })) {
+            for (row, a) in (0..ROWS).map(|row| (row, unsafe { a[r].add(row * STEP) })) {
                 let a = unsafe { a.cast::<[u32; STEP]>().read_unaligned() };
                 for p in 0..P {
                     let (mut even, mut odd) = ([0f32; LANES], [0f32; LANES]);
@@ -66,6 +61,6 @@ impl TileUnit for EmulatedTiles {
 
     unsafe fn idle_step(&mut self) {
         let zeros = [0u32; ROWS * STEP];
-        unsafe { self.step::<2, 2>([zeros.as_ptr(); 2], [STEP; 2], [zeros.as_ptr(); 2]) };
+        unsafe { self.step::<2, 2>([zeros.as_ptr(); 2], [zeros.as_ptr(); 2]) };
     }
 }

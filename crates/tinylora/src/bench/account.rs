@@ -79,8 +79,8 @@ mod tests {
     fn shares_are_of_all_that_was_added() {
         let cpu = Cpu::new(Kernel::Scalar, 1).with_account();
         let spent = Spent::new(&cpu);
-        let mut sums = [0.0; 100];
-        tinylora_compute::rows::add(&cpu, &[1.0; 100], &mut sums);
+        let mut sums = Vec::new();
+        tinylora_compute::rows::sum(&cpu, &[1.0; 100], &[2.0; 100], &mut sums);
         spent.more(2.0);
         spent.less(1.0);
         let shares = spent.take();

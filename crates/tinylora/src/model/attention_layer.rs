@@ -12,7 +12,7 @@ use super::side::ModuleKind;
 use tinylora_compute::attention::{AttentionGradient, Heads, KvLayer, attention, attention_backward};
 use tinylora_compute::norm::{rms_norm, rms_norm_backward};
 use tinylora_compute::rope::{rope, rope_backward};
-use tinylora_compute::rows::add;
+use tinylora_compute::rows::sum;
 
 fn heads(pass: &Pass<'_>, index: usize) -> Heads {
     let config = &pass.model.config;
@@ -70,12 +70,11 @@ pub(super) fn forward(
         &mut scratch.side,
         [&mut scratch.out],
     );
-    kept.middle.clone_from(&kept.x);
     if let Some(norm) = &layer.attention_out_norm {
         kept.attention_out.clone_from(&scratch.out);
         rms_norm(cpu, &kept.attention_out, norm, config.rms_norm_eps, &mut scratch.out);
     }
-    add(cpu, &scratch.out, &mut kept.middle);
+    sum(cpu, &kept.x, &scratch.out, &mut kept.middle);
 }
 
 /// Turns `gradient` from ∂L/∂middle into ∂L/∂x (T, D), and adds to `sums`. With `last`, nothing below needs

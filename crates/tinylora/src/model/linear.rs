@@ -11,6 +11,7 @@ use tinylora_compute::PackedMatrix;
 use tinylora_compute::account::Operation;
 use tinylora_compute::outer::{Columns, add_outer};
 use tinylora_compute::product::{BackwardTerm, Product, Side, product, product_backward};
+use tinylora_compute::rows::for_chunks;
 
 /// W (out, in) and its bias.
 pub(super) struct Linear {
@@ -174,27 +175,33 @@ fn add_r_gradient(
     }
 }
 
+/// Rows a task of [`apply_r`].
+const ROWS: usize = 128;
+
 /// z = R p for each row and member, with the row's own R; or Rᵀ p.
 fn apply_r<const TRANSPOSED: bool>(pass: &Pass<'_>, side: &GroupSide, p: &[f32], z: &mut [f32]) {
     let (width, rank) = (side.width(), pass.rank());
-    for (row, (p, z)) in p.chunks_exact(width).zip(z.chunks_exact_mut(width)).enumerate() {
-        let r = pass.r_of(row);
-        for member in side.members.iter().flatten() {
-            let p = &p[member.offset..][..rank];
-            let z = &mut z[member.offset..][..rank];
-            match r {
-                R::Matrices(r) => {
-                    let r = &r[member.index * rank * rank..][..rank * rank];
-                    for (i, z) in z.iter_mut().enumerate() {
-                        let at = |j: usize| if TRANSPOSED { r[j * rank + i] } else { r[i * rank + j] };
-                        *z = p.iter().enumerate().fold(0.0, |sum, (j, &p)| at(j).mul_add(p, sum));
+    for_chunks(pass.cpu, z, ROWS * width, |start, z| {
+        let rows = p[start..].chunks_exact(width).zip(z.chunks_exact_mut(width));
+        for (row, (p, z)) in rows.enumerate() {
+            let r = pass.r_of(start / width + row);
+            for member in side.members.iter().flatten() {
+                let p = &p[member.offset..][..rank];
+                let z = &mut z[member.offset..][..rank];
+                match r {
+                    R::Matrices(r) => {
+                        let r = &r[member.index * rank * rank..][..rank * rank];
+                        for (i, z) in z.iter_mut().enumerate() {
+                            let at = |j: usize| if TRANSPOSED { r[j * rank + i] } else { r[i * rank + j] };
+                            *z = p.iter().enumerate().fold(0.0, |sum, (j, &p)| at(j).mul_add(p, sum));
+                        }
                     }
-                }
-                // The same bits: the sums above would add zeros to this one product.
-                R::Multiples(r) => {
-                    z.iter_mut().zip(p).for_each(|(z, &p)| *z = r[member.index].mul_add(p, 0.0));
+                    // The same bits: the sums above would add zeros to this one product.
+                    R::Multiples(r) => {
+                        z.iter_mut().zip(p).for_each(|(z, &p)| *z = r[member.index].mul_add(p, 0.0));
+                    }
                 }
             }
         }
-    }
+    });
 }

@@ -12,7 +12,7 @@ use super::pass::Pass;
 use super::side::ModuleKind;
 use tinylora_compute::activation::{Gate, gated, gated_backward};
 use tinylora_compute::norm::{rms_norm, rms_norm_backward};
-use tinylora_compute::rows::add;
+use tinylora_compute::rows::sum;
 
 fn gate_kind(pass: &Pass<'_>) -> Gate {
     match pass.model.config.activation {
@@ -54,12 +54,11 @@ pub(super) fn forward(
         &mut scratch.side,
         [&mut scratch.out],
     );
-    out.clone_from(&kept.middle);
     if let Some(norm) = &layer.mlp_out_norm {
         kept.mlp_out.clone_from(&scratch.out);
         rms_norm(cpu, &kept.mlp_out, norm, epsilon, &mut scratch.out);
     }
-    add(cpu, &scratch.out, out);
+    sum(cpu, &kept.middle, &scratch.out, out);
 }
 
 /// Turns `gradient` from ∂L/∂out into ∂L/∂middle (T, D), and adds to `sums`. Consumes the kept gate and up.
