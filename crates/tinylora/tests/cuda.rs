@@ -571,6 +571,37 @@ fn graphs_replay(wgmma: bool) {
 }
 
 #[test]
+fn samples_join_steps_that_are_queued() {
+    for wgmma in [false, true] {
+        let Some(with) = both_on("qwen2", wgmma) else { return };
+        let plain = Sampling { temperature: 0.7, top_p: 1.0, top_k: 0 };
+        let mut requests = requests(&groups(&with.host.golden), plain);
+        for (index, request) in requests.iter_mut().enumerate() {
+            // More samples than places, which end at different steps; one request chooses its tokens otherwise.
+            (request.samples, request.max_tokens) = (7, 5 + 3 * index);
+            request.sampling.temperature = if index == 1 { 0.9 } else { 0.7 };
+        }
+        let launched = |both: &Both| both.gpu.gpu().expect("there is one").graph_launches();
+        let together = generate(with.gpu(), &with.r, &requests, 64);
+        let before = launched(&with);
+        let joined = generate(with.gpu(), &with.r, &requests, 4);
+        assert_eq!(joined, together, "samples that join choose other tokens");
+        let tokens: usize = joined.iter().flatten().map(|completion| completion.tokens.len()).sum();
+        let graphs = launched(&with) - before;
+        println!("wgmma {wgmma}: {tokens} tokens, {graphs} steps were graphs");
+        // At least half of the steps that four places need.
+        assert!(graphs * 8 > tokens, "{graphs} steps of {tokens} tokens were graphs");
+        let alone = generate(with.gpu(), &with.r, &requests, 1);
+        assert_eq!(alone, together, "one place after the other");
+        // Training at the temperature that all but one of the requests have.
+        let of_plain = requests.into_iter().zip(joined).filter(|(request, _)| request.sampling == plain);
+        let (requests, joined): (Vec<_>, Vec<_>) = of_plain.unzip();
+        let trained = trained(&requests, &joined);
+        assert_eq!(sampled_logprobs(&trained), logprobs(with.gpu(), &with.r, &trained), "a gap");
+    }
+}
+
+#[test]
 fn greedy_tokens_adapters_in_one_batch_and_scores() {
     let Some(both) = both("qwen3") else { return };
     let mut requests = requests(&groups(&both.host.golden), Sampling::GREEDY);
