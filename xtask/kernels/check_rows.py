@@ -13,9 +13,9 @@ def check(emulator, random):
     activations(emulator, random)
     heads(emulator, random)
     rows(emulator, random)
-    joins(emulator, random)
     head(emulator, random)
     adamw(emulator, random)
+    joins(emulator, random)
 
 
 def norm(x, w, epsilon=1e-5):
