@@ -58,11 +58,12 @@ class Failed(AssertionError):
 
 
 class Program:
-    def __init__(self, binary, folder):
-        self.binary, self.folder = binary, folder
+    def __init__(self, binary, folder, products):
+        self.binary, self.folder, self.products = binary, folder, products
 
     def run(self, *arguments, device="cuda", **variables):
-        environment = {**os.environ, "TINYLORA_DEVICE": device, "TINYLORA_CACHE": str(self.folder / "cache"), **variables}
+        environment = {**os.environ, "TINYLORA_DEVICE": device, "TINYLORA_CACHE": str(self.folder / "cache"),
+                       "TINYLORA_CUDA_PRODUCTS": self.products, **variables}
         done = subprocess.run([self.binary, *arguments], capture_output=True, text=True, env=environment, check=False)
         if done.returncode:
             raise Failed(f"tinylora {' '.join(map(str, arguments))}: {done.stderr[-2000:]}")
@@ -151,9 +152,10 @@ def bench(program, result, shapes, more):
         rows = json.loads(program.run("bench", *where, "--json", *more))
         no_step = [] if "--no-step" in more else ["--no-step"]
         launched = json.loads(program.run("bench", *where, "--json", *more, *no_step, TINYLORA_CUDA_GRAPHS="0"))
-        result["bench"][Path(name).name] = rows
-        result["bench"][f"{Path(name).name}, without graphs"] = launched
-        print(f"{name}: measured ({time.time() - start:.0f} s)", flush=True)
+        label = Path(name).name + (", wgmma" if program.products == "wgmma" else "")
+        result["bench"][label] = rows
+        result["bench"][f"{label}, without graphs"] = launched
+        print(f"{label}: measured ({time.time() - start:.0f} s)", flush=True)
 
 
 def peer(result):
@@ -195,31 +197,43 @@ def peer(result):
     print(f"PyTorch: {result['peer']}", flush=True)
 
 
-def check(binary, images, result, emulated, models, count):
-    """Everything; `models` are files of real models, `images` the folder of machine code, `count` the GPUs there are."""
+def check(binary, images, result, emulated, models, count, ways):
+    """Everything; `models` are files of real models, `images` the folder of machine code, `count` the GPUs there are, `ways`
+    the instructions that products can be on."""
     result |= {"engine": {}, "bench": {}}
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        program = Program(binary, folder)
-        if images.is_dir():
-            shutil.copytree(images, folder / "cache/kernels")
-        checks = {family: (lambda f=family: f"log-probs off by {parity(program, with_tokenizer(f, folder)):.1e}")
-                  for family in FAMILIES}
-        checks |= {model.name: (lambda m=model: f"log-probs off by {parity(program, m):.1e}") for model in models}
-        checks |= {f"resume of {adapter}": (lambda a=adapter: resume(program, folder / "llama2", folder, a) or "the same bytes")
-                   for adapter in ADAPTERS}
-        if count > 1:
-            checks["two GPUs"] = lambda: two(program, folder / "llama2", folder) or "the same bytes as one"
-        checks["graphs"] = lambda: graphs(program, folder / "llama2", folder) or "the same bits as without"
-        for name, one in checks.items():
-            try:
-                result["engine"][name] = {"agrees": True, "what": one()}
-            except AssertionError as error:
-                result["engine"][name] = {"agrees": False, "what": str(error)}
-            print(f"engine, {name}: {result['engine'][name]['what']}", flush=True)
-        if emulated:
-            bench(program, result, [str(folder / "llama2")], ["--repeats", "1", "--decode", "2", "--sequences", "1", "--no-step"])
-        else:
-            bench(program, result, SHAPES, ["--decode", "1", "--decode", "64", "--decode", "256"])
-            peer(result)
+    for products in ways:
+        with tempfile.TemporaryDirectory() as folder:
+            folder = Path(folder)
+            program = Program(binary, folder, products)
+            if images.is_dir():
+                shutil.copytree(images, folder / "cache/kernels")
+            # The emulated driver's first two GPUs have no wgmma.
+            pair = count > 1 and not (emulated and products == "wgmma")
+            for name, one in engine_checks(program, folder, models, pair).items():
+                name = name if products == "mma" else f"{name}, wgmma"
+                try:
+                    result["engine"][name] = {"agrees": True, "what": one()}
+                except AssertionError as error:
+                    result["engine"][name] = {"agrees": False, "what": str(error)}
+                print(f"engine, {name}: {result['engine'][name]['what']}", flush=True)
+            if emulated:
+                few = ["--repeats", "1", "--decode", "2", "--sequences", "1", "--no-step"]
+                bench(program, result, [str(folder / "llama2")], few)
+            else:
+                bench(program, result, SHAPES, ["--decode", "1", "--decode", "64", "--decode", "256"])
+    if not emulated:
+        peer(result)
     return all(one["agrees"] for one in result["engine"].values())
+
+
+def engine_checks(program, folder, models, pair):
+    """Name → what says how it agrees; `pair`: whether there are two GPUs."""
+    checks = {family: (lambda f=family: f"log-probs off by {parity(program, with_tokenizer(f, folder)):.1e}")
+              for family in FAMILIES}
+    checks |= {model.name: (lambda m=model: f"log-probs off by {parity(program, m):.1e}") for model in models}
+    checks |= {f"resume of {adapter}": (lambda a=adapter: resume(program, folder / "llama2", folder, a) or "the same bytes")
+               for adapter in ADAPTERS}
+    if pair:
+        checks["two GPUs"] = lambda: two(program, folder / "llama2", folder) or "the same bytes as one"
+    checks["graphs"] = lambda: graphs(program, folder / "llama2", folder) or "the same bits as without"
+    return checks

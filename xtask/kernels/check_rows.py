@@ -15,6 +15,7 @@ def check(emulator, random):
     rows(emulator, random)
     head(emulator, random)
     adamw(emulator, random)
+    joins(emulator, random)
 
 
 def norm(x, w, epsilon=1e-5):
@@ -137,6 +138,16 @@ def philox(key, counter):
         a, b = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
         c = [(b >> 32) ^ c[1] ^ k[0], b % 2**32, (a >> 32) ^ c[3] ^ k[1], a % 2**32]
     return c
+
+
+def joins(emulator, random):
+    begun, x = (random.integers(0, 1 << 16, size).astype(np.uint16) for size in ((2, 48), (4, 56)))
+    of = np.array([-1, 1, 0, -1], np.int32)
+    found = emulator.run("join_rows", (4,), 256, 0, [begun, 48, of, 43, x, 56])[2]
+    expected = x.copy()
+    expected[1, :43], expected[2, :43] = begun[1, :43], begun[0, :43]
+    if found.tobytes() != expected.tobytes():
+        raise AssertionError("rows that join are not what they begin with")
 
 
 def head(emulator, random):

@@ -11,6 +11,7 @@ import numpy as np
 import check_attention
 import check_product
 import check_rows
+import check_wgmma
 from emulator import Emulator, build, compiler
 
 # (check, file, from, to): what a kernel must not survive.
@@ -25,6 +26,27 @@ PLANTED = [
     (check_attention, "attention.cu", "        block_barrier();\n    });\n    copy_wait<0>();\n#pragma unroll\n    for (int half = 0; half < 2; half++) {\n        Query",
      "    });\n    copy_wait<0>();\n#pragma unroll\n    for (int half = 0; half < 2; half++) {\n        Query"),
     (check_attention, "attention.cu", "a.window - run.before", "a.window - 1 - run.before"),
+    # A swizzle of 64 bytes, the way to the next sixteen inner indices, and its first half.
+    (check_wgmma, "hopper.cuh", "(u64)1 << 62", "(u64)2 << 62"),
+    (check_wgmma, "wgmma.cu", "S::TURNED ? 16 * 128 : 32", "S::TURNED ? 8 * 128 : 32"),
+    (check_wgmma, "hopper.cuh", "(u64)(1024 >> 4) << 32", "(u64)(512 >> 4) << 32"),
+    # Barriers: no wait for bytes, none for a free place, wrong parities, too few bytes, unknown to copies.
+    (check_wgmma, "wgmma.cu", "        barrier_wait(p.full + p.next, p.parity);\n", ""),
+    (check_wgmma, "wgmma.cu", "            barrier_wait(p.empty + p.next, p.parity ^ 1);\n", ""),
+    (check_wgmma, "wgmma.cu", "barrier_wait(p.full + p.next, p.parity);", "barrier_wait(p.full + p.next, p.parity ^ 1);"),
+    (check_wgmma, "wgmma.cu", "barrier_wait(p.empty + p.next, p.parity ^ 1);", "barrier_wait(p.empty + p.next, p.parity);"),
+    (check_wgmma, "wgmma.cu", "        p.parity ^= 1;\n", ""),
+    (check_wgmma, "wgmma.cu", "barrier_expect(full, S::BYTES);", "barrier_expect(full, S::BYTES - S::X_BYTES);"),
+    (check_wgmma, "wgmma.cu", "        barriers_made();\n", ""),
+    # Products: no wait for the last ones, one for a group too few, no fence, a place given back before it is read.
+    (check_wgmma, "wgmma.cu", "    wgmma_wait<0>();\n", ""),
+    (check_wgmma, "wgmma.cu", "wgmma_wait<1>();", "wgmma_wait<2>();"),
+    (check_wgmma, "wgmma.cu", "    wgmma_fence();\n", ""),
+    (check_wgmma, "wgmma.cu", "if (k0 > 0 && lane == 0) barrier_arrive(p.empty + before);",
+     "if (lane == 0) barrier_arrive(p.empty + p.next);"),
+    # The side path's stage.
+    (check_wgmma, "wgmma.cu", "            part_barrier<S::CONSUMERS>();\n            for (int i", "            for (int i"),
+    (check_wgmma, "wgmma.cu", "            part_barrier<S::CONSUMERS>();\n            for (int s = 0", "            for (int s = 0"),
     (check_rows, "head.cu", "if (sum > within) break;", "if (sum >= within * 0.9) break;"),
     (check_rows, "heads.cu", "da = scale * norm[i] * da - widen(raw[i]) * along", "da = scale * norm[i] * da"),
 ]
@@ -34,9 +56,9 @@ def run(emulator, module):
     module.check(emulator, np.random.default_rng(1))
 
 
-def host_side(folder):
+def host_side(folder, gpu):
     """gpu_check.py itself, with the emulated driver in the place of a GPU's. Machine code is only carried, not run."""
-    environment = {**os.environ, "TINYLORA_CUDA_DRIVER": str(folder / "true/kernels.so"), "PATH": ""}
+    environment = {**os.environ, "TINYLORA_CUDA_DRIVER": str(folder / "true/kernels.so"), "TINYLORA_GPU": gpu, "PATH": ""}
     command = [sys.executable, Path(__file__).parent / "gpu_check.py", "--out", folder / "gpu-check.json"]
     command += ["--images", folder.parent / "images"]
     if program := os.environ.get("TINYLORA_PROGRAM"):
@@ -44,7 +66,7 @@ def host_side(folder):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"gpu_check.py fails on the emulated driver:\n{done.stdout}{done.stderr}")
-    print(f"gpu_check.py: runs on the emulated driver{'' if program else ' (without the engine: TINYLORA_PROGRAM names none)'}", flush=True)
+    print(f"gpu_check.py: runs on the emulated driver's GPU {gpu}{'' if program else ' (without the engine: TINYLORA_PROGRAM names none)'}", flush=True)
 
 
 def main(folder):
@@ -53,10 +75,12 @@ def main(folder):
         return 0
     start = time.time()
     emulator = Emulator(build(folder / "true"))
-    for module in (check_product, check_attention, check_rows):
+    for module in (check_product, check_attention, check_rows, check_wgmma):
         run(emulator, module)
         print(f"{module.__name__}: agrees ({time.time() - start:.0f} s so far)", flush=True)
-    host_side(folder)
+    # The last of the emulated driver's GPUs is a Hopper.
+    for gpu in ("0", "2"):
+        host_side(folder, gpu)
     for number, (module, *change) in enumerate(PLANTED):
         planted = Emulator(build(folder / f"planted-{number}", [change], only=module.__name__))
         try:

@@ -24,6 +24,7 @@ def compiler():
 # The kernels that each check runs.
 FILES = {
     "check_product": ["product", "side", "thin"],
+    "check_wgmma": ["wgmma"],
     "check_attention": ["attention"],
     "check_rows": ["product", "norm", "activation", "heads", "rows", "head", "adamw"],
 }
@@ -39,7 +40,7 @@ def build(folder, changes=(), only=None):
         text = (sources / file).read_text()
         assert old in text, f"{file} has no {old!r} to replace"
         (sources / file).write_text(text.replace(old, new))
-    units = [(CUDA / f"emulated/{name}.cpp", [], name) for name in ("emulate", "driver")]
+    units = [(CUDA / f"emulated/{name}.cpp", [], name) for name in ("emulate", "hopper", "driver")]
     for path in sorted(sources.glob("*.cu")):
         if only and path.stem not in FILES[only]:
             continue
@@ -79,6 +80,20 @@ def struct(kind, *values):
     return Struct(np.array(values if len(values) != 1 else values[0], dtype=np.dtype(kind, align=True)).tobytes())
 
 
+def tensor_map(driver, address, columns, rows, row, box):
+    """What describes bf16 rows of so many numbers, `row` numbers apart, to copies of boxes (columns, rows), as the kernels
+    of products on wgmma want it."""
+    words = (ctypes.c_uint64 * 24)()
+    # The driver writes to a boundary of 64 bytes.
+    start = -ctypes.addressof(words) % 64
+    sizes, strides, ones = (ctypes.c_uint64 * 2)(columns, rows), (ctypes.c_uint64 * 1)(row * 2), (ctypes.c_uint32 * 2)(1, 1)
+    status = driver.cuTensorMapEncodeTiled(ctypes.c_void_p(ctypes.addressof(words) + start), 9, 2, ctypes.c_void_p(address),
+                                           sizes, strides, (ctypes.c_uint32 * 2)(*box), ones, 0, 3, 2, 0)
+    if status:
+        raise Differs(f"cuTensorMapEncodeTiled: error {status}")
+    return Struct(bytes(words)[start:start + 128])
+
+
 class Differs(AssertionError):
     """A result that is not what it has to be."""
 
@@ -89,6 +104,9 @@ class Emulator:
         self.library.emulated_allocate.restype = ctypes.c_void_p
         self.library.emulated_allocate.argtypes = [ctypes.c_size_t]
         self.library.emulated_free.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
+    def tensor_map(self, *what):
+        return tensor_map(self.library, *what)
 
     def place(self, x):
         x = np.ascontiguousarray(x)
@@ -127,7 +145,7 @@ class Emulator:
         list_of = (ctypes.c_void_p * len(parameters))(*[ctypes.addressof(p) for p in parameters])
         status = self.library.emulated_launch(name.encode(), grid, threads, shared, list_of, order)
         if status:
-            raise Differs(f"{name}: {['', 'no such kernel', 'more threads than the kernel has'][status]}")
+            raise Differs(f"{name}: {['', 'no such kernel', 'more threads than the kernel has', 'it fails, as said above'][status]}")
         out = []
         for address, x in placed + list(zip(behind, pointers)):
             x = np.ascontiguousarray(x)

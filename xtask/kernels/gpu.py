@@ -8,7 +8,7 @@ import re
 import numpy as np
 
 import compile as compiler
-from emulator import CUDA, Differs, Struct
+from emulator import CUDA, Differs, Struct, tensor_map
 
 ERRORS = {2: "out of memory", 3: "not initialised", 100: "no GPU", 101: "no such GPU", 209: "no machine code for this GPU",
           218: "machine code that the driver can't read (is the driver 580 or newer?)", 500: "no such kernel",
@@ -64,6 +64,9 @@ class Gpu:
         status = getattr(self.cuda, name)(*arguments)
         if status:
             raise Differs(f"{name}: {ERRORS.get(status, f'error {status}')}")
+
+    def tensor_map(self, *what):
+        return tensor_map(self.cuda, *what)
 
     def attribute(self, number):
         value = ctypes.c_int()

@@ -6,8 +6,8 @@ gpu_check.py [--images FOLDER] [--out FILE.json] [--tinylora PROGRAM] [--model F
 
 1. Every kernel against f64, on random and odd shapes, each run twice with the same bits: the checks of emulate.py.
 2. The same once more under compute-sanitizer, where it is installed: accesses, races, uninitialised memory, barriers.
-3. Times of the products of Qwen2.5 0.5B, 3B and 7B, prefill and decode, as TFLOP/s and TB/s.
-
+3. Times of the products of Qwen2.5 0.5B, 3B and 7B, prefill and decode, as TFLOP/s and TB/s; on a Hopper by both
+   instructions, and which is faster.
 4. With the program: tiny models of every family, and a real one, against the CPU; the same bits twice; an exact resume; the
    speed of the Qwen2.5 shapes with random weights, and PyTorch's beside it where it is installed.
 """
@@ -26,6 +26,7 @@ import check_attention
 import check_engine
 import check_product
 import check_rows
+import check_wgmma
 from emulator import struct
 from gpu import Gpu, NoGpu
 
@@ -35,8 +36,12 @@ MODELS = {"qwen2.5-0.5b": (896, 4864, 1152), "qwen2.5-3b": (2048, 11008, 2560), 
 SANITIZERS = ["memcheck", "racecheck", "initcheck", "synccheck"]
 
 
+def is_hopper(gpu):
+    return gpu.architecture == "sm_90a"
+
+
 def checks(gpu, result):
-    for module in (check_product, check_attention, check_rows):
+    for module in (check_product, check_attention, check_rows, *([check_wgmma] if is_hopper(gpu) else [])):
         start = time.time()
         try:
             module.check(gpu, np.random.default_rng(1))
@@ -60,33 +65,74 @@ def sanitizers(result, arguments):
 
 
 def products(gpu, result, scale):
-    """Rows: 4096 tokens of prefill, and decoding of 16, 64 and 256 sequences. `scale` divides all sizes."""
+    """Rows: 4096 tokens of prefill, and decoding of 8 to 256 sequences. `scale` divides all sizes."""
+    repeats = 20 if scale == 1 else 1
     for model, sizes in MODELS.items():
         d, f, qkv = (-(-s // scale // 8) * 8 for s in sizes)
+        many = 4096 // scale
         for what, (n, k) in {"qkv": (qkv, d), "o": (d, d), "gate_up": (2 * f, d), "down": (d, f)}.items():
-            many = 4096 // scale
-            for shape, rows in [("few", 16), ("few", 64), ("large", 64), ("large", 256), ("large", many), ("back", many)]:
-                result["products"].append(one_product(gpu, model, what, shape, rows, n, k, 20 if scale == 1 else 1))
+            for rows, back in [(8, False), (16, False), (64, False), (256, False), (many, False), (many, True)]:
+                measured = [one_product(gpu, kernel, rows, n, k, back, repeats) for kernel in kernels(gpu, rows, n, k, back)]
+                where = {"model": model, "what": what, "rows": rows, "back": back}
+                result["products"] += [{**where, **one} for one in measured]
+                if is_hopper(gpu):
+                    seconds = {way: min(m["seconds"] for m in measured if (way == "wgmma") == m["kernel"].startswith("wgmma"))
+                               for way in ("mma", "wgmma")}
+                    result["faster"].append({**where, **seconds})
         print(f"{model}: products measured", flush=True)
+    if result["faster"]:
+        faster(result["faster"])
 
 
-def one_product(gpu, model, what, shape, rows, n, k, repeats):
-    bm, bn, threads, shared = check_product.SHAPES[shape]
-    inner, columns = (n, k) if shape == "back" else (k, n)
+def kernels(gpu, rows, n, k, back):
+    """What the engine would launch by either instruction, and what else could be: (name, launch, tile)."""
+    ways = ["back"] if back else ["few", "large"] if rows == 64 else ["few"] if rows < 64 else ["large"]
+    yield from (("product", way, check_product.SHAPES[way]) for way in ways)
+    if is_hopper(gpu):
+        least = min(check_wgmma.BACK) if back else 8
+        fits = [tokens for tokens in check_wgmma.RINGS if tokens >= max(rows, least)][:1] or [128, 256]
+        yield from (("wgmma", f"back_{tokens}" if back else str(tokens), tokens) for tokens in fits)
+
+
+def faster(measured):
+    """Says which instruction is faster, of training and of decode, by the sums of times."""
+    for what, some in {"training": [m for m in measured if m["rows"] > 256 or m["back"]],
+                       "decode": [m for m in measured if m["rows"] <= 256 and not m["back"]]}.items():
+        for m in some:
+            name = f"{m['model']} {m['what']}, {m['rows']} rows{' back' if m['back'] else ''}"
+            print(f"{name}: mma {m['mma'] * 1e6:.1f} us, wgmma {m['wgmma'] * 1e6:.1f} us", flush=True)
+        mma, wgmma = (sum(m[way] for m in some) for way in ("mma", "wgmma"))
+        best = "wgmma" if wgmma < mma else "mma"
+        print(f"{what}: {best} is {max(mma / wgmma, wgmma / mma):.2f} times as fast (TINYLORA_CUDA_PRODUCTS={best})", flush=True)
+
+
+def one_product(gpu, kernel, rows, n, k, back, repeats):
+    unit, way, tile = kernel
+    inner, columns = (n, k) if back else (k, n)
     random = np.random.default_rng(0)
     bits = lambda *size: (random.integers(0, 1 << 15, size, dtype=np.uint16) & 0x3FF | 0x3E00)
     a, b, out = (gpu.place(x) for x in (bits(rows, inner), bits(n, k), np.zeros((rows, columns), np.uint16)))
-    operands = struct(check_product.OPERANDS, (a, b, inner, k, rows, columns, inner))
+    if unit == "wgmma":
+        _, threads, shared = check_wgmma.launch_of(tile)
+        count = check_wgmma.tiles(tile, rows, columns)
+        blocks = (min(count, gpu.attribute(16)) if tile == max(check_wgmma.RINGS) else count,)
+        box = check_wgmma.BOX
+        structs = [gpu.tensor_map(b, k, n, k, (box, box)), gpu.tensor_map(a, inner, rows, inner, (box, tile)),
+                   struct(check_wgmma.EXTENT, (rows, columns, inner))]
+    else:
+        bm, bn, threads, shared = tile
+        blocks = (-(-rows // bm), -(-columns // bn))
+        structs = [struct(check_product.OPERANDS, (a, b, inner, k, rows, columns, inner))]
     side = struct(check_product.SIDE, (0,) * 9)
-    parameters = [ctypes.create_string_buffer(bytes(x), len(x)) for x in (operands,)] + [ctypes.c_uint64(0)]
-    parameters += [ctypes.create_string_buffer(bytes(side), len(side)), ctypes.c_uint64(out), ctypes.c_int(columns)]
-    work = lambda: gpu.launch(f"product_{shape}_bf16", (-(-rows // bm), -(-columns // bn)), threads, shared, parameters)
-    seconds = gpu.time(work, repeats)
+    buffer = lambda x: ctypes.create_string_buffer(bytes(x), len(x))
+    parameters = [*map(buffer, structs), ctypes.c_uint64(0), buffer(side), ctypes.c_uint64(out), ctypes.c_int(columns)]
+    name = f"{unit}_{way}_bf16"
+    seconds = gpu.time(lambda: gpu.launch(name, blocks, threads, shared, parameters), repeats)
     for address in (a, b, out):
         gpu.free(address)
     moved = 2 * (rows * inner + n * k + rows * columns)
-    return {"model": model, "what": what, "kernel": f"product_{shape}_bf16", "rows": rows, "n": n, "k": k,
-            "seconds": seconds, "flops_per_second": 2 * rows * n * k / seconds, "bytes_per_second": moved / seconds}
+    return {"kernel": name, "n": n, "k": k, "seconds": seconds, "flops_per_second": 2 * rows * n * k / seconds,
+            "bytes_per_second": moved / seconds}
 
 
 def main(arguments):
@@ -101,15 +147,16 @@ def main(arguments):
         return 3
     print(f"{gpu.name}, compute capability {gpu.capability[0]}.{gpu.capability[1]}, driver interface {gpu.driver}")
     result = {"gpu": gpu.name, "capability": gpu.capability, "driver": gpu.driver, "checks": {}, "sanitizer": {},
-              "products": []}
+              "products": [], "faster": []}
     checks(gpu, result)
     if not quick:
         sanitizers(result, [a for a in arguments if a != "--quick"])
-        emulated = gpu.name == "emulated"
+        emulated = gpu.name.startswith("emulated")
         products(gpu, result, 64 if emulated else 1)
         program, model = option("--tinylora", None), option("--model", None)
         if program:
-            if not check_engine.check(program.resolve(), images, result, emulated, [model] if model else [], gpu.count):
+            ways = ["mma", "wgmma"] if is_hopper(gpu) else ["mma"]
+            if not check_engine.check(program.resolve(), images, result, emulated, [model] if model else [], gpu.count, ways):
                 result["checks"]["engine"] = "some of it differs"
         else:
             print("--tinylora names no program: the engine is not checked")

@@ -20,7 +20,8 @@ Where REF stands, any of these names a model:
 const ENVIRONMENT: &str = "\
 Environment:
   TINYLORA_DEVICE=cpu|cuda|auto  the device [default: cpu]; TINYLORA_GPU=N[,N] which GPUs, TINYLORA_GPU_MEMORY=BYTES the budget of each,
-                                 TINYLORA_CUDA_GRAPHS=0 without graphs
+                                 TINYLORA_CUDA_GRAPHS=0 without graphs, TINYLORA_CUDA_PRODUCTS=wgmma products on Hopper's
+                                 own instruction
   TINYLORA_NVRTC=FILE            NVIDIA's compiler library for kernels [default: looked for]
   TINYLORA_KERNEL=NAME           scalar, avx2, avx512, avx512-bf16, amx or neon [default: the fastest, see --numerics]
   TINYLORA_THREADS=N             threads [default: one a core]

@@ -35,6 +35,7 @@ pub fn device(numerics: Numerics, wanted: Option<DeviceArg>) -> Result<Cpu> {
         kernels: cache_dir(&HubOptions::from_env()).join("kernels"),
         driver: std::env::var_os("TINYLORA_CUDA_DRIVER").map(Into::into),
         graphs: number("TINYLORA_CUDA_GRAPHS")?.unwrap_or(1) != 0,
+        wgmma: wgmma()?,
         report: |text| Screen::stderr().print(text),
     };
     match with_gpu(cpu, &options) {
@@ -43,6 +44,15 @@ pub fn device(numerics: Numerics, wanted: Option<DeviceArg>) -> Result<Cpu> {
             host(numerics)
         }
         opened => Ok(opened?),
+    }
+}
+
+/// Whether `TINYLORA_CUDA_PRODUCTS` wants products on `wgmma`.
+fn wgmma() -> Result<bool> {
+    match std::env::var("TINYLORA_CUDA_PRODUCTS").unwrap_or_default().as_str() {
+        "" | "mma" => Ok(false),
+        "wgmma" => Ok(true),
+        other => Err(Usage(format!("TINYLORA_CUDA_PRODUCTS={other}: it is mma or wgmma")).into()),
     }
 }
 

@@ -154,6 +154,46 @@ fn a_run_on_the_gpu_resumes_exactly() {
     assert!(bench["rows"].as_array().is_some_and(|rows| rows.len() == 3), "{bench}");
 }
 
+/// The emulated driver's third GPU is a Hopper.
+#[test]
+fn a_run_on_wgmma_has_no_gap_and_resumes_exactly() {
+    let Some(place) = Place::new() else { return };
+    let train = |out: &str, gpu: &str, products: &str, extra: &[&str]| {
+        let mut command = place.tinylora(&[&["train", "recipe.toml", "--out", out], extra].concat());
+        command.env("TINYLORA_GPU", gpu).env("TINYLORA_CUDA_PRODUCTS", products);
+        command.output().expect("the program starts")
+    };
+    let adapter = |out: &str| {
+        std::fs::read(place.folder.path().join(out).join("adapter.tinylora")).expect("an adapter")
+    };
+    done(&train("whole", "2", "wgmma", &[]));
+    let whole = adapter("whole");
+    let metrics = place.json("whole/metrics.jsonl");
+    assert_eq!(metrics.len(), 3);
+    assert!(metrics.iter().all(|step| step["logprob_gap_max"] == 0.0), "{metrics:?}");
+    assert!(metrics[2]["v_norm"].as_f64().is_some_and(|norm| norm > 1e-3), "v moved");
+    for step in [2, 3] {
+        let checkpoint = place.folder.path().join(format!("whole/checkpoints/step-{step:06}.ckpt"));
+        std::fs::remove_file(checkpoint).expect("a checkpoint");
+    }
+    done(&train("whole", "2", "wgmma", &["--resume"]));
+    assert!(adapter("whole") == whole, "a resumed run ends in another adapter");
+    // By default, and where it is asked for, products are on mma.sync: on the Hopper as on another GPU.
+    done(&train("mma", "2", "mma", &[]));
+    done(&train("other", "0", "", &[]));
+    assert!(adapter("mma") == adapter("other"), "the kind of GPU changes the numbers");
+    for (gpu, products, expected) in
+        [("2", "wmma", "it is mma or wgmma"), ("0", "wgmma", "no such instruction")]
+    {
+        let refused = train("no", gpu, products, &[]);
+        let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && message.contains(expected), "{message}");
+    }
+    let mixed = train("no", "0,2", "mma", &[]);
+    let message = String::from_utf8_lossy(&mixed.stderr).into_owned();
+    assert!(!mixed.status.success() && message.contains("emulated Hopper"), "{message}");
+}
+
 #[test]
 fn lora_trains_on_the_gpu_and_all_weights_do_not() {
     let Some(place) = Place::new() else { return };

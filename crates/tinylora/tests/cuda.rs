@@ -24,28 +24,45 @@ use tinylora_compute::{Cpu, Kernel, Precision};
 
 const FAMILIES: [&str; 7] = ["llama2", "llama2-tied", "llama3", "mistral", "qwen2", "qwen3", "gemma3"];
 
-/// The CPU with a GPU beside it, which replays graphs.
-fn gpu() -> Option<Cpu> {
-    gpu_with(1, true)
+/// All families, and some with products on `wgmma`.
+fn families() -> impl Iterator<Item = (&'static str, bool)> {
+    let on_wgmma = ["qwen2", "llama3", "gemma3"];
+    FAMILIES.into_iter().map(|name| (name, false)).chain(on_wgmma.into_iter().map(|name| (name, true)))
 }
 
-fn gpu_with(count: usize, graphs: bool) -> Option<Cpu> {
+/// The CPU with a GPU beside it, which replays graphs.
+fn gpu(wgmma: bool) -> Option<Cpu> {
+    gpu_with(1, true, wgmma)
+}
+
+fn gpu_with(count: usize, graphs: bool, wgmma: bool) -> Option<Cpu> {
     let given = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let cuda = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tinylora-compute/src/cuda");
-    let (driver, kernels) = match (given("TINYLORA_CUDA_DRIVER"), given("TINYLORA_CUDA_KERNELS")) {
-        (Some(driver), Some(kernels)) => (driver, kernels),
-        _ => emulated::emulated_driver(&cuda)?,
+    let given = given("TINYLORA_CUDA_DRIVER").zip(given("TINYLORA_CUDA_KERNELS"));
+    let real = given.is_some();
+    let (driver, kernels) = match given {
+        Some(given) => given,
+        None => emulated::emulated_driver(&cuda)?,
     };
+    // The emulated driver's third GPU is a Hopper.
+    let first = if wgmma && !real { 2 } else { 0 };
     let report = |text: &str| panic!("{text}");
     let options = GpuOptions {
-        numbers: (0..count).collect(),
+        numbers: (first..first + count).collect(),
         memory: None,
         kernels,
         driver: Some(driver),
         graphs,
+        wgmma,
         report,
     };
-    Some(with_gpu(Cpu::new(Kernel::best_exact(), 2), &options).expect("the device opens"))
+    match with_gpu(Cpu::new(Kernel::best_exact(), 2), &options) {
+        Err(error) if wgmma && real => {
+            eprintln!("skipped: {error}");
+            None
+        }
+        opened => Some(opened.expect("the device opens")),
+    }
 }
 
 /// A family's case with bf16 weights on the host, and the same model with its factors on the GPU.
@@ -58,7 +75,11 @@ struct Both {
 }
 
 fn both(name: &str) -> Option<Both> {
-    let gpu = gpu()?;
+    both_on(name, false)
+}
+
+fn both_on(name: &str, wgmma: bool) -> Option<Both> {
+    let gpu = gpu(wgmma)?;
     let mut host = tiny_case(name);
     host.model = load(&host.cpu, &tiny_files(name), Precision::Bf16);
     let model = load(&gpu, &tiny_files(name), Precision::Bf16);
@@ -187,8 +208,8 @@ fn sampled_logprobs(groups: &[TrainingGroup]) -> Vec<f32> {
 
 #[test]
 fn log_probs_and_gradients_agree_with_the_cpu() {
-    for name in FAMILIES {
-        let Some(both) = both(name) else { return };
+    for (name, wgmma) in families() {
+        let Some(both) = both_on(name, wgmma) else { return };
         let groups = groups(&both.host.golden);
         let (host, gpu) = (both.host(), both.gpu());
         let (a, b) = (logprobs(host, &both.r, &groups), logprobs(gpu, &both.r, &groups));
@@ -197,7 +218,7 @@ fn log_probs_and_gradients_agree_with_the_cpu() {
             (gradient(host, &both.r, &groups, false, 10_000), gradient(gpu, &both.r, &groups, false, 10_000));
         let off = relative_error(&wanted, &found);
         println!(
-            "{name}: log-probs off by {largest:.1e}, loss {loss:.4} and {found_loss:.4}, dL/dR off by {off:.1e}"
+            "{name}, wgmma {wgmma}: log-probs off by {largest:.1e}, loss {loss:.4} and {found_loss:.4}, dL/dR off by {off:.1e}"
         );
         // Logits of these random models are large: bf16's rounding of the last hidden state alone moves them by parts of themselves.
         let range = a.iter().fold(0f32, |most, a| most.max(a.abs()));
@@ -276,8 +297,8 @@ fn support_difference(logits: &[f32], support: &[u32]) -> f64 {
 #[test]
 fn what_is_sampled_is_what_is_trained_on_whatever_shares_the_batch() {
     let (mut same, mut contexts, mut beyond) = (0, 0, 0f64);
-    for name in FAMILIES {
-        let Some(both) = both(name) else { return };
+    for (name, wgmma) in families() {
+        let Some(both) = both_on(name, wgmma) else { return };
         let plain = Sampling { temperature: 0.7, top_p: 1.0, top_k: 0 };
         let truncated = Sampling { top_k: 5, top_p: 0.9, ..plain };
         for (sampling, count) in [(plain, usize::MAX), (truncated, 1)] {
@@ -358,7 +379,7 @@ fn factors_of_the_gpu_are_those_of_the_cpu_but_for_rounding() {
 fn two_gpus_give_the_bits_of_one() {
     let Some(mut one) = both("llama3") else { return };
     let Some(mut two) = both("llama3") else { return };
-    two.gpu = gpu_with(2, true).expect("as above");
+    two.gpu = gpu_with(2, true, false).expect("as above");
     two.model = load(&two.gpu, &tiny_files("llama3"), Precision::Bf16);
     assert_eq!((one.model.devices(), two.model.devices()), (1, 2));
     let config = one.model.config.clone();
@@ -496,9 +517,18 @@ fn halves(spec: &LoraSpec, numbers: &[f32]) -> [Vec<f32>; 2] {
 
 #[test]
 fn graphs_replay_the_bits_of_launches() {
-    let Some(with) = both("gemma3") else { return };
-    let Some(mut without) = both("gemma3") else { return };
-    without.gpu = gpu_with(1, false).expect("as above");
+    graphs_replay(false);
+}
+
+#[test]
+fn graphs_replay_the_bits_of_launches_on_wgmma() {
+    graphs_replay(true);
+}
+
+fn graphs_replay(wgmma: bool) {
+    let Some(with) = both_on("gemma3", wgmma) else { return };
+    let Some(mut without) = both_on("gemma3", wgmma) else { return };
+    without.gpu = gpu_with(1, false, wgmma).expect("as above");
     let (model, rank) = (load(&without.gpu, &tiny_files("gemma3"), Precision::Bf16), with.factors.rank());
     without.model = model;
     let modules: Vec<String> =
@@ -541,6 +571,37 @@ fn graphs_replay_the_bits_of_launches() {
 }
 
 #[test]
+fn samples_join_steps_that_are_queued() {
+    for wgmma in [false, true] {
+        let Some(with) = both_on("qwen2", wgmma) else { return };
+        let plain = Sampling { temperature: 0.7, top_p: 1.0, top_k: 0 };
+        let mut requests = requests(&groups(&with.host.golden), plain);
+        for (index, request) in requests.iter_mut().enumerate() {
+            // More samples than places, which end at different steps; one request chooses its tokens otherwise.
+            (request.samples, request.max_tokens) = (7, 5 + 3 * index);
+            request.sampling.temperature = if index == 1 { 0.9 } else { 0.7 };
+        }
+        let launched = |both: &Both| both.gpu.gpu().expect("there is one").graph_launches();
+        let together = generate(with.gpu(), &with.r, &requests, 64);
+        let before = launched(&with);
+        let joined = generate(with.gpu(), &with.r, &requests, 4);
+        assert_eq!(joined, together, "samples that join choose other tokens");
+        let tokens: usize = joined.iter().flatten().map(|completion| completion.tokens.len()).sum();
+        let graphs = launched(&with) - before;
+        println!("wgmma {wgmma}: {tokens} tokens, {graphs} steps were graphs");
+        // At least half of the steps that four places need.
+        assert!(graphs * 8 > tokens, "{graphs} steps of {tokens} tokens were graphs");
+        let alone = generate(with.gpu(), &with.r, &requests, 1);
+        assert_eq!(alone, together, "one place after the other");
+        // Training at the temperature that all but one of the requests have.
+        let of_plain = requests.into_iter().zip(joined).filter(|(request, _)| request.sampling == plain);
+        let (requests, joined): (Vec<_>, Vec<_>) = of_plain.unzip();
+        let trained = trained(&requests, &joined);
+        assert_eq!(sampled_logprobs(&trained), logprobs(with.gpu(), &with.r, &trained), "a gap");
+    }
+}
+
+#[test]
 fn greedy_tokens_adapters_in_one_batch_and_scores() {
     let Some(both) = both("qwen3") else { return };
     let mut requests = requests(&groups(&both.host.golden), Sampling::GREEDY);
@@ -577,6 +638,7 @@ fn too_little_memory_is_an_error_with_the_numbers() {
         kernels,
         driver: Some(driver),
         graphs: true,
+        wgmma: false,
         report: |_| {},
     };
     let cpu = with_gpu(Cpu::new(Kernel::Scalar, 1), &options).expect("opens");

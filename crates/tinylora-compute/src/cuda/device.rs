@@ -4,7 +4,7 @@
 use super::driver::{Address, Driver, Handle, checked};
 use super::error::CudaError;
 use super::graph::Recording;
-use super::images::{Images, Unit, architecture};
+use super::images::{HOPPER, Images, Unit, architecture};
 use super::memory::{DeviceBuffer, Memory};
 use super::queue::{Pinned, Ring};
 use crate::buffer::Zeroable;
@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// The oldest driver interface that loads what the kernels are compiled to, as the driver counts.
 const OLDEST: i32 = 13000;
 /// Attribute numbers of the driver's interface.
+const PROCESSORS: i32 = 16;
 const CAPABILITY_MAJOR: i32 = 75;
 const CAPABILITY_MINOR: i32 = 76;
 const FUNCTION_SHARED_BYTES: i32 = 8;
@@ -33,6 +34,8 @@ pub struct Device {
     images: Images,
     name: String,
     architecture: &'static str,
+    processors: usize,
+    wgmma: bool,
     graphs: bool,
     report: fn(&str),
 }
@@ -207,7 +210,7 @@ impl Device {
     ) -> Result<Self, CudaError> {
         let driver = Driver::load(driver)?;
         let (mut version, mut count, mut device, mut context) = (0, 0, 0, std::ptr::null_mut());
-        let (mut major, mut minor, mut name) = (0, 0, [0u8; 256]);
+        let (mut major, mut minor, mut processors, mut name) = (0, 0, 0, [0u8; 256]);
         // SAFETY: each call gets pointers to variables of the type that it writes, the name with its length.
         unsafe {
             match (driver.init)(0) {
@@ -229,7 +232,11 @@ impl Device {
             }
             checked("cuDeviceGet", (driver.device)(&mut device, number as i32))?;
             checked("cuDeviceGetName", (driver.device_name)(name.as_mut_ptr().cast(), 255, device))?;
-            for (attribute, value) in [(CAPABILITY_MAJOR, &mut major), (CAPABILITY_MINOR, &mut minor)] {
+            for (attribute, value) in [
+                (CAPABILITY_MAJOR, &mut major),
+                (CAPABILITY_MINOR, &mut minor),
+                (PROCESSORS, &mut processors),
+            ] {
                 checked("cuDeviceGetAttribute", (driver.device_attribute)(value, attribute, device))?;
             }
         }
@@ -268,7 +275,37 @@ impl Device {
         // SAFETY: both are written.
         checked("cuMemGetInfo", unsafe { (inner.driver.memory_info)(&mut free, &mut total) })?;
         inner.budget = budget.unwrap_or(total / 12 * 11);
-        Ok(Self { inner: Arc::new(inner), images, name, architecture, graphs: true, report: |_| {} })
+        Ok(Self {
+            inner: Arc::new(inner),
+            images,
+            name,
+            architecture,
+            processors: processors.max(1) as usize,
+            wgmma: false,
+            graphs: true,
+            report: |_| {},
+        })
+    }
+
+    /// With products on `wgmma` instead of `mma.sync`, or not.
+    ///
+    /// # Errors
+    /// If the GPU has no `wgmma`.
+    pub fn with_wgmma(self, wgmma: bool) -> Result<Self, CudaError> {
+        if wgmma && self.architecture != HOPPER {
+            return Err(CudaError::NoWgmma { name: self.name, architecture: self.architecture });
+        }
+        Ok(Self { wgmma, ..self })
+    }
+
+    /// Whether products are on `wgmma`.
+    pub fn has_wgmma(&self) -> bool {
+        self.wgmma
+    }
+
+    /// Multiprocessors.
+    pub(super) fn processors(&self) -> usize {
+        self.processors
     }
 
     /// With graphs or without: whether work that comes again and again should be recorded.

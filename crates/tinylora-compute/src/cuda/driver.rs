@@ -78,6 +78,7 @@ functions! {
     unload_module as "cuModuleUnload": fn(Handle);
     function as "cuModuleGetFunction": fn(*mut Handle, Handle, *const c_char);
     set_function_attribute as "cuFuncSetAttribute": fn(Handle, c_int, c_int);
+    tensor_map as "cuTensorMapEncodeTiled": fn(*mut c_void, c_int, c_uint, *mut c_void, *const u64, *const u64, *const c_uint, *const c_uint, c_int, c_int, c_int, c_int);
     launch as "cuLaunchKernel": fn(Handle, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Handle, *mut *mut c_void, *mut *mut c_void);
 }
 

@@ -41,6 +41,17 @@ pub enum CudaError {
         /// Compute capability.
         minor: i32,
     },
+    /// Products on an instruction that the GPU hasn't.
+    #[error(
+        "TINYLORA_CUDA_PRODUCTS=wgmma: {name} has no such instruction, which GPUs of compute capability 9.0 (Hopper) have \
+         alone, and is one of {architecture}; leave it out, or set it to mma"
+    )]
+    NoWgmma {
+        /// The GPU's name.
+        name: String,
+        /// What its machine code is made for.
+        architecture: &'static str,
+    },
     /// More memory than the budget has.
     #[error(
         "{what} needs {wanted} bytes on the GPU, but {used} of the budget of {budget} are in use: lower the batch \

@@ -15,13 +15,18 @@ pub fn padded_head(size: usize) -> Option<usize> {
     HEAD_SIZES.into_iter().find(|&padded| size <= padded)
 }
 
+/// The kind of GPU that has `wgmma`.
+pub(super) const HOPPER: &str = "sm_90a";
+
 /// What the compiler is told besides the kind of GPU.
 const OPTIONS: [&str; 3] = ["--std=c++17", "--fmad=false", "--ptxas-options=-v"];
 
 /// (name, text) of the headers in the order of their names.
-const HEADERS: [(&str, &str); 3] = [
+const HEADERS: [(&str, &str); 5] = [
+    ("hopper.cuh", include_str!("kernels/hopper.cuh")),
     ("philox.cuh", include_str!("kernels/philox.cuh")),
     ("prelude.cuh", include_str!("kernels/prelude.cuh")),
+    ("product.cuh", include_str!("kernels/product.cuh")),
     ("tile.cuh", include_str!("kernels/tile.cuh")),
 ];
 
@@ -32,7 +37,19 @@ macro_rules! units {
     };
 }
 
-units!("activation", "adamw", "attention", "head", "heads", "norm", "product", "rows", "side", "thin");
+units!(
+    "activation",
+    "adamw",
+    "attention",
+    "head",
+    "heads",
+    "norm",
+    "product",
+    "rows",
+    "side",
+    "thin",
+    "wgmma"
+);
 
 /// Machine code in a folder, as `cargo xtask kernels` leaves it.
 #[derive(Debug, Clone)]
@@ -74,6 +91,11 @@ impl Unit {
             };
             sizes.into_iter().map(move |head| Self { name, head })
         })
+    }
+
+    /// Whether a kind of GPU has its instructions.
+    fn is_for(&self, architecture: &str) -> bool {
+        self.name != "wgmma" || architecture == HOPPER
     }
 
     fn text(&self) -> &'static str {
@@ -126,7 +148,10 @@ impl Images {
 
     /// The names of all files of machine code for a kind of GPU, as in [`super::Device::architecture`].
     pub fn file_names(architecture: &str) -> Vec<String> {
-        Unit::all().map(|unit| unit.file_name(architecture)).collect()
+        Unit::all()
+            .filter(|unit| unit.is_for(architecture))
+            .map(|unit| unit.file_name(architecture))
+            .collect()
     }
 }
 
@@ -135,7 +160,7 @@ pub(super) fn architecture(major: i32, minor: i32) -> Option<&'static str> {
     match (major, minor) {
         (8, 9) => Some("sm_89"),
         (8, _) => Some("sm_80"),
-        (9, _) => Some("sm_90a"),
+        (9, _) => Some(HOPPER),
         (12, _) => Some("sm_120"),
         _ => None,
     }

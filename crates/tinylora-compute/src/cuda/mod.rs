@@ -17,6 +17,7 @@ pub mod product;
 mod queue;
 pub mod rows;
 mod staging;
+mod tensor_map;
 pub mod thin;
 
 pub use device::{Argument, Device, Launch};

@@ -6,6 +6,7 @@
 use super::device::{Argument, Device, Launch};
 use super::error::CudaError;
 use super::memory::DeviceBuffer;
+use super::tensor_map::TensorMap;
 
 /// Up to so many rows the kernel for few rows is taken. Both give the same bits.
 pub(super) const FEW_ROWS: usize = 64;
@@ -137,8 +138,7 @@ pub fn forward(
 ) -> Result<(), CudaError> {
     assert_eq!(x.width, w.columns, "inputs of a product");
     assert!(bias.is_none_or(|bias| bias.len() == w.rows), "a bias for each output");
-    let few = x.rows <= FEW_ROWS;
-    product(device, if few { "few" } else { "large" }, x, w, (w.rows, w.columns), bias, side, out)
+    product(device, Way::Forward, x, w, bias, side, out)
 }
 
 /// dx = dy W + side path.
@@ -153,22 +153,29 @@ pub fn backward(
     out: Out<'_>,
 ) -> Result<(), CudaError> {
     assert!(dy.width == w.rows, "outputs of a product");
-    product(device, "back", dy, w, (w.columns, w.rows), None, side, out)
+    product(device, Way::Back, dy, w, None, side, out)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Forward,
+    Back,
 }
 
 fn product(
     device: &Device,
-    shape: &str,
+    way: Way,
     x: &Rows,
     w: &Matrix,
-    (columns, inner): (usize, usize),
     bias: Option<&DeviceBuffer<f32>>,
     side: Option<&Side>,
     out: Out<'_>,
 ) -> Result<(), CudaError> {
+    let (columns, inner) = if way == Way::Back { (w.columns, w.rows) } else { (w.rows, w.columns) };
     let (store, to, row) = match out {
         Out::Bf16(rows) => {
-            assert!(rows.rows >= x.rows && rows.width >= columns, "room for a product");
+            let room = rows.rows >= x.rows && rows.width >= columns && rows.stride.is_multiple_of(2);
+            assert!(room, "room for a product");
             ("bf16", rows.data.argument(), rows.stride)
         }
         Out::F32(buffer) | Out::Add(buffer) => {
@@ -176,29 +183,112 @@ fn product(
             (if matches!(out, Out::Add(_)) { "add" } else { "f32" }, buffer.argument(), columns)
         }
     };
-    let (tile_rows, tile_columns, threads, shared) = match shape {
-        "few" => (16, 64, 128, 40960),
-        _ => (128, 128, 256, 65536),
-    };
     let side = side.map_or([0; 6], |side| {
         assert!(side.z.len() >= x.rows * side.stride && side.panel.len() >= side.rank * columns);
         let ([end0, end1], [at0, at1, at2]) = (side.ends, side.starts);
         let (z, panel) = (side.z.address(), side.panel.address());
         [z, panel, pair(side.stride, side.rank), pair(end0, end1), pair(at0, at1), pair(at2, 0)]
     });
-    let operands = operands(x, w, columns, inner);
     let bias = bias.map_or(Argument::Buffer(0), DeviceBuffer::argument);
-    let arguments = [Argument::Struct(&operands), bias, Argument::Struct(&side), to, int(row)];
+    let rest = [bias, Argument::Struct(&side), to, int(row)];
+    let operands = operands(x, w, columns, inner);
+    if device.has_wgmma() {
+        return on_wgmma(device, way, x, w, (columns, inner), store, &rest);
+    }
+    let shape = match way {
+        Way::Forward if x.rows <= FEW_ROWS => "few",
+        Way::Forward => "large",
+        Way::Back => "back",
+    };
+    let (tile_rows, tile_columns, threads, shared) = match shape {
+        "few" => (16, 64, 128, 40960),
+        _ => (128, 128, 256, 65536),
+    };
+    let arguments = [&[Argument::Struct(&operands)], &rest[..]].concat();
     let blocks = [x.rows.div_ceil(tile_rows) as u32, columns.div_ceil(tile_columns) as u32, 1];
+    let launch = Launch { blocks, threads, shared };
     // SAFETY: the arguments are the kernel's; the buffers have room for the sizes given, as checked here and where
     // they were made.
-    unsafe {
-        device.launch_some(
-            &format!("product_{shape}_{store}"),
-            Launch { blocks, threads, shared },
-            &arguments,
-        )
+    unsafe { device.launch_some(&format!("product_{shape}_{store}"), launch, &arguments) }
+}
+
+/// A kernel on `wgmma`: the rows of its tile, its groups of 64 outputs, and the places of its ring in shared memory. All
+/// give the same bits.
+#[derive(Debug, PartialEq, Eq)]
+struct Ring {
+    tokens: usize,
+    groups: usize,
+    stages: usize,
+}
+
+/// As kernels/wgmma.cu has them.
+const RINGS: [Ring; 6] = [
+    Ring { tokens: 8, groups: 1, stages: 10 },
+    Ring { tokens: 16, groups: 1, stages: 10 },
+    Ring { tokens: 32, groups: 1, stages: 8 },
+    Ring { tokens: 64, groups: 1, stages: 6 },
+    Ring { tokens: 128, groups: 1, stages: 4 },
+    Ring { tokens: 256, groups: 2, stages: 4 },
+];
+/// Inner indices of a place, and outputs of a group.
+const BOX: usize = 64;
+/// The backward pass has no smaller tile.
+const LEAST_BACK: usize = 64;
+
+impl Ring {
+    /// The smallest tile that has all rows; for more rows the largest, unless it would leave processors idle.
+    fn of(way: Way, rows: usize, columns: usize, processors: usize) -> &'static Self {
+        let [small @ .., most] = &RINGS;
+        let wanted = if way == Way::Back { rows.max(LEAST_BACK) } else { rows };
+        let enough = small.iter().find(|ring| ring.tokens >= wanted);
+        enough.unwrap_or(if most.tiles(rows, columns) < processors { &small[small.len() - 1] } else { most })
     }
+
+    fn tiles(&self, rows: usize, columns: usize) -> usize {
+        rows.div_ceil(self.tokens) * columns.div_ceil(BOX * self.groups)
+    }
+
+    /// For each group four warps, and one more that fetches, or four where groups trade registers.
+    fn threads(&self) -> u32 {
+        128 * self.groups as u32 + if self.groups > 1 { 128 } else { 32 }
+    }
+
+    /// The ring on a boundary of 1024 bytes, two barriers for each place, and eight ranks of the side path.
+    fn shared(&self) -> usize {
+        let place = 2 * BOX * (BOX * self.groups + self.tokens);
+        1024 + self.stages * (place + 16) + 8 * self.tokens * size_of::<f32>()
+    }
+}
+
+/// The product by a kernel on `wgmma`, with those of its arguments that it shares with the others as `rest`.
+fn on_wgmma(
+    device: &Device,
+    way: Way,
+    x: &Rows,
+    w: &Matrix,
+    (columns, inner): (usize, usize),
+    store: &str,
+    rest: &[Argument<'_>],
+) -> Result<(), CudaError> {
+    if x.rows == 0 || columns == 0 {
+        return Ok(());
+    }
+    let ring = Ring::of(way, x.rows, columns, device.processors());
+    let side = BOX as u32;
+    let w_map = TensorMap::new(device, w.data.address(), (w.columns, w.rows), w.stride(), (side, side))?;
+    let boxes = (side, ring.tokens as u32);
+    let x_map = TensorMap::new(device, x.data.address(), (inner, x.rows), x.stride, boxes)?;
+    let extent = [pair(x.rows, columns), pair(inner, 0)];
+    let own = [Argument::Struct(w_map.words()), Argument::Struct(x_map.words()), Argument::Struct(&extent)];
+    let tiles = ring.tiles(x.rows, columns);
+    // Of the largest tiles a processor has one at a time: a block goes on from one to the next.
+    let blocks = if ring.groups > 1 { tiles.min(device.processors()) } else { tiles };
+    let launch = Launch { blocks: [blocks as u32, 1, 1], threads: ring.threads(), shared: ring.shared() };
+    let back = if way == Way::Back { "back_" } else { "" };
+    let kernel = format!("wgmma_{back}{}_{store}", ring.tokens);
+    // SAFETY: the arguments are the kernel's; the buffers have room for the sizes given, as checked in `product` and
+    // where they were made, and the maps say the same sizes.
+    unsafe { device.launch(&kernel, launch, &[&own, rest].concat()) }
 }
 
 /// Adapted modules that share their input: their places among all adapted modules, in order; at most three.
@@ -374,4 +464,25 @@ pub fn add_outer(
         unsafe { device.launch_some("side_join", Launch { blocks, threads: 128, shared: 0 }, &arguments)? };
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_hold_all_rows_and_keep_processors_busy() {
+        let tokens = |way, rows, columns| Ring::of(way, rows, columns, 132).tokens;
+        let forward: Vec<usize> =
+            [1, 8, 9, 33, 64, 65, 128].map(|rows| tokens(Way::Forward, rows, 3584)).into();
+        assert_eq!(forward, [8, 8, 16, 64, 64, 128, 128]);
+        // 28 of the largest tiles for 132 processors, then 296.
+        assert_eq!((tokens(Way::Forward, 256, 3584), tokens(Way::Forward, 256, 37888)), (128, 256));
+        assert_eq!((tokens(Way::Back, 1, 3584), tokens(Way::Back, 4096, 3584)), (64, 256));
+        for ring in &RINGS {
+            let blocks = if ring.groups == 1 { 2 } else { 1 };
+            // A Hopper's shared memory, of which each block takes 1024 bytes more, and a block may ask for 232448.
+            assert!(blocks * (ring.shared() + 1024) <= 233_472 && ring.shared() <= 232_448, "{ring:?}");
+        }
+    }
 }

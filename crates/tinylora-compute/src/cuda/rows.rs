@@ -53,6 +53,19 @@ pub fn next_tokens(
     unsafe { device.launch_some("next_tokens", launch, &arguments) }
 }
 
+/// `x[i] = begun[joins[i]]`, where that is not below 0.
+///
+/// # Panics
+/// If sizes don't fit.
+pub fn join(device: &Device, begun: &Rows, joins: &DeviceBuffer<i32>, x: &Rows) -> Result<(), CudaError> {
+    assert!(joins.len() == x.rows && begun.width == x.width, "a number for each row");
+    let arguments = [begun.data.argument(), int(begun.stride), joins.argument(), int(x.width)];
+    let arguments = [&arguments[..], &[x.data.argument(), int(x.stride)]].concat();
+    let launch = Launch { blocks: [x.rows as u32, 1, 1], threads: 256, shared: 0 };
+    // SAFETY: the arguments are the kernel's; numbers are of rows that there are.
+    unsafe { device.launch_some("join_rows", launch, &arguments) }
+}
+
 /// `out[i] = x[rows[i]]`, rows of `width`.
 ///
 /// # Panics

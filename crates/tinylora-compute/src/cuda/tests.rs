@@ -10,16 +10,17 @@ use std::process::Command;
 
 /// Builds the emulated driver with the norm's kernels; None where that can't be done here.
 fn emulated(folder: &Path) -> Option<PathBuf> {
+    emulated_with(folder, &["norm"])
+}
+
+fn emulated_with(folder: &Path, kernels: &[&str]) -> Option<PathBuf> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cuda");
     let library = folder.join("driver.so");
     let mut command = Command::new("g++");
     command.args(["-std=c++17", "-O1", "-fPIC", "-shared", "-ffp-contract=off", "-DEMULATED", "-w"]);
     command.arg("-I").arg(here.join("emulated")).arg("-I").arg(here.join("kernels")).args(["-x", "c++"]);
-    command.args([
-        here.join("emulated/emulate.cpp"),
-        here.join("emulated/driver.cpp"),
-        here.join("kernels/norm.cu"),
-    ]);
+    command.args(["emulate", "hopper", "driver"].map(|name| here.join(format!("emulated/{name}.cpp"))));
+    command.args(kernels.iter().map(|name| here.join(format!("kernels/{name}.cu"))));
     match command.arg("-o").arg(&library).status() {
         Ok(status) => {
             assert!(status.success(), "the emulated driver compiles");
@@ -108,8 +109,11 @@ fn a_kernel_runs_and_memory_keeps_to_the_budget() {
     // SAFETY: nothing is launched, as there is no machine code.
     let error = unsafe { other.launch("rms_norm_add", launch, &arguments) }.expect_err("no machine code");
     assert!(matches!(error, CudaError::Image { .. }), "{error}");
-    let error = Device::open(2, Some(0), images(&folder), Some(&driver)).err().expect("there are two");
-    assert!(matches!(error, CudaError::NoSuchDevice { number: 2, count: 2 }), "{error}");
+    let error = Device::open(3, Some(0), images(&folder), Some(&driver)).err().expect("there are three");
+    assert!(matches!(error, CudaError::NoSuchDevice { number: 3, count: 3 }), "{error}");
+    assert!(!device.has_wgmma());
+    let error = device.with_wgmma(true).err().expect("not its instruction");
+    assert!(error.to_string().contains("TINYLORA_CUDA_PRODUCTS=wgmma: emulated has no such"), "{error}");
     std::fs::remove_dir_all(folder).expect("removable");
 }
 
@@ -195,6 +199,147 @@ fn a_graph_keeps_its_arguments_and_its_memory() {
     std::fs::remove_dir_all(folder).expect("removable");
 }
 
+/// bf16 numbers as rows on the GPU, and what they are. What fills rows up is NaN, which must never be read.
+fn bf16_rows(device: &Device, seed: u32, rows: usize, width: usize) -> (product::Rows, Vec<f64>) {
+    let bits: Vec<u16> = numbers(seed, rows * width).iter().map(|x| (x.to_bits() >> 16) as u16).collect();
+    let stride = product::padded(width);
+    let mut padded = vec![0x7fff_u16; rows * stride];
+    for (padded, row) in padded.chunks_mut(stride).zip(bits.chunks(width)) {
+        padded[..width].copy_from_slice(row);
+    }
+    let values = bits.iter().map(|&x| f64::from(f32::from_bits(u32::from(x) << 16))).collect();
+    let data = device.upload("rows", &padded).expect("fits");
+    (product::Rows::new(&data, rows, width), values)
+}
+
+/// A product's operands on the GPU, and Σ x W with and without bias and side path.
+struct Product {
+    x: product::Rows,
+    w: product::Matrix,
+    bias: Option<DeviceBuffer<f32>>,
+    side: product::Side,
+    plain: Vec<f64>,
+    full: Vec<f64>,
+}
+
+impl Product {
+    /// (M, N, K); `back`: x is dy, and W is (K, N).
+    fn new(device: &Device, (m, n, k): (usize, usize, usize), back: bool) -> Self {
+        let rank = 3;
+        let (x, xs) = bf16_rows(device, 1, m, k);
+        let (w, ws) = if back { bf16_rows(device, 2, k, n) } else { bf16_rows(device, 2, n, k) };
+        let w = product::Matrix { data: w.data, rows: w.rows, columns: w.width };
+        let (bias, z, panel) = (numbers(3, n), numbers(4, m * 2 * rank), numbers(5, rank * n));
+        let (mut plain, mut full) = (Vec::new(), Vec::new());
+        for (row, z) in xs.chunks(k).zip(z.chunks(2 * rank)) {
+            for column in 0..n {
+                let w = |i: usize| if back { ws[i * n + column] } else { ws[column * k + i] };
+                let sum: f64 = row.iter().enumerate().map(|(i, x)| x * w(i)).sum();
+                let at = if column < n / 3 { rank } else { 0 };
+                let added: f64 =
+                    (0..rank).map(|s| f64::from(z[at + s]) * f64::from(panel[s * n + column])).sum();
+                plain.push(sum);
+                full.push(sum + added + if back { 0.0 } else { f64::from(bias[column]) });
+            }
+        }
+        let upload = |values: &[f32]| device.upload("numbers", values).expect("fits");
+        let (z, panel) = (upload(&z), upload(&panel));
+        let side = product::Side { z, panel, stride: 2 * rank, rank, ends: [n / 3, n], starts: [rank, 0, 0] };
+        Self { x, w, bias: (!back).then(|| upload(&bias)), side, plain, full }
+    }
+
+    fn run(&self, device: &Device, x: &product::Rows, full: bool, out: product::Out<'_>) {
+        let side = full.then_some(&self.side);
+        match &self.bias {
+            Some(bias) => product::forward(device, x, &self.w, full.then_some(bias), side, out),
+            None => product::backward(device, x, &self.w, side, out),
+        }
+        .expect("queued");
+    }
+
+    /// Unrounded, of some of the rows; their z goes along.
+    fn of_rows(&self, device: &Device, first: usize, rows: usize) -> Vec<f32> {
+        let n = self.plain.len() / self.x.rows;
+        let out = device.buffer("out", rows * n).expect("fits");
+        let side = product::Side { z: self.side.z.part(first * 6, rows * 6), ..self.side.clone() };
+        let part = Self { side, bias: self.bias.clone(), ..self.without_numbers() };
+        part.run(device, &self.x.range(first, rows), true, product::Out::F32(&out));
+        out.to_vec().expect("readable")
+    }
+
+    fn without_numbers(&self) -> Self {
+        let (x, w, side) = (self.x.clone(), self.w.clone(), self.side.clone());
+        Self { x, w, bias: None, side, plain: Vec::new(), full: Vec::new() }
+    }
+}
+
+fn largest_difference<T: Copy + Into<f64>>(found: &[T], expected: &[f64]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    found.iter().zip(expected).map(|(&a, b)| (a.into() - b).abs()).fold(0.0, f64::max)
+}
+
+#[test]
+fn products_of_odd_sizes_are_right_by_either_instruction() {
+    let folder = folder("products");
+    let Some(driver) = emulated_with(&folder, &["product", "wgmma"]) else { return };
+    for name in Images::file_names("sm_90a") {
+        std::fs::write(folder.join(name), b"emulated").expect("writable");
+    }
+    let open = |wgmma: bool| {
+        let device =
+            Device::open(2, None, images(&folder), Some(&driver)).expect("the emulated Hopper opens");
+        device.with_wgmma(wgmma).expect("it has it")
+    };
+    let devices = [open(false), open(true)];
+    for back in [false, true] {
+        for sizes @ (m, n, _) in [(1, 5, 36), (7, 70, 100), (33, 136, 72), (100, 9, 130), (300, 140, 65)] {
+            for device in &devices {
+                let what = format!("{sizes:?}, back: {back}, wgmma: {}", device.has_wgmma());
+                let given = Product::new(device, sizes, back);
+                let numbers = vec![0.5f32; m * n];
+                let out = device.upload("out", &numbers).expect("fits");
+                given.run(device, &given.x, false, product::Out::F32(&out));
+                let off = largest_difference(&out.to_vec().expect("readable"), &given.plain);
+                assert!(off < 1e-4, "{what}: off by {off}");
+                given.run(device, &given.x, true, product::Out::F32(&out));
+                let off = largest_difference(&out.to_vec().expect("readable"), &given.full);
+                assert!(off < 1e-4, "{what} with bias and side path: off by {off}");
+                out.write(&numbers).expect("queued");
+                given.run(device, &given.x, true, product::Out::Add(&out));
+                let added: Vec<f64> = given.full.iter().map(|x| x + 0.5).collect();
+                let off = largest_difference(&out.to_vec().expect("readable"), &added);
+                assert!(off < 1e-4, "{what}, added: off by {off}");
+                let data = device.zeroed("rows", m * product::padded(n)).expect("fits");
+                let rows = product::Rows::new(&data, m, n);
+                given.run(device, &given.x, true, product::Out::Bf16(&rows));
+                let all = data.to_vec().expect("readable");
+                let found: Vec<f32> = all
+                    .chunks(rows.stride)
+                    .flat_map(|row| row[..n].iter().map(|&x| f32::from_bits(u32::from(x) << 16)))
+                    .collect();
+                let off = largest_difference(&found, &given.full);
+                assert!(off < 0.1, "{what}, rounded: off by {off}");
+                assert!(
+                    all.chunks(rows.stride).all(|row| row[n..].iter().all(|&x| x == 0)),
+                    "{what}: beyond"
+                );
+            }
+        }
+        // A row's bits are those that it has in any other batch.
+        for device in &devices {
+            let given = Product::new(device, (200, 136, 200), back);
+            let whole = given.of_rows(device, 0, 200);
+            for (first, rows) in [(0, 1), (199, 1), (30, 7), (100, 64), (71, 129)] {
+                let found = given.of_rows(device, first, rows);
+                let same = found.iter().zip(&whole[first * 136..]).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same, "back: {back}, wgmma: {}: rows {first} + {rows}", device.has_wgmma());
+            }
+        }
+    }
+    drop(devices);
+    std::fs::remove_dir_all(folder).expect("removable");
+}
+
 #[test]
 fn every_kernel_with_a_ceiling_is_in_a_file() {
     let ceilings = include_str!("../../../../xtask/kernels/ceilings.json");
@@ -215,7 +360,10 @@ fn machine_code_is_found_by_the_names_that_the_compiler_gave() {
     };
     let images = Images { folder: folder.into(), compile: false };
     for architecture in ["sm_80", "sm_89", "sm_90a", "sm_120"] {
-        for kernel in ["product_few_add", "head_pick", "attention_forward_128", "thin_join"] {
+        for kernel in ["product_few_add", "head_pick", "attention_forward_128", "thin_join", "wgmma_8_add"] {
+            if kernel.starts_with("wgmma") && architecture != "sm_90a" {
+                continue;
+            }
             let unit = Unit::of(kernel).expect("a kernel");
             let image = images.read(&unit, architecture).expect("machine code of that name");
             assert!(image.starts_with(b"\x7fELF"), "{kernel} for {architecture}");

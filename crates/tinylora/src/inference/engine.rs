@@ -628,6 +628,11 @@ impl<'a> Run<'a> {
         while index < self.active.len() {
             let sequence = &self.active[index];
             let request = &self.requests[sequence.request];
+            if sequence.ids.is_empty() {
+                // It has joined, and its first token is under way.
+                index += 1;
+                continue;
+            }
             let finish = if self.options.stop.is_end(sequence.request, &sequence.ids) {
                 Finish::Stop
             } else if sequence.ids.len() >= request.max_tokens {

@@ -3,22 +3,24 @@
 
 use super::batch::Batch;
 use super::cuda::{self, GpuQueued};
-use super::hidden::DeviceError;
+use super::hidden::{DeviceError, Hidden};
 use super::kept::KeptActivations;
 use super::pass::{KvCache, Policy};
 use crate::random::Stream;
 
-/// One row for each sequence of a batch, and how its next token is chosen.
+/// One row for each sequence of a batch, rows of sequences that begin behind them, and how each one's next token is chosen.
 pub struct Decode<'a> {
     /// Rows that are the last of their sequences.
     pub batch: &'a Batch,
+    /// Of each sequence that begins, the hidden state (1, D) of its prompt's last token, which its first token comes from.
+    pub joins: &'a [&'a Hidden],
     /// The row of the step before whose token is this row's, in the place of the one in the batch.
     pub sources: &'a [Option<u32>],
     /// The factor on logits.
     pub inverse_temperature: f32,
     /// The most probable token is taken.
     pub greedy: bool,
-    /// Where each row's random number comes from: a stream at a counter.
+    /// Where each row's random number comes from, those of `joins` last: a stream at a counter.
     pub draws: &'a [(Stream, u64)],
 }
 

@@ -17,6 +17,9 @@ pub struct GpuOptions {
     pub driver: Option<PathBuf>,
     /// Whether decode steps are recorded as CUDA graphs and replayed. The numbers are the same without.
     pub graphs: bool,
+    /// Whether products are on Hopper's `wgmma` instead of `mma.sync`; no other GPU has it. The numbers differ in bf16's last
+    /// digits at most.
+    pub wgmma: bool,
     /// Is told what a person should know and is no error.
     pub report: fn(&str),
 }
@@ -31,7 +34,8 @@ pub fn with_gpu(cpu: Cpu, options: &GpuOptions) -> Result<Cpu, DeviceError> {
         if let Some(first) = cpu.gpu().filter(|first| first.name() != device.name()) {
             return Err(DeviceError::Mixed { first: first.name().into(), other: device.name().into() });
         }
-        let device = device.with_graphs(options.graphs).with_report(options.report);
+        let device =
+            device.with_graphs(options.graphs).with_wgmma(options.wgmma)?.with_report(options.report);
         Ok(cpu.with_gpu(std::sync::Arc::new(device)))
     })
 }

@@ -36,8 +36,10 @@ pub fn emulated_driver(cuda: &Path) -> Option<(PathBuf, PathBuf)> {
     }
     let part = folder.with_extension(format!("part-{}", std::process::id()));
     std::fs::create_dir_all(part.join("kernels")).expect("a temporary folder");
-    for name in tinylora_compute::cuda::Images::file_names("sm_80") {
-        std::fs::write(part.join("kernels").join(name), b"emulated").expect("writable");
+    for architecture in ["sm_80", "sm_90a"] {
+        for name in tinylora_compute::cuda::Images::file_names(architecture) {
+            std::fs::write(part.join("kernels").join(name), b"emulated").expect("writable");
+        }
     }
     let mut objects = Vec::new();
     for source in listed("kernels").into_iter().chain(listed("emulated")) {

@@ -4,8 +4,8 @@
 // What is queued on a stream is done as late as the driver may: when something that comes after it is waited for. A host that
 // changes pinned memory too early, or reads a result before it is there, then computes with wrong numbers. With
 // EMULATED_AT_ONCE in the environment it is done as early as may be: when it is queued. What goes into a graph keeps its
-// arguments. Modules hold all kernels, whatever image is loaded. There are two GPUs: what is queued for one fails if it has an
-// address of the other.
+// arguments. Modules hold all kernels, whatever image is loaded. There are three GPUs: what is queued for one fails if it has an
+// address of another. The first two are of the oldest kind that is served, the third is a Hopper.
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -117,23 +117,29 @@ static bool fails(const void* from, size_t bytes) {
     return bytes >= 4 && (memcpy(&first, from, 4), first == 0x7fc0dead);
 }
 
+// The number of the GPU that is a Hopper.
+const int HOPPER = 2;
+
+// Shared memory that a block may ask for: of a Hopper, or the least of all GPUs.
+static int shared_of_block(int device) { return device == HOPPER ? 232448 : 101376; }
+
 extern "C" {
 int cuInit(unsigned) { return OK; }
 int cuDriverGetVersion(int* version) { return *version = 13000, OK; }
-int cuDeviceGetCount(int* count) { return *count = 2, OK; }
-int cuDeviceGet(int* device, int number) { return *device = number, number == 0 || number == 1 ? OK : INVALID; }
+int cuDeviceGetCount(int* count) { return *count = 3, OK; }
+int cuDeviceGet(int* device, int number) { return *device = number, number >= 0 && number < 3 ? OK : INVALID; }
 
-int cuDeviceGetName(char* name, int length, int) {
-    strncpy(name, "emulated", length);
+int cuDeviceGetName(char* name, int length, int device) {
+    strncpy(name, device == HOPPER ? "emulated Hopper" : "emulated", length);
     return OK;
 }
 
-int cuDeviceGetAttribute(int* value, int attribute, int) {
+int cuDeviceGetAttribute(int* value, int attribute, int device) {
     switch (attribute) {
-        case 16: *value = 1; return OK;       // multiprocessors
-        case 75: *value = 8; return OK;       // compute capability
+        case 16: *value = 1; return OK;                              // multiprocessors
+        case 75: *value = device == HOPPER ? 9 : 8; return OK;       // compute capability
         case 76: *value = 0; return OK;
-        case 97: *value = 101376; return OK;  // shared memory a block may ask for: the least of all GPUs
+        case 97: *value = shared_of_block(device); return OK;
         default: return INVALID;
     }
 }
@@ -260,7 +266,7 @@ int cuFuncSetAttribute(void*, int, int) { return OK; }
 int cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned, unsigned,
                    unsigned shared_bytes, void* stream, void** parameters, void**) {
     ONE_CALL;
-    if (shared_bytes > 101376 || x == 0 || y == 0 || z == 0 || y > 65535 || z > 65535) return INVALID;
+    if ((int)shared_bytes > shared_of_block(current) || x == 0 || y == 0 || z == 0 || y > 65535 || z > 65535) return INVALID;
     const size_t* sizes;
     const char* name = (const char*)function;
     int count = emulated_arguments(name, &sizes);
@@ -277,6 +283,23 @@ int cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsigned 
         for (auto& argument : *arguments) pointers.push_back(argument.data());
         return emulated_launch(name, blocks, threads, shared_bytes, pointers.data(), 0) ? LAUNCH_FAILED : OK;
     });
+}
+
+// Two dimensions of bf16 numbers alone, with the checks of the driver's own function; what hopper.cpp reads.
+int cuTensorMapEncodeTiled(uint64_t* map, int type, unsigned rank, void* address, const uint64_t* sizes,
+                           const uint64_t* strides, const unsigned* box, const unsigned* steps, int interleave,
+                           int swizzle, int, int fill) {
+    const int BF16 = 9;
+    if (type != BF16 || rank != 2 || interleave != 0 || fill != 0 || steps[0] != 1 || steps[1] != 1) return INVALID;
+    if ((size_t)map % 64 || (size_t)address % 16 || strides[0] % 16 || strides[0] >= 1ull << 40) return INVALID;
+    if (is_elsewhere((Address)address, current)) return ILLEGAL_ADDRESS;
+    for (int i = 0; i < 2; i++)
+        if (sizes[i] == 0 || sizes[i] > 1ull << 32 || box[i] == 0 || box[i] > 256) return INVALID;
+    // None, 32, 64 and 128 bytes, of which a row of the box has no more.
+    if (swizzle < 0 || swizzle > 3 || box[0] * 2 % 16 || (swizzle && box[0] * 2 > 16u << swizzle)) return INVALID;
+    const uint64_t words[16] = {0x74656e736f72ull, (uint64_t)address, sizes[0], sizes[1],
+                                strides[0],        box[0],            box[1],   (uint64_t)swizzle};
+    return memcpy(map, words, sizeof words), OK;
 }
 
 int cuStreamBeginCapture_v2(void* handle, int) {

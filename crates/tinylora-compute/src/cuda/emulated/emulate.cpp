@@ -3,12 +3,7 @@
 //
 // `order` changes what is free to differ: bit 0, asynchronous copies happen when they are waited for instead of at
 // once; bit 1, the last warp runs first. A missing barrier or a wait for too few copies then changes the result.
-typedef unsigned char u8;
-typedef unsigned short u16;
-typedef unsigned int u32;
-typedef unsigned long long u64;
-typedef u16 bf16;
-#include "emulate.h"
+#include "machine.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,7 +21,7 @@ struct Copy {
     int valid, group;
 };
 
-enum State { READY, AT_WARP, AT_BARRIER, DONE };
+enum State { READY, AT_WARP, AT_BARRIER, AT_PART, WAITING, DONE };
 
 struct Fiber {
     void* stack_pointer;
@@ -37,6 +32,9 @@ struct Fiber {
     void* brought;
     std::vector<Copy> copies;
     int groups;
+    // Of WAITING: what ends it. Of AT_PART: how many threads the barrier is for.
+    std::function<bool()> ready;
+    int part;
 };
 
 struct Kernel {
@@ -51,17 +49,15 @@ static std::map<std::string, Kernel>& kernels() {
     return all;
 }
 static std::vector<Fiber> fibers;
-static int current, count, order, block_index[3], grid[3];
+int current, count, order;
+static int block_index[3], grid[3];
 static const Kernel* kernel;
 static void** arguments;
-static u8 *shared, *shared_end;
+u8 *shared, *shared_end, *window;
 static std::string name_now;
-
-static void fail(const char* message) {
-    fprintf(stderr, "emulated kernel %s, block (%d, %d, %d), thread %d: %s\n", name_now.c_str(), block_index[0],
-            block_index[1], block_index[2], current, message);
-    abort();
-}
+// A launch that failed is left as it stands; the next one begins anew.
+struct Failed {};
+static bool in_fiber, has_failed;
 
 #ifdef __x86_64__
 static void* host_stack;
@@ -87,12 +83,28 @@ emulated_switch:
     ret
 )");
 static void to_host() { emulated_switch(&fibers[current].stack_pointer, host_stack); }
-static void to_fiber() { emulated_switch(&host_stack, fibers[current].stack_pointer); }
+static void switch_to_fiber() { emulated_switch(&host_stack, fibers[current].stack_pointer); }
 #else
 static ucontext_t host_context;
 static void to_host() { swapcontext(&fibers[current].context, &host_context); }
-static void to_fiber() { swapcontext(&host_context, &fibers[current].context); }
+static void switch_to_fiber() { swapcontext(&host_context, &fibers[current].context); }
 #endif
+
+static void to_fiber() {
+    in_fiber = true;
+    switch_to_fiber();
+    in_fiber = false;
+    if (has_failed) throw Failed();
+}
+
+void fail(const char* message) {
+    fprintf(stderr, "emulated kernel %s, block (%d, %d, %d), thread %d: %s\n", name_now.c_str(), block_index[0],
+            block_index[1], block_index[2], current, message);
+    has_failed = true;
+    if (!in_fiber) throw Failed();
+    to_host();
+    abort();
+}
 
 static void finish_copies(Fiber& f, int pending) {
     size_t left = 0;
@@ -132,40 +144,66 @@ static void prepare(Fiber& f) {
 #endif
 }
 
-// Runs a warp until all its lanes are at the barrier or done.
-static void run_warp(int first) {
-    for (;;) {
+// Runs a warp until none of its lanes can go on; tells whether one could.
+static bool run_warp(int first) {
+    for (bool any = false;; any = true) {
         bool ran = false;
         for (int lane = 0; lane < 32; lane++) {
-            if (fibers[first + lane].state != READY) continue;
+            Fiber& f = fibers[first + lane];
             current = first + lane;
+            if (f.state == WAITING && f.ready()) f.state = READY;
+            if (f.state != READY) continue;
             to_fiber();
             ran = true;
         }
-        if (ran) continue;
-        for (int lane = 0; lane < 32; lane++)
-            if (fibers[first + lane].state == AT_WARP) {
-                current = first + lane;
-                fail("some lanes wait for the rest of their warp, which does not come");
-            }
-        return;
+        if (!ran) return any;
+    }
+}
+
+// Lets the threads of a barrier for a part of the block go on, if all have come.
+static bool pass_part() {
+    int part = 0, here = 0;
+    for (int i = 0; i < count; i++)
+        if (fibers[i].state == AT_PART) part = fibers[i].part;
+    for (int i = 0; i < part; i++) here += fibers[i].state == AT_PART && fibers[i].part == part;
+    if (part == 0 || here != part) return false;
+    for (int i = 0; i < part; i++) fibers[i].state = READY;
+    return true;
+}
+
+// Lets all go on from the block's barrier, if all have come to it.
+static bool pass_barrier() {
+    for (int i = 0; i < count; i++)
+        if (fibers[i].state != AT_BARRIER) return false;
+    for (int i = 0; i < count; i++) fibers[i].state = READY;
+    return true;
+}
+
+// Nobody can go on.
+static void fail_stuck() {
+    const char* waits[] = {"it can go on", "it waits for the rest of its warp, which does not come",
+                           "it waits at the block's barrier, which others have passed or never reach",
+                           "it waits at a barrier of some threads, which do not come", "", ""};
+    for (int i = 0; i < count; i++) {
+        current = i;
+        if (fibers[i].state == WAITING) fail(("it waits for ever for " + std::string(fibers[i].what)).c_str());
+        if (fibers[i].state != DONE) fail(waits[fibers[i].state]);
     }
 }
 
 static void run_block() {
     for (int i = 0; i < count; i++) prepare(fibers[i]);
     memset(shared, 0xff, shared_end - shared);
+    begin_beside();
     for (;;) {
-        int warps = count / 32, done = 0, waiting = 0;
-        for (int w = 0; w < warps; w++) run_warp((order & 2 ? warps - 1 - w : w) * 32);
-        for (int i = 0; i < count; i++) {
-            done += fibers[i].state == DONE;
-            waiting += fibers[i].state == AT_BARRIER;
-        }
-        if (done == count) return;
-        if (done + waiting != count || (done && waiting)) fail("some threads wait at a barrier that others have passed");
-        for (int i = 0; i < count; i++) fibers[i].state = READY;
+        int warps = count / 32, done = 0;
+        bool ran = false;
+        for (int w = 0; w < warps; w++) ran |= run_warp((order & 2 ? warps - 1 - w : w) * 32);
+        for (int i = 0; i < count; i++) done += fibers[i].state == DONE;
+        if (done == count) break;
+        if (!ran && !pass_part() && !pass_barrier() && !one_beside()) fail_stuck();
     }
+    end_beside();
 }
 
 int thread() { return current; }
@@ -178,6 +216,24 @@ void block_barrier() {
     fibers[current].state = AT_BARRIER;
     to_host();
 }
+
+void part_barrier(int threads) {
+    if (threads > count || current >= threads) fail("a barrier of other threads than these");
+    fibers[current].part = threads;
+    fibers[current].state = AT_PART;
+    to_host();
+}
+
+void wait_until(const char* what, std::function<bool()> ready) {
+    if (ready()) return;
+    Fiber& f = fibers[current];
+    f.what = what;
+    f.ready = ready;
+    f.state = WAITING;
+    to_host();
+}
+
+u32 shared_address(const void* p) { return (u32)((const u8*)p - window); }
 
 void together(const char* what, void* brought, void (*perform)(void** lanes)) {
     int first = current / 32 * 32;
@@ -298,17 +354,22 @@ extern "C" int emulated_launch(const char* name, const int* blocks, int block_th
     mprotect(memory + pages, 4096, PROT_NONE);
     shared_end = memory + pages;
     shared = shared_end - (shared_bytes + 15) / 16 * 16;
+    window = memory;
+    has_failed = in_fiber = false;
     for (int i = 0; i < 3; i++) grid[i] = blocks[i];
-    for (int z = 0; z < blocks[2]; z++)
-        for (int y = 0; y < blocks[1]; y++)
-            for (int x = 0; x < blocks[0]; x++) {
-                block_index[0] = x;
-                block_index[1] = y;
-                block_index[2] = z;
-                run_block();
-            }
+    try {
+        for (int z = 0; z < blocks[2]; z++)
+            for (int y = 0; y < blocks[1]; y++)
+                for (int x = 0; x < blocks[0]; x++) {
+                    block_index[0] = x;
+                    block_index[1] = y;
+                    block_index[2] = z;
+                    run_block();
+                }
+    } catch (Failed) {
+    }
     munmap(memory, pages + 4096);
-    return 0;
+    return has_failed ? 3 : 0;
 }
 
 // The number of a kernel's arguments, and the bytes of each; -1 if there is no such kernel.

@@ -63,6 +63,28 @@ void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1);
 void load_matrices(u32 (&r)[4], const void* row, bool turned);
 }  // namespace emu
 
+// What the driver describes a tensor with.
+struct TensorMap {
+    u64 words[16];
+};
+
+namespace emu {
+const u64 TENSOR_MAP_KIND = 0x74656e736f72ull;
+u32 shared_address(const void* p);
+void barrier_init(u64* barrier, int arrivals);
+void barriers_made();
+void barrier_arrive(u64* barrier);
+void barrier_expect(u64* barrier, int bytes);
+void barrier_wait(u64* barrier, u32 parity);
+void tensor_copy(void* to, const TensorMap& map, int column, int row, u64* barrier);
+void wgmma(float* d, int columns, u64 a, u64 b, bool turned);
+void wgmma_fence();
+void wgmma_commit();
+void wgmma_wait(int pending);
+void part_barrier(int threads);
+void trade_registers(int count);
+}  // namespace emu
+
 #define TEXT_OF(name) #name
 #define KERNEL_NAMED(name, threads, ...)                             \
     static void name(__VA_ARGS__);                                   \
@@ -110,3 +132,39 @@ DEVICE int block_y() { return emu::block(1); }
 DEVICE int block_z() { return emu::block(2); }
 DEVICE int blocks_x() { return emu::blocks_x(); }
 DEVICE u8* dynamic_shared() { return emu::dynamic_shared(); }
+
+#define IN_PLACE const
+DEVICE u32 shared_address(const void* p) { return emu::shared_address(p); }
+DEVICE void barrier_init(u64* barrier, int arrivals) { emu::barrier_init(barrier, arrivals); }
+DEVICE void barriers_made() { emu::barriers_made(); }
+DEVICE void barrier_arrive(u64* barrier) { emu::barrier_arrive(barrier); }
+DEVICE void barrier_expect(u64* barrier, int bytes) { emu::barrier_expect(barrier, bytes); }
+DEVICE void barrier_wait(u64* barrier, u32 parity) { emu::barrier_wait(barrier, parity); }
+DEVICE void tensor_copy(void* to, const TensorMap& map, int column, int row, u64* barrier) {
+    emu::tensor_copy(to, map, column, row, barrier);
+}
+template <bool TURNED, int COUNT>
+DEVICE void wgmma(float (&d)[COUNT], u64 a, u64 b) {
+    emu::wgmma(d, 2 * COUNT, a, b, TURNED);
+}
+DEVICE void wgmma_fence() { emu::wgmma_fence(); }
+DEVICE void wgmma_commit() { emu::wgmma_commit(); }
+template <int PENDING>
+DEVICE void wgmma_wait() {
+    emu::wgmma_wait(PENDING);
+}
+template <int COUNT>
+DEVICE void sums_settle(float (&)[COUNT]) {}
+// Registers are not emulated, but that whole warps trade them is.
+template <int COUNT>
+DEVICE void registers_fewer() {
+    emu::trade_registers(COUNT);
+}
+template <int COUNT>
+DEVICE void registers_more() {
+    emu::trade_registers(COUNT);
+}
+template <int THREADS>
+DEVICE void part_barrier() {
+    emu::part_barrier(THREADS);
+}

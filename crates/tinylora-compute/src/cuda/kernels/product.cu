@@ -2,18 +2,8 @@
 //
 // x, dy and W are bf16, everything else is f32. The low-rank side path is added in f32 by fused multiply-adds, rank
 // by rank ascending, on top of the tensor cores' sum and the bias: a tiny adapter does not round away.
+#include "product.cuh"
 #include "tile.cuh"
-
-// The side path: out[row][column] += Σ_s z[row][at(column) + s] · panel[s][column].
-struct Side {
-    const float* z;      // (rows, stride); null: none
-    const float* panel;  // (rank, columns)
-    int stride, rank;
-    // Columns below end0 use z from at0 on, those below end1 from at1 on, the rest from at2 on.
-    int end0, end1, at0, at1, at2;
-};
-
-enum Store { BF16, F32, ADD_F32 };
 
 DEVICE int side_at(const Side& side, int column) {
     return column < side.end0 ? side.at0 : column < side.end1 ? side.at1 : side.at2;

@@ -17,6 +17,14 @@ KERNEL(next_tokens, ROW_THREADS, const int* sources, const u32* choices, int row
     if (i < rows && sources[i] >= 0) tokens[i] = choices[(size_t)sources[i] * 4];
 }
 
+// Rows that join take what they begin with: x[i] = begun[joins[i]]; a number below 0 leaves the row as it is.
+KERNEL(join_rows, ROW_THREADS, const bf16* begun, int begun_row, const int* joins, int width, bf16* x, int x_row) {
+    int from = joins[block_x()];
+    if (from < 0) return;
+    for (int i = thread(); i < width; i += ROW_THREADS)
+        x[(size_t)block_x() * x_row + i] = begun[(size_t)from * begun_row + i];
+}
+
 // out[i] = x[rows[i]]
 KERNEL(gather_rows, ROW_THREADS, const float* x, const u32* rows, int width, float* out) {
     const float* from = x + (size_t)rows[block_x()] * width;

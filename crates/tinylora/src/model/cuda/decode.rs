@@ -3,7 +3,8 @@
 //! of rows, which is rounded up, and of what lies in the GPU's memory, so that they can be recorded as a graph.
 //!
 //! Rows behind the batch's own are empty: they see one token in a block that no sequence has. Since no row's result depends
-//! on others, the bits of the rest are those without them.
+//! on others, the bits of the rest are those without them. A sequence that begins has such a row, too, which gets the hidden
+//! state of its prompt before the head reads it.
 
 use super::book::{Book, Next, Shape, rows_of_launches};
 use super::kept::{GpuCache, GpuKept, Grown, Keys};
@@ -12,7 +13,7 @@ use super::pass::{Pass, PassSide};
 use crate::model::batch::Batch;
 use crate::model::config::ModelConfig;
 use crate::model::decode::Decode;
-use crate::model::hidden::DeviceError;
+use crate::model::hidden::{DeviceError, Hidden};
 use crate::model::pass::Adapters;
 use tinylora_compute::attention::{BLOCK_TOKENS, Group, Member, Span};
 use tinylora_compute::cuda::attention::{DecodeLists, Plan};
@@ -26,6 +27,8 @@ use tinylora_compute::cuda::{CudaError, Device, DeviceBuffer, Fetched, Graph};
 pub(super) struct GpuDecode {
     kept: GpuKept,
     words: Grown<u32>,
+    /// Hidden states of prompts (rows, D), for sequences that begin.
+    begun: Grown<u16>,
     /// What the last step chose.
     choices: Option<DeviceBuffer<u32>>,
     book: Book<Bound, Graph>,
@@ -61,7 +64,8 @@ mod at {
     pub const PLACES: usize = 11;
     pub const ADAPTERS: usize = 12;
     pub const TEMPERATURES: usize = 13;
-    pub const LISTS: usize = 14;
+    pub const JOINS: usize = 14;
+    pub const LISTS: usize = 15;
 }
 
 /// Queues a decode step.
@@ -77,9 +81,13 @@ pub fn queue(
     kept: &mut GpuKept,
 ) -> Result<GpuQueued, DeviceError> {
     let device = &*gpu.device;
-    let GpuDecode { kept, words, choices, book } = &mut **kept.decode.get_or_insert_default();
-    let (own, rows) = (step.batch.rows(), rows_of_launches(step.batch.rows()));
-    assert!(step.sources.len() == own && step.draws.len() == own, "a source and a draw for each row");
+    let GpuDecode { kept, words, begun, choices, book } = &mut **kept.decode.get_or_insert_default();
+    let own = step.batch.rows() + step.joins.len();
+    let rows = rows_of_launches(own);
+    assert!(
+        step.sources.len() == step.batch.rows() && step.draws.len() == own,
+        "a source and a draw for each row"
+    );
     let heads = &gpu.layers[0].heads;
     let lists = DecodeLists::new(heads, rows, &with_empty_rows(step.batch, rows, cache.blocks()));
     let shape = Shape { rows, parts: lists.parts() };
@@ -88,6 +96,11 @@ pub fn queue(
     let words = words.take(device, numbers.len().next_power_of_two())?;
     words.part(0, numbers.len()).write(&numbers)?;
     let choices = room_for_choices(device, choices, step, rows)?;
+    let begun = begun.rows(device, rows, config.hidden_size)?;
+    for (row, hidden) in step.joins.iter().enumerate() {
+        let Hidden::Gpu(hidden) = hidden else { panic!("hidden states on the host") };
+        begun.range(row, 1).data.copy_from(hidden.single())?;
+    }
     let of_rows = |at: usize| words.part(at * rows, rows);
     let side = PassSide::new(gpu, adapters, of_rows(at::ADAPTERS), (&mut kept.r, &mut kept.r_there))?;
     let keys = cache.layers(device, config)?;
@@ -102,8 +115,8 @@ pub fn queue(
         plan: Plan::over(heads, rows, shape.parts, &words.part(first, words.len() - first)),
         side,
     };
-    let bound = bound(&pass, &words, &choices, keys, kept);
-    let mut launches = || launch(&pass, config, &words, keys, kept, &choices);
+    let bound = bound(&pass, &words, &begun, &choices, keys, kept);
+    let mut launches = || launch(&pass, config, &words, &begun, keys, kept, &choices);
     let next = if device.has_graphs() { book.next(shape, bound) } else { Next::Launches };
     match next {
         Next::Launches => launches()?,
@@ -140,7 +153,7 @@ fn list_of_step(step: &Decode<'_>, rows: usize, empty_block: usize, lists: &Deco
         words.extend(draw.words().into_iter().flat_map(|word| [word as u32, (word >> 32) as u32]));
     }
     let nothing = Draw { key: [0; 4], counter: 0, greedy: true }.words();
-    for _ in batch.rows()..rows {
+    for _ in step.draws.len()..rows {
         words.extend(nothing.into_iter().flat_map(|word| [word as u32, (word >> 32) as u32]));
     }
     let mut column = |values: &mut dyn Iterator<Item = u32>, empty: u32| {
@@ -159,6 +172,8 @@ fn list_of_step(step: &Decode<'_>, rows: usize, empty_block: usize, lists: &Deco
     );
     column(&mut batch.adapters.iter().copied(), 0);
     column(&mut std::iter::empty(), step.inverse_temperature.to_bits());
+    let joins = 0..step.joins.len() as u32;
+    column(&mut batch.tokens.iter().map(|_| none).chain(joins), none);
     words.extend(lists.words());
     words
 }
@@ -186,12 +201,14 @@ fn room_for_choices(
 fn bound(
     pass: &Pass<'_>,
     words: &DeviceBuffer<u32>,
+    begun: &Rows,
     choices: &DeviceBuffer<u32>,
     keys: &[Keys],
     kept: &GpuKept,
 ) -> Bound {
     let weights = pass.model.embedding.data.address();
     let mut addresses = vec![weights, words.address(), choices.address(), keys[0].0.address()];
+    addresses.push(begun.data.address());
     addresses.extend(kept.addresses());
     if let Some(side) = &pass.side {
         addresses.push(side.r.address());
@@ -210,6 +227,7 @@ fn launch(
     pass: &Pass<'_>,
     config: &ModelConfig,
     words: &DeviceBuffer<u32>,
+    begun: &Rows,
     keys: &[Keys],
     kept: &mut GpuKept,
     choices: &DeviceBuffer<u32>,
@@ -226,6 +244,7 @@ fn launch(
     }
     let x: Rows = kept.scratch.normed.rows(device, rows, pass.width)?;
     model.final_norm.forward(device, &stream, &x)?;
+    rows::join(device, begun, &of_rows(at::JOINS).cast(), &x)?;
     let inverse_temperature = of_rows(at::TEMPERATURES).cast();
     let rows_of_head = HeadRows { head: model.head(), x: &x, inverse_temperature };
     let statistics = rows_of_head.statistics(device, None)?;

@@ -49,6 +49,12 @@ impl GpuHidden {
         Self { rows: rows.iter().map(|&row| self.rows[row].clone()).collect(), ..*self }
     }
 
+    /// The only row.
+    pub(super) fn single(&self) -> &DeviceBuffer<u16> {
+        assert_eq!(self.rows.len(), 1, "one row");
+        &self.rows[0]
+    }
+
     /// Takes the first rows away.
     pub fn drop_first(&mut self, count: usize) {
         self.rows.drain(..count);
