@@ -69,7 +69,7 @@ def host_side(folder, gpu):
     print(f"gpu_check.py: runs on the emulated driver's GPU {gpu}{'' if program else ' (without the engine: TINYLORA_PROGRAM names none)'}", flush=True)
 
 
-def main(folder):
+def main(folder, few=False):
     if not compiler():
         print("no C++ compiler: kernels are not run on the CPU")
         return 0
@@ -82,6 +82,8 @@ def main(folder):
     for gpu in ("0", "2"):
         host_side(folder, gpu)
     for number, (module, *change) in enumerate(PLANTED):
+        if few and number % 4:
+            continue
         planted = Emulator(build(folder / f"planted-{number}", [change], only=module.__name__))
         try:
             run(planted, module)
@@ -95,4 +97,4 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), few="--few" in sys.argv[2:]))
