@@ -5,6 +5,8 @@
 //! its maximum m, `Σ e^(l−m)` and `Σ l·e^(l−m)`, and these are joined in order. Sampling picks a chunk by its
 //! share and computes that chunk's logits again, bit for bit. Logits are `x Eᵀ` times 1/temperature.
 
+mod tiled;
+
 use crate::account::Operation;
 use crate::kernel::{Cpu, Kernel, Simd, dispatch};
 use crate::lanes::{LANES, Lanes, exp};
@@ -13,6 +15,7 @@ use crate::packed::{Data, PackedMatrix, SendPointer};
 use crate::product::{product_at, with_scratch};
 use crate::recycled::Recycled;
 use crate::tile::{Block, Element, Fetch, Pair, Start};
+use tiled::TiledSum;
 
 /// Vocabulary entries a chunk.
 pub const VOCABULARY_CHUNK: usize = 256;
@@ -466,58 +469,6 @@ fn expected_embeddings(
 /// Whether the weighted sum of embeddings is made in matrix tiles.
 fn sums_in_tiles(kernel: Kernel, head: &PackedMatrix) -> bool {
     kernel.has_tiles() && reads_pairs(kernel, head)
-}
-
-/// `out (rows, width) += weights · embeddings` over a chunk of the vocabulary: weights (rows, 256) in tiles.
-struct TiledSum<'a> {
-    head: &'a PackedMatrix,
-    first: usize,
-    count: usize,
-    weights: &'a [u32],
-    rows: usize,
-    /// Room for two panels.
-    embeddings: &'a mut [Pair],
-    out: &'a mut [f32],
-}
-
-impl Simd for TiledSum<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<L: Lanes>(self) {
-        let Self { head, first, count, weights, rows, embeddings, out } = self;
-        let (width, inner) = (head.columns(), count.div_ceil(2));
-        assert!(out.len() >= rows * width && weights.len() >= held_in_tiles(rows, VOCABULARY_CHUNK));
-        assert!(count <= VOCABULARY_CHUNK && embeddings.len() >= VOCABULARY_CHUNK * LANES);
-        let panels = width.div_ceil(LANES);
-        for panel in (0..panels).step_by(2) {
-            let columns = (2 * LANES).min(width - panel * LANES);
-            // SAFETY: `dispatch` has the instruction set; whole rows of each, as asserted.
-            unsafe {
-                for (embeddings, panel) in
-                    embeddings.chunks_exact_mut(inner * LANES).zip(panel..panels).take(2)
-                {
-                    head.unpack_transposed_pairs::<L>(first, count, panel, embeddings);
-                }
-                Block::<Pair> {
-                    inner,
-                    a: weights.as_ptr().cast(),
-                    a_row: Pair::row_units::<L>(VOCABULARY_CHUNK / 2),
-                    a_inner: 1,
-                    b: embeddings.as_ptr(),
-                    b_panel: inner * LANES,
-                    b_inner: LANES,
-                    fetch: Fetch::Nothing,
-                    c: out.as_mut_ptr().add(panel * LANES),
-                    c_row: width,
-                    rows,
-                    columns,
-                    start: Start::Output,
-                    side: None,
-                }
-                .run::<L>();
-            }
-        }
-    }
 }
 
 /// `part = weights · embeddings`: (rows, 256) with its first `count` columns, (count, 16) → (rows, 16).
