@@ -338,10 +338,10 @@ fn head_gradients(
         );
     });
     let statistics = finish(cpu, inverse_temperature, chunks, sums);
-    // With m = Σ p E and Z' = −ln p of the likeliest token, Σ p (ln p + H) E = Σ p l' E + (H − Z') m, where l' is
-    // relative to the largest logit.
     let logits = logits_at(cpu, head, x, targets, inverse_temperature);
     let without_target = !with_entropy && sums_in_tiles(cpu.kernel(), head);
+    // With m = Σ p E and Z' = −ln p of the likeliest token, Σ p (ln p + H) E = Σ p l' E + (H − Z') m, where l' is
+    // relative to the largest logit.
     let expected = &*directions;
     crate::rows::for_chunks(cpu, entropy_directions, width, |start, out| {
         let row = &statistics.rows[start / width];

@@ -53,7 +53,8 @@ fn statistics_and_directions_match_f64() {
                 &mut same,
                 &mut entropies,
             );
-            // In tiles the plain sum is made of rounded weights.
+            // In tiles the plain sum is made of rounded weights, each off by 2⁻⁹ of itself at most: by less than 6e-3 of these
+            // embeddings (up to 2, over a temperature of 0.7) if all were off in one direction, which they aren't.
             let rounded = kernel.has_tiles() && precision == Precision::Bf16;
             assert_eq!(with_entropy.1, logits, "the entropy changes nothing else");
             assert!(rounded || same == directions, "the entropy changes nothing else");
