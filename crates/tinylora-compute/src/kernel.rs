@@ -1,9 +1,11 @@
 //! Which instruction set runs, chosen once at run time, and the handle that every operation takes.
 
 use crate::account::{Account, Clock, Operation};
+#[cfg(target_arch = "x86_64")]
+use crate::lanes::{Avx2, Avx512};
 use crate::lanes::{Lanes, Scalar};
 use crate::pool::Pool;
-use crate::tiles::EmulatedTiles;
+use crate::tiles::{EmulatedTiles, NoTiles};
 use std::sync::Arc;
 
 /// An instruction set for which kernels are compiled.
@@ -252,48 +254,23 @@ pub(crate) trait Simd {
 /// Runs a piece of work with the lanes of `kernel`, which must be available.
 #[inline]
 pub(crate) fn dispatch<S: Simd>(kernel: Kernel, work: S) -> S::Output {
-    match kernel {
-        Kernel::Scalar => work.run::<Scalar>(),
-        Kernel::AmxEmulated => work.run::<Scalar<EmulatedTiles>>(),
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: `Cpu::new` has checked that the processor has AVX2 and FMA.
-        Kernel::Avx2 => unsafe { with_avx2(work) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: `Cpu::new` has checked that the processor has these AVX-512 parts.
-        Kernel::Avx512 => unsafe { with_avx512(work) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: `Cpu::new` has checked that the processor has these AVX-512 parts.
-        Kernel::Avx512Bf16 => unsafe { with_avx512_bf16(work) },
-        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-        // SAFETY: `Cpu::new` has checked that the processor has these AVX-512 parts and AMX.
-        Kernel::Amx => unsafe { with_amx(work) },
-        #[cfg(target_arch = "aarch64")]
-        Kernel::Neon => work.run::<crate::lanes::Neon>(),
-        #[allow(unreachable_patterns)] // which names are reachable depends on the architecture
-        _ => unreachable!("kernel {} is not available here", kernel.name()),
+    // SAFETY: `Cpu::new` has checked that the processor has what the kernel needs.
+    unsafe {
+        match kernel {
+            Kernel::Scalar => Scalar::<NoTiles>::apart(work),
+            Kernel::AmxEmulated => Scalar::<EmulatedTiles>::apart(work),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2 => Avx2::apart(work),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512 => Avx512::<false>::apart(work),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512Bf16 => Avx512::<true>::apart(work),
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Kernel::Amx => Avx512::<true, crate::tiles::AmxTiles>::apart(work),
+            #[cfg(target_arch = "aarch64")]
+            Kernel::Neon => crate::lanes::Neon::apart(work),
+            #[allow(unreachable_patterns)] // which names are reachable depends on the architecture
+            _ => unreachable!("kernel {} is not available here", kernel.name()),
+        }
     }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn with_avx2<S: Simd>(work: S) -> S::Output {
-    work.run::<crate::lanes::Avx2>()
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
-fn with_avx512<S: Simd>(work: S) -> S::Output {
-    work.run::<crate::lanes::Avx512<false>>()
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
-fn with_avx512_bf16<S: Simd>(work: S) -> S::Output {
-    work.run::<crate::lanes::Avx512<true>>()
-}
-
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
-fn with_amx<S: Simd>(work: S) -> S::Output {
-    work.run::<crate::lanes::Avx512<true, crate::tiles::AmxTiles>>()
 }

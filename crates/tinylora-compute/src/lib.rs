@@ -14,7 +14,7 @@
 //! - **Attention** reads keys in f32 and values in f32, or in bf16 where the store rounds them, widened exactly.
 //! - **Reductions over a row** (norms, softmax): sixteen partial results, lane `i mod 16`, joined by a fixed
 //!   tree (`i` with `i + 8`, then 4, 2, 1).
-//! - **Transcendental functions** are polynomials in fused multiply-adds, see [`lanes`].
+//! - **Transcendental functions** are polynomials in fused multiply-adds, see `lanes`.
 
 pub mod account;
 pub mod activation;
@@ -27,7 +27,7 @@ pub mod head;
 pub mod head_weights;
 mod huge;
 pub mod kernel;
-pub mod lanes;
+mod lanes;
 pub mod norm;
 mod operand;
 pub mod outer;

@@ -1,6 +1,7 @@
 //! The one inner loop of all products: a register tile of M rows by P panels of sixteen columns.
 //! Nothing here knows threads or blocking.
 
+use crate::kernel::Simd;
 use crate::lanes::{LANES, Lanes};
 use crate::tiles::{self, STEP, TileUnit};
 
@@ -25,14 +26,11 @@ pub(crate) trait Element: Copy + Sized {
     fn inner_units<L: Lanes>(start: usize) -> usize {
         if Self::in_tiles::<L>() { start * tiles::ROWS } else { start }
     }
-    /// The block in tiles, where [`Element::in_tiles`].
+    /// The block, with the instructions that these lanes have for operands of this kind.
     ///
     /// # Safety
     /// As for [`Block::run`].
-    #[inline(always)]
-    unsafe fn run_in_tiles<L: Lanes>(_: &Block<Self>) {
-        unreachable!("operands of this kind have no tiles")
-    }
+    unsafe fn run<L: Lanes>(block: &Block<Self>);
     /// Values at even inner indices (all, if not paired).
     unsafe fn low<L: Lanes>(from: *const Self) -> L;
     /// Values at odd inner indices.
@@ -44,6 +42,17 @@ pub(crate) trait Element: Copy + Sized {
 impl Element for f32 {
     type Left = f32;
     const PAIRED: bool = false;
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(block: &Block<Self>) {
+        // SAFETY: passed on to the caller.
+        unsafe {
+            if block.a_inner == 1 {
+                L::Plain::apart(InLanes::<_, false>(block));
+            } else {
+                L::Plain::apart(InLanes::<_, true>(block));
+            }
+        }
+    }
     #[inline(always)]
     unsafe fn low<L: Lanes>(from: *const Self) -> L {
         // SAFETY: passed on to the caller.
@@ -65,6 +74,11 @@ impl Element for f32 {
 impl Element for u32 {
     type Left = f32;
     const PAIRED: bool = true;
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(block: &Block<Self>) {
+        // SAFETY: passed on to the caller.
+        unsafe { L::Plain::apart(InLanes::<_, false>(block)) }
+    }
     #[inline(always)]
     unsafe fn low<L: Lanes>(from: *const Self) -> L {
         // SAFETY: passed on to the caller.
@@ -109,9 +123,17 @@ impl Element for Pair {
         L::Tiles::PRESENT
     }
     #[inline(always)]
-    unsafe fn run_in_tiles<L: Lanes>(block: &Block<Self>) {
+    unsafe fn run<L: Lanes>(block: &Block<Self>) {
         // SAFETY: passed on to the caller.
-        unsafe { tiles::run::<L>(block) }
+        unsafe {
+            if const { L::Tiles::PRESENT } {
+                L::apart(InTiles(block));
+            } else if const { L::DOT_BF16 } {
+                L::apart(InLanes::<_, false>(block));
+            } else {
+                unreachable!("these lanes have no product of pairs");
+            }
+        }
     }
     #[inline(always)]
     unsafe fn low<L: Lanes>(from: *const Self) -> L {
@@ -155,8 +177,8 @@ pub(crate) struct SideTerms {
 pub(crate) struct Block<E: Element> {
     pub inner: usize,
     pub a: *const E::Left,
-    /// Elements from one row of `a` to the next, and from one inner index to the next; where it lies in tiles, see
-    /// [`Element::row_units`].
+    /// Elements from one row of `a` to the next, and from one inner index to the next (1, but for f32); where it lies in tiles,
+    /// see [`Element::row_units`].
     pub a_row: usize,
     pub a_inner: usize,
     pub b: *const E,
@@ -203,18 +225,58 @@ fn prefetch<T>(at: *const T) {
     let _ = at;
 }
 
+/// A block in registers. GAPS: the left-hand operand's inner indices don't lie next to each other.
+struct InLanes<'a, E: Element, const GAPS: bool>(&'a Block<E>);
+
+impl<E: Element, const GAPS: bool> Simd for InLanes<'_, E, GAPS> {
+    type Output = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        debug_assert!(GAPS || self.0.a_inner == 1);
+        // SAFETY: the caller of `Block::run` vouches for the block, and the lanes for themselves.
+        unsafe { self.0.in_lanes::<L, GAPS>() }
+    }
+}
+
+/// A block in matrix tiles.
+struct InTiles<'a>(&'a Block<Pair>);
+
+impl Simd for InTiles<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        // SAFETY: as for `InLanes`.
+        unsafe { tiles::run::<L>(self.0) }
+    }
+}
+
+/// Rows of the highest tile of so many panels.
+const fn highest<L: Lanes, E: Element>(panels: usize) -> usize {
+    match panels {
+        4 if L::TILE_PANELS == 2 => 3,
+        4 => 1,
+        2 if L::TILE_PANELS == 1 => 2,
+        // Widening bf16 takes registers: one row less, and nothing is spilled.
+        _ if E::PAIRED => L::TILE_ROWS_BF16,
+        _ => L::TILE_ROWS,
+    }
+}
+
 impl<E: Element> Block<E> {
-    /// Computes the block.
+    /// Computes the block. Its loops are functions of their own, one for each kind of operand and instruction set: there are ten
+    /// callers, and in each of them they would be compiled anew.
     ///
     /// # Safety
     /// The processor has `L`'s instruction set; all pointers are valid for the extents given (`b`, the bias
     /// only for `columns`, whole panels; `c` for `rows` × `columns`) and `c` is not shared.
     #[inline(always)]
     pub(crate) unsafe fn run<L: Lanes>(&self) {
-        if E::in_tiles::<L>() {
-            // SAFETY: passed on to the caller.
-            return unsafe { E::run_in_tiles::<L>(self) };
-        }
+        // SAFETY: passed on to the caller.
+        unsafe { E::run::<L>(self) }
+    }
+
+    #[inline(always)]
+    unsafe fn in_lanes<L: Lanes, const GAPS: bool>(&self) {
         let panels = self.columns.div_ceil(LANES);
         let mut panel = 0;
         while panel < panels {
@@ -230,9 +292,9 @@ impl<E: Element> Block<E> {
             // SAFETY: passed on to the caller.
             unsafe {
                 match together {
-                    4 => self.columns_of::<L, 4>(panel),
-                    2 => self.columns_of::<L, 2>(panel),
-                    _ => self.columns_of::<L, 1>(panel),
+                    4 => self.columns_of::<L, 4, GAPS>(panel),
+                    2 => self.columns_of::<L, 2, GAPS>(panel),
+                    _ => self.columns_of::<L, 1, GAPS>(panel),
                 }
             }
             panel += together;
@@ -242,16 +304,8 @@ impl<E: Element> Block<E> {
     /// All rows of P panels, from `panel` on, in tiles of near-equal height: a last tile of one row would cost as
     /// much as one of four.
     #[inline(always)]
-    unsafe fn columns_of<L: Lanes, const P: usize>(&self, panel: usize) {
-        let highest = match P {
-            4 if L::TILE_PANELS == 2 => 3,
-            4 => 1,
-            2 if L::TILE_PANELS == 1 => 2,
-            // Widening bf16 takes registers: one row less, and nothing is spilled.
-            _ if E::PAIRED => L::TILE_ROWS_BF16,
-            _ => L::TILE_ROWS,
-        };
-        let tiles = self.rows.div_ceil(highest);
+    unsafe fn columns_of<L: Lanes, const P: usize, const GAPS: bool>(&self, panel: usize) {
+        let tiles = self.rows.div_ceil(const { highest::<L, E>(P) });
         let mut row = 0;
         for tile in 0..tiles {
             let height = self.rows / tiles + usize::from(tile < self.rows % tiles);
@@ -259,16 +313,14 @@ impl<E: Element> Block<E> {
             unsafe {
                 let at = (row, panel, Ahead { tile, tiles });
                 match height {
-                    1 => self.tile::<L, 1, P>(at),
-                    2 => self.tile::<L, 2, P>(at),
-                    3 => self.tile::<L, 3, P>(at),
-                    // Four panels are never this high.
-                    _ if P == 4 => self.tile::<L, 3, P>(at),
-                    4 => self.tile::<L, 4, P>(at),
-                    5 => self.tile::<L, 5, P>(at),
-                    6 => self.tile::<L, 6, P>(at),
-                    7 => self.tile::<L, 7, P>(at),
-                    _ => self.tile::<L, 8, P>(at),
+                    1 => self.tile::<L, 1, P, GAPS>(at),
+                    2 => self.tile::<L, 2, P, GAPS>(at),
+                    3 => self.tile::<L, 3, P, GAPS>(at),
+                    4 => self.tile::<L, 4, P, GAPS>(at),
+                    5 => self.tile::<L, 5, P, GAPS>(at),
+                    6 => self.tile::<L, 6, P, GAPS>(at),
+                    7 => self.tile::<L, 7, P, GAPS>(at),
+                    _ => self.tile::<L, 8, P, GAPS>(at),
                 }
             }
             row += height;
@@ -276,10 +328,13 @@ impl<E: Element> Block<E> {
     }
 
     #[inline(always)]
-    unsafe fn tile<L: Lanes, const M: usize, const P: usize>(
+    unsafe fn tile<L: Lanes, const M: usize, const P: usize, const GAPS: bool>(
         &self,
         (row, panel, ahead): (usize, usize, Ahead),
     ) {
+        if const { M > highest::<L, E>(P) } {
+            unreachable!("no tile of {P} panels has {M} rows");
+        }
         // SAFETY: the caller vouches for the extents; partial panels go through `edge`.
         unsafe {
             let c = self.c.add(row * self.c_row + panel * LANES);
@@ -302,7 +357,7 @@ impl<E: Element> Block<E> {
                     };
                 }
             }
-            self.accumulate(row, panel, ahead, &mut acc);
+            self.accumulate::<L, M, P, GAPS>(row, panel, ahead, &mut acc);
             if let Some(side) = &self.side {
                 let z = side.z.add(row * side.z_row);
                 for s in 0..side.rank {
@@ -330,7 +385,7 @@ impl<E: Element> Block<E> {
     }
 
     #[inline(always)]
-    unsafe fn accumulate<L: Lanes, const M: usize, const P: usize>(
+    unsafe fn accumulate<L: Lanes, const M: usize, const P: usize, const GAPS: bool>(
         &self,
         row: usize,
         panel: usize,
@@ -341,6 +396,7 @@ impl<E: Element> Block<E> {
         unsafe {
             let mut a = self.a.add(row * self.a_row);
             let mut b = self.b.add(panel * self.b_panel);
+            let a_inner = if GAPS { self.a_inner } else { 1 };
             let step = if E::PAIRED { 2 } else { 1 };
             let steps = self.inner / step;
             // Each tile over these panels fetches its share of the next ones, a little at every step.
@@ -371,11 +427,11 @@ impl<E: Element> Block<E> {
                     for p in 0..P {
                         let high: L = E::high(b.add(p * self.b_panel));
                         for m in 0..M {
-                            acc[m][p] = E::term(*a.add(m * self.a_row + self.a_inner), high, acc[m][p]);
+                            acc[m][p] = E::term(*a.add(m * self.a_row + a_inner), high, acc[m][p]);
                         }
                     }
                 }
-                a = a.add(step * self.a_inner);
+                a = a.add(step * a_inner);
                 b = b.add(self.b_inner);
             }
             if E::PAIRED && self.inner % 2 == 1 {

@@ -1,12 +1,13 @@
 //! AVX2 and FMA: two registers of eight.
 
 use super::Lanes;
+use crate::kernel::Simd;
 use crate::tiles::NoTiles;
 use std::arch::x86_64::*;
 
 /// Lanes 0..8 and 8..16.
 #[derive(Clone, Copy)]
-pub struct Avx2(__m256, __m256);
+pub(crate) struct Avx2(__m256, __m256);
 
 // SAFETY (of every block below): the trait's caller vouches for AVX2 and FMA and for the pointers.
 #[allow(clippy::undocumented_unsafe_blocks)]
@@ -15,7 +16,13 @@ impl Lanes for Avx2 {
     const TILE_ROWS: usize = 6;
     const TILE_ROWS_BF16: usize = 5;
     const TILE_PANELS: usize = 1;
+    type Plain = Self;
 
+    #[target_feature(enable = "avx2,fma")]
+    #[inline(never)]
+    unsafe fn apart<S: Simd>(work: S) -> S::Output {
+        work.run::<Self>()
+    }
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         unsafe { Self(_mm256_set1_ps(x), _mm256_set1_ps(x)) }

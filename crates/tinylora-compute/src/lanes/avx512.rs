@@ -1,13 +1,14 @@
 //! AVX-512: one register of sixteen; with or without AVX512-BF16.
 
 use super::Lanes;
+use crate::kernel::Simd;
 use crate::tiles::{NoTiles, TileUnit};
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 use std::mem::transmute;
 
 /// Lanes 0..16. `DOT`: the processor has AVX512-BF16 too; T: and AMX.
-pub struct Avx512<const DOT: bool, T = NoTiles>(__m512, PhantomData<T>);
+pub(crate) struct Avx512<const DOT: bool, T = NoTiles>(__m512, PhantomData<T>);
 
 impl<const DOT: bool, T> Clone for Avx512<DOT, T> {
     #[inline(always)]
@@ -33,7 +34,12 @@ impl<const DOT: bool, T: TileUnit> Lanes for Avx512<DOT, T> {
     const TILE_PANELS: usize = 2;
     const DOT_BF16: bool = DOT;
     type Tiles = T;
+    type Plain = Avx512<false>;
 
+    #[inline(always)]
+    unsafe fn apart<S: Simd>(work: S) -> S::Output {
+        unsafe { if const { DOT } { with_pairs::<Self, S>(work) } else { without_pairs::<Self, S>(work) } }
+    }
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         unsafe { Self::of(_mm512_set1_ps(x)) }
@@ -160,4 +166,16 @@ impl<const DOT: bool, T: TileUnit> Lanes for Avx512<DOT, T> {
     unsafe fn largest(self) -> f32 {
         unsafe { _mm512_reduce_max_ps(self.0) }
     }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
+#[inline(never)]
+fn without_pairs<L: Lanes, S: Simd>(work: S) -> S::Output {
+    work.run::<L>()
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
+#[inline(never)]
+fn with_pairs<L: Lanes, S: Simd>(work: S) -> S::Output {
+    work.run::<L>()
 }

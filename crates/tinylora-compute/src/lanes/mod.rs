@@ -2,28 +2,29 @@
 //! about fifteen primitives; all of them give the same bits, because each lane does the same IEEE operations.
 
 mod scalar;
-pub use scalar::Scalar;
+pub(crate) use scalar::Scalar;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
-pub use avx2::Avx2;
+pub(crate) use avx2::Avx2;
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
-pub use avx512::Avx512;
+pub(crate) use avx512::Avx512;
 
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(target_arch = "aarch64")]
-pub use neon::Neon;
+pub(crate) use neon::Neon;
 
+use crate::kernel::Simd;
 use crate::operand::bf16_bits;
 use crate::tiles::TileUnit;
 
 /// Number of lanes.
-pub const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// Sixteen f32 numbers.
 ///
@@ -31,7 +32,7 @@ pub const LANES: usize = 16;
 /// Every method needs a processor with the instruction set of the type; the pointers given must be valid
 /// for sixteen elements.
 #[allow(clippy::missing_safety_doc)] // said once, for the whole trait
-pub trait Lanes: Copy {
+pub(crate) trait Lanes: Copy {
     /// Rows of the register tile of a product over one panel (16 columns).
     const TILE_ROWS: usize;
     /// The same where the panel is bf16.
@@ -43,6 +44,11 @@ pub trait Lanes: Copy {
     /// The matrix tiles in which such products are made instead, if there are any.
     type Tiles: TileUnit;
 
+    /// Those that make products of single numbers: lanes that differ in products of pairs alone share that code.
+    type Plain: Lanes;
+
+    /// Runs a piece of work as a function of its own, compiled with the instruction set: once, however many call it.
+    unsafe fn apart<S: Simd>(work: S) -> S::Output;
     /// All lanes `x`.
     unsafe fn splat(x: f32) -> Self;
     /// Sixteen numbers from memory, any alignment.

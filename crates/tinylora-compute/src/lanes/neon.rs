@@ -1,12 +1,13 @@
 //! NEON: four registers of four.
 
 use super::Lanes;
+use crate::kernel::Simd;
 use crate::tiles::NoTiles;
 use std::arch::aarch64::*;
 
 /// Lanes 0..4, 4..8, 8..12, 12..16.
 #[derive(Clone, Copy)]
-pub struct Neon([float32x4_t; 4]);
+pub(crate) struct Neon([float32x4_t; 4]);
 
 impl Neon {
     #[inline(always)]
@@ -22,7 +23,12 @@ impl Lanes for Neon {
     const TILE_ROWS: usize = 4;
     const TILE_ROWS_BF16: usize = 4;
     const TILE_PANELS: usize = 1;
+    type Plain = Self;
 
+    #[inline(never)]
+    unsafe fn apart<S: Simd>(work: S) -> S::Output {
+        work.run::<Self>()
+    }
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         unsafe { Self([vdupq_n_f32(x); 4]) }

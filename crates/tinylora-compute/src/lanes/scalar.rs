@@ -1,11 +1,12 @@
 //! The portable lanes, which are also the reference for the others.
 
 use super::{LANES, Lanes};
+use crate::kernel::Simd;
 use crate::tiles::{NoTiles, TileUnit};
 use std::marker::PhantomData;
 
 /// Sixteen plain f32; with tiles, products with bf16 matrices are made in them.
-pub struct Scalar<T = NoTiles>([f32; LANES], PhantomData<T>);
+pub(crate) struct Scalar<T = NoTiles>([f32; LANES], PhantomData<T>);
 
 impl<T> Clone for Scalar<T> {
     fn clone(&self) -> Self {
@@ -33,7 +34,12 @@ impl<T: TileUnit> Lanes for Scalar<T> {
     const TILE_ROWS: usize = 4;
     const TILE_ROWS_BF16: usize = 4;
     const TILE_PANELS: usize = 1;
+    type Plain = Scalar;
 
+    #[inline(never)]
+    unsafe fn apart<S: Simd>(work: S) -> S::Output {
+        work.run::<Self>()
+    }
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         Self::of([x; LANES])

@@ -6,6 +6,7 @@
 //! there, with their shapes, and that no tensor is there that the forward pass would ignore. Nothing here computes
 //! with weights, and nothing writes.
 
+mod blocks;
 pub(crate) mod decode;
 pub(crate) mod names;
 pub(crate) mod safetensors;

@@ -38,7 +38,7 @@ fn quantised_types_decode_as_the_gguf_package_does() {
             .iter()
             .map(|x| x.as_f64().expect("f64") as f32)
             .collect();
-        // Through a file, as always: candle needs aligned data.
+        // Through a file, so that its number of the type is read, too.
         let file = Builder::default().tensor("t", &[values.len() as u64], type_number(dtype), &bytes).build();
         let folder = TempDir::new().expect("folder");
         let path = folder.path().join("t.gguf");
