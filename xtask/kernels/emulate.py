@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,17 @@ def run(emulator, module):
     module.check(emulator, np.random.default_rng(1))
 
 
+def found(folder, number):
+    """Plants an error; what the check says, or None if it sees nothing."""
+    module, *change = PLANTED[number]
+    planted = Emulator(build(folder / f"planted-{number}", [change], only=module.__name__))
+    try:
+        run(planted, module)
+    except AssertionError as error:
+        return str(error) or "other bits"
+    return None
+
+
 def host_side(folder, gpu):
     """gpu_check.py itself, with the emulated driver in the place of a GPU's. Machine code is only carried, not run."""
     environment = {**os.environ, "TINYLORA_CUDA_DRIVER": str(folder / "true/kernels.so"), "TINYLORA_GPU": gpu, "PATH": ""}
@@ -81,17 +93,14 @@ def main(folder, few=False):
     # The last of the emulated driver's GPUs is a Hopper.
     for gpu in ("0", "2"):
         host_side(folder, gpu)
-    for number, (module, *change) in enumerate(PLANTED):
-        if few and number % 4:
-            continue
-        planted = Emulator(build(folder / f"planted-{number}", [change], only=module.__name__))
-        try:
-            run(planted, module)
-        except AssertionError as error:
+    # Each in a library of its own, so that they can run beside each other.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        numbers = range(0, len(PLANTED), 4 if few else 1)
+        for number, error in zip(numbers, pool.map(lambda number: found(folder, number), numbers)):
+            if error is None:
+                print(f"planted error {number} in {PLANTED[number][1]} was NOT found: {PLANTED[number][2]!r}")
+                return 1
             print(f"planted error {number} found: {error}", flush=True)
-        else:
-            print(f"planted error {number} in {change[0]} was NOT found: {change[2]!r}")
-            return 1
     print(f"{time.time() - start:.0f} s")
     return 0
 

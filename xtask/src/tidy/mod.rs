@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 mod code;
 mod crates;
 mod docs;
+mod features;
 mod header;
 mod licences;
 mod metadata;
@@ -34,6 +35,7 @@ pub fn run(root: &Path) -> Result<()> {
     problems.extend(sizes::check(&tree));
     problems.extend(places::check(&tree));
     problems.extend(docs::check(&tree));
+    problems.extend(features::check(root)?);
     for problem in &problems {
         println!("{problem}");
     }

@@ -8,7 +8,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#ifndef __x86_64__
 #include <ucontext.h>
+#endif
 
 #include <map>
 #include <string>
@@ -26,7 +28,9 @@ enum State { READY, AT_WARP, AT_BARRIER, AT_PART, WAITING, DONE };
 struct Fiber {
     void* stack_pointer;
     u8* stack;
+#ifndef __x86_64__
     ucontext_t context;
+#endif
     State state;
     const char* what;
     void* brought;
@@ -49,6 +53,8 @@ static std::map<std::string, Kernel>& kernels() {
     return all;
 }
 static std::vector<Fiber> fibers;
+// Of each warp, the lanes that have come to what it does together.
+static std::vector<int> arrived;
 int current, count, order;
 static int block_index[3], grid[3];
 static const Kernel* kernel;
@@ -193,6 +199,7 @@ static void fail_stuck() {
 
 static void run_block() {
     for (int i = 0; i < count; i++) prepare(fibers[i]);
+    arrived.assign(count / 32, 0);
     memset(shared, 0xff, shared_end - shared);
     begin_beside();
     for (;;) {
@@ -240,11 +247,12 @@ void together(const char* what, void* brought, void (*perform)(void** lanes)) {
     fibers[current].what = what;
     fibers[current].brought = brought;
     fibers[current].state = AT_WARP;
+    if (++arrived[current / 32] < 32) return to_host();
+    arrived[current / 32] = 0;
     void* lanes[32];
     for (int lane = 0; lane < 32; lane++) {
         Fiber& f = fibers[first + lane];
-        if (f.state != AT_WARP) return to_host();
-        if (strcmp(f.what, what) != 0) fail("lanes of a warp do different things");
+        if (f.what != what && strcmp(f.what, what) != 0) fail("lanes of a warp do different things");
         lanes[lane] = f.brought;
     }
     perform(lanes);
@@ -282,30 +290,33 @@ struct Multiply {
     u32 a[4], b[2];
 };
 
+__attribute__((optimize("O3"))) static void multiply(void** lanes) {
+    float a[16][16], b[16][8], d[16][8];
+    for (int l = 0; l < 32; l++) {
+        Multiply* m = (Multiply*)lanes[l];
+        for (int e = 0; e < 2; e++) {
+            int g = l / 4, t = l % 4 * 2 + e, shift = e * 16;
+            a[g][t] = widen((bf16)(m->a[0] >> shift));
+            a[g + 8][t] = widen((bf16)(m->a[1] >> shift));
+            a[g][t + 8] = widen((bf16)(m->a[2] >> shift));
+            a[g + 8][t + 8] = widen((bf16)(m->a[3] >> shift));
+            b[t][g] = widen((bf16)(m->b[0] >> shift));
+            b[t + 8][g] = widen((bf16)(m->b[1] >> shift));
+            d[g][t] = m->c[e];
+            d[g + 8][t] = m->c[2 + e];
+        }
+    }
+    // A product of two bf16 numbers is exact, so that this rounds once, as fmaf does.
+    for (int r = 0; r < 16; r++)
+        for (int k = 0; k < 16; k++)
+            for (int c = 0; c < 8; c++) d[r][c] += a[r][k] * b[k][c];
+    for (int l = 0; l < 32; l++)
+        for (int e = 0; e < 4; e++) ((Multiply*)lanes[l])->c[e] = d[l / 4 + e / 2 * 8][l % 4 * 2 + e % 2];
+}
+
 void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     Multiply own = {c, {a[0], a[1], a[2], a[3]}, {b0, b1}};
-    together("mma", &own, [](void** lanes) {
-        float a[16][16], b[16][8];
-        for (int l = 0; l < 32; l++) {
-            Multiply* m = (Multiply*)lanes[l];
-            for (int e = 0; e < 2; e++) {
-                int g = l / 4, t = l % 4 * 2 + e, shift = e * 16;
-                a[g][t] = widen((bf16)(m->a[0] >> shift));
-                a[g + 8][t] = widen((bf16)(m->a[1] >> shift));
-                a[g][t + 8] = widen((bf16)(m->a[2] >> shift));
-                a[g + 8][t + 8] = widen((bf16)(m->a[3] >> shift));
-                b[t][g] = widen((bf16)(m->b[0] >> shift));
-                b[t + 8][g] = widen((bf16)(m->b[1] >> shift));
-            }
-        }
-        for (int l = 0; l < 32; l++)
-            for (int e = 0; e < 4; e++) {
-                int row = l / 4 + e / 2 * 8, column = l % 4 * 2 + e % 2;
-                float sum = ((Multiply*)lanes[l])->c[e];
-                for (int k = 0; k < 16; k++) sum = fmaf(a[row][k], b[k][column], sum);
-                ((Multiply*)lanes[l])->c[e] = sum;
-            }
-    });
+    together("mma", &own, multiply);
 }
 
 struct Load {
