@@ -2,6 +2,7 @@
 and spilled bytes of each against the ceilings in ceilings.json (the largest over all GPUs).
 
 compile.py FOLDER           check; the machine code goes to the folder
+compile.py FOLDER --few     the same for the oldest kind and Hopper alone
 compile.py FOLDER --make    write ceilings.json
 """
 
@@ -11,6 +12,7 @@ import json
 import re
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from emulator import HEADS
@@ -19,6 +21,7 @@ HERE = Path(__file__).resolve().parent
 KERNELS = HERE.parents[1] / "crates/tinylora-compute/src/cuda/kernels"
 CEILINGS = HERE / "ceilings.json"
 GPUS = ["sm_80", "sm_89", "sm_90a", "sm_120"]
+FEW = ["sm_80", "sm_90a"]
 # Files of kernels that one kind of GPU alone can run.
 ONLY = {"wgmma": "sm_90a"}
 # Without contraction a product and a sum are two roundings wherever they stand, so that kernels for many and for few
@@ -45,8 +48,9 @@ def image_name(path, gpu, defines):
     return "-".join([path.stem, *[d.partition("=")[2] for d in defines], gpu, digest]) + ".cubin"
 
 
-def compile_one(nvrtc, path, gpu, defines):
-    """What the compiler says, and the machine code."""
+def compile_one(gpu, path, head):
+    """Registers and spilled bytes by kernel, what else the compiler says, the file's name and the machine code."""
+    nvrtc, defines = library(), [] if head is None else [f"-DHEAD={head}"]
     headers = sorted(KERNELS.glob("*.cuh"))
     texts = (ctypes.c_char_p * len(headers))(*[h.read_bytes() for h in headers])
     names = (ctypes.c_char_p * len(headers))(*[h.name.encode() for h in headers])
@@ -65,7 +69,10 @@ def compile_one(nvrtc, path, gpu, defines):
     image = ctypes.create_string_buffer(size.value)
     nvrtc.nvrtcGetCUBIN(program, image)
     nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
-    return log.value.decode(), image.raw
+    log = log.value.decode()
+    # What it says where it makes products wait for each other, or leaves registers as they are.
+    said = [f"{path.name}: {line}" for line in log.splitlines() if re.search("serialized|setmaxnreg", line)]
+    return resources(log), said, image_name(path, gpu, defines), image.raw
 
 
 def resources(log):
@@ -81,28 +88,32 @@ def resources(log):
     return found
 
 
-def main(folder, make):
-    folder.mkdir(parents=True, exist_ok=True)
-    nvrtc, start, all_found, count, said = library(), time.time(), {}, 0, []
-    for gpu in GPUS:
+def units(gpus):
+    """(kind of GPU, file, head size), those that take longest first."""
+    found = []
+    for gpu in gpus:
         for path in sorted(KERNELS.glob("*.cu")):
-            if ONLY.get(path.stem, gpu) != gpu:
-                continue
-            heads = HEADS if path.name == "attention.cu" else [None]
-            for head in heads:
-                defines = [] if head is None else [f"-DHEAD={head}"]
-                log, image = compile_one(nvrtc, path, gpu, defines)
-                (folder / image_name(path, gpu, defines)).write_bytes(image)
-                # What it says where it makes products wait for each other, or leaves registers as they are.
-                said += [f"{path.name}: {line}" for line in log.splitlines() if re.search("serialized|setmaxnreg", line)]
-                for name, (registers, spilled) in resources(log).items():
-                    before = all_found.get(name, (0, 0))
-                    all_found[name] = (max(registers, before[0]), max(spilled, before[1]))
-                    count += 1
+            if ONLY.get(path.stem, gpu) == gpu:
+                found += [(gpu, path, head) for head in (HEADS if path.name == "attention.cu" else [None])]
+    return sorted(found, key=lambda unit: -(unit[2] or 0))
+
+
+def main(folder, make, gpus):
+    folder.mkdir(parents=True, exist_ok=True)
+    start, all_found, count, problems = time.time(), {}, 0, []
+    # In processes: the compiler lets one thread in at a time.
+    with ProcessPoolExecutor() as pool:
+        for found, said, name, image in pool.map(compile_one, *zip(*units(gpus))):
+            (folder / name).write_bytes(image)
+            problems += said
+            count += len(found)
+            for name, (registers, spilled) in found.items():
+                before = all_found.get(name, (0, 0))
+                all_found[name] = (max(registers, before[0]), max(spilled, before[1]))
     if make:
         lines = [f'  "{name}": {list(all_found[name])}' for name in sorted(all_found)]
         CEILINGS.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-    ceilings, problems = json.loads(CEILINGS.read_text()), said
+    ceilings = json.loads(CEILINGS.read_text())
     for name, (registers, spilled) in sorted(all_found.items()):
         most = ceilings.get(name)
         if most is None:
@@ -110,9 +121,9 @@ def main(folder, make):
         elif registers > most[0] or spilled > most[1]:
             problems.append(f"{name} uses {registers} registers and spills {spilled} bytes; its ceiling is {most}")
     problems += [f"{name} is in ceilings.json but is no kernel" for name in ceilings if name not in all_found]
-    print("\n".join(problems) or f"{count} kernels for {', '.join(GPUS)} compiled in {time.time() - start:.0f} s")
+    print("\n".join(problems) or f"{count} kernels for {', '.join(gpus)} compiled in {time.time() - start:.0f} s")
     return bool(problems)
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), "--make" in sys.argv[2:]))
+    sys.exit(main(Path(sys.argv[1]), "--make" in sys.argv[2:], FEW if "--few" in sys.argv[2:] else GPUS))

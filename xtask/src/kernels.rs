@@ -16,17 +16,17 @@ pub enum Ceilings {
     Made,
 }
 
-/// How many of the errors that are planted in the kernels, to see that the checks find them.
+/// How much is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Planted {
-    /// All.
+pub enum Thoroughness {
+    /// Every kind of GPU, and every error that is planted in the kernels to see that the checks find it.
     All,
-    /// Every fourth, for checks that are run often.
+    /// The oldest kind and Hopper, and every fourth error: for checks that are run often.
     Few,
 }
 
 /// Runs both proofs. Where pip can't fetch the compiler, or no C++ compiler is there, it says so and passes.
-pub fn run(root: &Path, ceilings: Ceilings, planted: Planted) -> Result<()> {
+pub fn run(root: &Path, ceilings: Ceilings, thoroughness: Thoroughness) -> Result<()> {
     let scripts = root.join("xtask").join("kernels");
     let target = root.join("target").join("kernels");
     let python = match environment(&scripts, &target) {
@@ -37,13 +37,14 @@ pub fn run(root: &Path, ceilings: Ceilings, planted: Planted) -> Result<()> {
         }
     };
     let make = (ceilings == Ceilings::Made).then_some("--make");
+    let few = (thoroughness == Thoroughness::Few).then_some("--few");
     crate::run_command(
-        Command::new(&python).arg(scripts.join("compile.py")).arg(target.join("images")).args(make),
+        Command::new(&python).arg(scripts.join("compile.py")).arg(target.join("images")).args(make).args(few),
         root,
     )?;
     let mut emulate = Command::new(&python);
     emulate.arg(scripts.join("emulate.py")).arg(target.join("emulated"));
-    emulate.args((planted == Planted::Few).then_some("--few"));
+    emulate.args(few);
     // What was built before is checked, too.
     let program = program(root);
     if program.is_file() {

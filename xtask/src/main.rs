@@ -1,7 +1,7 @@
 //! The house's own tasks, run as `cargo xtask NAME`. A task's name enters; its result is the exit status, and what
 //! is wrong is printed. Nothing here is part of the `tinylora` binary.
 
-use kernels::{Ceilings, Planted};
+use kernels::{Ceilings, Thoroughness};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -26,8 +26,8 @@ usage: cargo xtask TASK
   speed [--make]          compare speed, as a fraction of this machine's limits, with what is kept in xtask/speed.json for
                           each kernel; less than half of it fails. --make keeps what is measured
   kernels [--make|--few]  compile the CUDA kernels for every GPU and run them on the CPU, without one; --make writes
-                          the registers that they use to xtask/kernels/ceilings.json, --few plants a quarter of
-                          the errors that the checks must find
+                          the registers that they use to xtask/kernels/ceilings.json, --few takes two kinds of GPU
+                          and plants a quarter of the errors that the checks must find
   gpu-check [ARGS]        on a machine with an NVIDIA GPU: the CUDA kernels against f64, sanitizers, times; see
                           xtask/kernels/gpu_check.py, which also runs alone";
 
@@ -44,12 +44,12 @@ fn main() -> ExitCode {
         ["fuzz-coverage", target, count, more @ ..] => fuzz::coverage(&root(), target, count, more),
         ["golden", "--check"] => golden::run(&root(), golden::Mode::Check),
         ["golden", "--make"] => golden::run(&root(), golden::Mode::Make),
-        ["kernels"] => kernels::run(&root(), Ceilings::Stored, Planted::All),
-        ["kernels", "--few"] => kernels::run(&root(), Ceilings::Stored, Planted::Few),
+        ["kernels"] => kernels::run(&root(), Ceilings::Stored, Thoroughness::All),
+        ["kernels", "--few"] => kernels::run(&root(), Ceilings::Stored, Thoroughness::Few),
         ["speed"] => speed::run(&root(), speed::Kept::Stored),
         ["speed", "--make"] => speed::run(&root(), speed::Kept::Made),
         ["gpu-check", rest @ ..] => kernels::gpu_check(&root(), rest),
-        ["kernels", "--make"] => kernels::run(&root(), Ceilings::Made, Planted::All),
+        ["kernels", "--make"] => kernels::run(&root(), Ceilings::Made, Thoroughness::All),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);

@@ -65,11 +65,15 @@ mod tests {
     #[test]
     fn a_feature_that_tests_alone_ask_for_is_found() {
         let program = read("a v1.0.0|std\nb v2.0.0|\na v1.0.0|std (*)\nc v1.0.0 (proc-macro)|derive\n");
-        let tests =
-            read("a v1.0.0|std\nb v2.0.0|std\nc v1.0.0 (proc-macro)|derive\nc v1.0.0 (proc-macro)|\nd v1.0.0|\n");
+        let tests = read(
+            "a v1.0.0|std\nb v2.0.0|std\nc v1.0.0 (proc-macro)|derive\nc v1.0.0 (proc-macro)|\nd v1.0.0|\n",
+        );
         let found = differences(&program, &tests);
         assert_eq!(found.len(), 1);
-        assert!(found[0].contains("`b v2.0.0` has the features [] in the program and [std] in tests"), "{found:?}");
+        assert!(
+            found[0].contains("`b v2.0.0` has the features [] in the program and [std] in tests"),
+            "{found:?}"
+        );
         assert!(differences(&program, &program).is_empty());
     }
 }
