@@ -101,7 +101,7 @@ def units(gpus):
 def main(folder, make, gpus):
     folder.mkdir(parents=True, exist_ok=True)
     start, all_found, count, problems = time.time(), {}, 0, []
-    # In processes: the compiler lets one thread in at a time.
+    # In processes, each with a compiler of its own.
     with ProcessPoolExecutor() as pool:
         for found, said, name, image in pool.map(compile_one, *zip(*units(gpus))):
             (folder / name).write_bytes(image)

@@ -232,7 +232,7 @@ impl<E: Element, const GAPS: bool> Simd for InLanes<'_, E, GAPS> {
     type Output = ();
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        debug_assert!(GAPS || self.0.a_inner == 1);
+        assert!(GAPS || self.0.a_inner == 1, "only f32 may have gaps");
         // SAFETY: the caller of `Block::run` vouches for the block, and the lanes for themselves.
         unsafe { self.0.in_lanes::<L, GAPS>() }
     }

@@ -1,8 +1,8 @@
 //! Quantised blocks of GGUF enter, f32 leave: thirty-two or 256 numbers a block, of few bits each, with scales of their own. The
 //! layouts are those of ggml's `ggml-common.h`; the names of fields are its names. Checked against the `gguf` package.
 //!
-//! Own code, since the library that has it, candle-core, brings thirty crates and a sixth of the time that all of ours take to
-//! compile, for these two pages. All are functions of one block: `block` has the type's bytes, `out` its numbers.
+//! Own code, since the library that has it, candle-core, brings forty crates and took a seventh of the time that the whole
+//! program takes to compile, for these two pages. All are functions of one block: `block` has the type's bytes, `out` its numbers.
 
 use half::f16;
 
