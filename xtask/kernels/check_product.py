@@ -65,6 +65,7 @@ def check(emulator, random):
     one_bits(emulator, random)
     side(emulator, random)
     outer(emulator, random)
+    outer_products(emulator, random)
     thin(emulator, random)
 
 
@@ -119,6 +120,28 @@ def outer(emulator, random):
         found = emulator.run("side_join", (-(-rank * columns // 128),), 128, 0, [parts, pieces, rank * columns, start])[1]
         exact = left[:, at:at + rank].astype(np.float64).T @ right + start
         close("outer products", found, exact, 2e-6)
+
+
+PLACES = [("first", "u8", 3), ("end", "i4", 2)]
+
+
+def outer_products(emulator, random):
+    """Sums of up to three matrices, at places of their own."""
+    _, _, threads, shared = SHAPES["back"]
+    for rows, outputs, columns in [(1, (1,), 9), (77, (100, 30, 6), 140), (200, (131, 5), 40), (33, (8,), 129)]:
+        n = sum(outputs)
+        dy, x = rounded(random.normal(size=(rows, n))), rounded(random.normal(size=(rows, columns)))
+        a, b = padded(dy), padded(x)
+        starts = [random.normal(size=(count, columns)).astype(np.float32) for count in outputs]
+        ends = [*np.cumsum(outputs), n, n]
+        places = lambda *at: struct(PLACES, ([*at[2:], 0, 0][:3], ends[:2]))
+        of = lambda a_at, b_at, *_: struct(OPERANDS, (a_at, b_at, a.shape[1], b.shape[1], n, columns, rows))
+        found = emulator.run("outer_products", (-(-n // 128), -(-columns // 128)), threads, shared, [of, places],
+                             [a, b, *starts])[2:]
+        exact, first = dy.astype(np.float64).T @ x, 0
+        for matrix, start in zip(found, starts):
+            close("outer products of rows", matrix, exact[first:first + len(start)] + start, 2e-6)
+            first += len(start)
 
 
 def thin(emulator, random):

@@ -15,7 +15,45 @@ def check(emulator, random):
     rows(emulator, random)
     head(emulator, random)
     adamw(emulator, random)
+    slopes(emulator, random)
     joins(emulator, random)
+
+
+def joined(emulator, parts, start):
+    """What side_join makes of parts."""
+    return emulator.run("side_join", (-(-start.size // 128),), 128, 0, [parts, len(parts), start.size, start])[1]
+
+
+def slopes(emulator, random):
+    """Gradients of the weights of norms and of biases, over one piece of rows and over several."""
+    for rows, width in [(1, 7), (700, 130)]:
+        x, dy = (f32(random.normal(size=(rows, width))) for _ in range(2))
+        start, pieces = f32(random.normal(size=width)), -(-rows // 512)
+        scales = emulator.run("norm_scales", (-(-rows // 4),), 128, 0, [x, 1e-5, rows, width, np.zeros(rows, np.float32)])[1]
+        exact = 1 / np.sqrt((x.astype(np.float64) ** 2).mean(-1) + 1e-5)
+        close("scales of a norm", scales, exact, 1e-6)
+        grid, parts = (-(-width // 128), pieces), np.zeros((pieces, width), np.float32)
+        found = emulator.run("norm_slopes", grid, 128, 0, [x, dy, scales, rows, width, parts])[3]
+        close("gradient of a norm", joined(emulator, found, start), start + (dy * x * exact[:, None]).sum(0), 2e-6)
+        d = rounded(dy)
+        b = padded(d)
+        found = emulator.run("column_sums", grid, 128, 0, [b, b.shape[1], rows, width, parts])[1]
+        close("gradient of a bias", joined(emulator, found, start), start + d.astype(np.float64).sum(0), 2e-6)
+    for rows, heads, size in [(3, 2, 14), (130, 3, 64), (70, 1, 256)]:
+        first, half = 10, size // 2
+        qkv, dy = rounded(random.normal(size=(rows, first + heads * size + 6))), f32(random.normal(size=(rows, heads, size)))
+        positions, start = random.integers(0, 20, rows).astype(np.uint32), f32(random.normal(size=size))
+        angle = np.arange(20)[:, None] * 10000.0 ** (-np.arange(half) / half)
+        turns, pieces = f32(np.stack([np.cos(angle), np.sin(angle)], -1)), -(-rows // 64)
+        arguments = [to_bf16(qkv), qkv.shape[1], first, heads, size, positions, turns, 1e-5, dy, rows,
+                     np.zeros((pieces, size), np.float32)]
+        found = emulator.run("head_norm_slopes", (pieces,), 128, 0, arguments)[-1]
+        x = qkv[:, first:first + heads * size].reshape(rows, heads, size).astype(np.float64)
+        c, s = (turns[positions][:, None, :, i].astype(np.float64) for i in (0, 1))
+        low, high = dy[..., :half] * c + dy[..., half:] * s, dy[..., half:] * c - dy[..., :half] * s
+        scaled = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5)
+        exact = (np.concatenate([low, high], -1) * scaled).sum((0, 1))
+        close("gradient of heads' norms", joined(emulator, found, start), start + exact, 4e-6)
 
 
 def norm(x, w, epsilon=1e-5):
@@ -174,6 +212,7 @@ def head(emulator, random):
         close("normalizer", shares[:, 0], normalizer, 1e-6)
         close("entropy", shares[:, 1], -(p * np.log(p)).sum(1), 1e-5)
         close("target logits", target_logits, logits[np.arange(m), targets], 1e-5)
+        head_slopes(emulator, random, (a, b, m, v, d), inverse, targets, shares, p)
         sample(emulator, random, (a, b, of), inverse, sums, shares, logits, p)
         directions(emulator, (a, b, m, v, d), e, inverse, targets, shares, p)
 
@@ -224,6 +263,24 @@ def directions(emulator, shapes, e, inverse, targets, shares, p):
                            [chance, left])[0]
     found = emulator.run("head_directions", (m,), 256, 0, [b, b.shape[1], targets, inverse, d, out])[3]
     close("directions", found, (e[targets] - p @ e) * inverse[:, None], 6e-3)
+
+
+def head_slopes(emulator, random, shapes, inverse, targets, shares, p):
+    """What rows weigh in the gradient of the head's matrix."""
+    a, b, m, v, d = shapes
+    bm, bn, threads, shared = SHAPES["large"]
+    given, slab = f32(random.normal(size=(m, 2))), 256
+    entropy = -(p * np.log(p)).sum(1, keepdims=True)
+    exact = given[:, :1] * (np.eye(v)[targets] - p) - given[:, 1:] * p * (np.log(p) + entropy)
+    for first in range(0, v, slab):
+        left = np.ascontiguousarray(b[first:])
+        of = lambda a_at, b_at: struct(OPERANDS, (a_at, b_at, a.shape[1], left.shape[1], m, v - first, d))
+        arguments = [of, inverse, shares, targets, given, first, np.zeros((m, slab), np.uint16), slab]
+        found = emulator.run("head_slopes", (-(-m // bm), slab // 128), threads, shared, arguments, [a, left])[4]
+        wanted = np.zeros((m, slab))
+        wanted[:, :min(slab, v - first)] = exact[:, first:first + slab]
+        # A likely target's and the others' weights are differences of what exp gives, good to 1e-6.
+        close("weights of the head's gradient", from_bf16(found), wanted, 6e-3)
 
 
 def adamw(emulator, random):

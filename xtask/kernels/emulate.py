@@ -23,6 +23,11 @@ PLANTED = [
      "(right, b + piece_at<S::B_PIECES>(row, step * 2 + lane / 16))"),
     (check_product, "side.cu", "how ? own[j * m.rank + i]", "how ? own[i * m.rank + j]"),
     (check_product, "side.cu", "left_row + left_at + s0", "left_row + left_at"),
+    # Gradients of weights: what is read turned round, what is added, the last row of a piece, a sign.
+    (check_product, "tile.cuh", "lane / 16 * 8 + lane % 8;\n                load_matrices_turned(left", "lane % 16;\n                load_matrices_turned(left"),
+    (check_product, "outer.cu", "to[1] +=", "to[1] ="),
+    (check_rows, "slopes.cu", "smaller(first + SLOPE_ROWS, rows)", "smaller(first + SLOPE_ROWS - 1, rows)"),
+    (check_rows, "head.cu", "- s.entropy * by_entropy", "+ s.entropy * by_entropy"),
     (check_attention, "attention.cu", "at < query.limit", "at <= query.limit"),
     (check_attention, "attention.cu", "        block_barrier();\n    });\n    copy_wait<0>();\n#pragma unroll\n    for (int half = 0; half < 2; half++) {\n        Query",
      "    });\n    copy_wait<0>();\n#pragma unroll\n    for (int half = 0; half < 2; half++) {\n        Query"),

@@ -24,10 +24,10 @@ def compiler():
 
 # The kernels that each check runs.
 FILES = {
-    "check_product": ["product", "side", "thin"],
+    "check_product": ["product", "outer", "side", "thin"],
     "check_wgmma": ["wgmma"],
     "check_attention": ["attention"],
-    "check_rows": ["product", "norm", "activation", "heads", "rows", "head", "adamw"],
+    "check_rows": ["product", "norm", "activation", "heads", "rows", "head", "adamw", "side", "slopes", "outer"],
 }
 
 

@@ -38,9 +38,6 @@ checkpoint_every = 1
 problems = 2
 "#;
 
-/// What can't be trained there.
-const FULL: &str = "kind = \"full\"";
-
 struct Place {
     folder: tempfile::TempDir,
     driver: PathBuf,
@@ -54,9 +51,11 @@ impl Place {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let recipe = tiny::prepare_with(folder.path(), RECIPE, tiny::GRADER);
         let text = std::fs::read_to_string(&recipe).expect("just written");
-        for (file, adapter) in
-            [("recipe", "u = 13\nn_tie = \"all\""), ("lora", "kind = \"lora\"\nrank = 3"), ("full", FULL)]
-        {
+        for (file, adapter) in [
+            ("recipe", "u = 13\nn_tie = \"all\""),
+            ("lora", "kind = \"lora\"\nrank = 3"),
+            ("full", "kind = \"full\""),
+        ] {
             let text = text.replace("ADAPTER", adapter);
             std::fs::write(folder.path().join(file).with_extension("toml"), text).expect("writable");
         }
@@ -195,7 +194,7 @@ fn a_run_on_wgmma_has_no_gap_and_resumes_exactly() {
 }
 
 #[test]
-fn lora_trains_on_the_gpu_and_all_weights_do_not() {
+fn lora_trains_on_the_gpu() {
     let Some(place) = Place::new() else { return };
     let whole = place.train_recipe("lora.toml", "lora", &["--set", "train.steps=2"]);
     let metrics = place.json("lora/metrics.jsonl");
@@ -205,9 +204,52 @@ fn lora_trains_on_the_gpu_and_all_weights_do_not() {
     std::fs::remove_file(stopped).expect("a checkpoint");
     let again = place.train_recipe("lora.toml", "lora", &["--set", "train.steps=2", "--resume"]);
     assert!(again == whole, "a resumed run ends in another adapter");
-    let full = place.tinylora(&["train", "full.toml", "--out", "full"]).output().expect("it starts");
-    let message = String::from_utf8_lossy(&full.stderr).into_owned();
-    assert!(!full.status.success() && message.contains("can't be trained on a GPU"), "{message}");
+}
+
+#[test]
+fn all_weights_train_on_the_gpu() {
+    let Some(place) = Place::new() else { return };
+    let train = |out: &str, gpus: &str, extra: &[&str]| {
+        let steps = [
+            "train",
+            "full.toml",
+            "--out",
+            out,
+            "--set",
+            "train.steps=2",
+            "--set",
+            "grpo.kl_coefficient=0.01",
+        ];
+        let mut command = place.tinylora(&[&steps, extra].concat());
+        command.env("TINYLORA_GPU", gpus).output().expect("the program starts")
+    };
+    let model = |out: &str| {
+        let mut files = Vec::new();
+        for file in std::fs::read_dir(place.folder.path().join(out).join("model")).expect("a model") {
+            let file = file.expect("readable").path();
+            files.push((file.file_name().map(ToOwned::to_owned), std::fs::read(file).expect("readable")));
+        }
+        files.sort();
+        files
+    };
+    done(&train("full", "0", &[]));
+    let (whole, metrics) = (model("full"), place.json("full/metrics.jsonl"));
+    assert!(metrics.len() == 2 && metrics.iter().all(|step| step["logprob_gap_max"] == 0.0), "{metrics:?}");
+    assert!(
+        metrics.iter().all(|step| step["grad_norm"].as_f64().is_some_and(|norm| norm > 0.0)),
+        "{metrics:?}"
+    );
+    assert!(metrics[1]["kl"].as_f64().is_some_and(|kl| kl > 0.0), "it left the base: {metrics:?}");
+    let stopped = place.folder.path().join("full/checkpoints/step-000002.ckpt");
+    std::fs::remove_file(stopped).expect("a checkpoint");
+    done(&train("full", "0", &["--resume"]));
+    assert!(model("full") == whole, "a resumed run ends in another model");
+    done(&train("two", "0,1", &[]));
+    assert!(model("two") == whole, "two GPUs train another model");
+    // What is kept on the GPU, and what beside it.
+    let refused = train("no", "0", &["--set", "model.memory=\"1MiB\""]);
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && message.contains("of a GPU's memory: base"), "{message}");
 }
 
 #[test]

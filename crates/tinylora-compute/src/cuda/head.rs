@@ -5,6 +5,7 @@
 
 use super::device::{Argument, Device, Launch};
 use super::error::CudaError;
+use super::gradients::add_outer_products;
 use super::memory::DeviceBuffer;
 use super::product::{self, FEW_ROWS, Matrix, Out, Rows, int, operands};
 
@@ -223,6 +224,56 @@ impl<'a> HeadRows<'a> {
         self.weighted_embeddings(device, statistics, "head_entropies")
     }
 
+    /// Adds the gradient of the head's matrix to `sums` (V, D), for the loss's slopes by each row's log-prob and by its
+    /// entropy (M) and [`Statistics::shares`]. Weights of the vocabulary are rounded to bf16.
+    ///
+    /// # Panics
+    /// If sizes don't fit.
+    pub fn add_weight_gradient(
+        &self,
+        device: &Device,
+        distributions: &DeviceBuffer<f32>,
+        targets: &DeviceBuffer<u32>,
+        slopes: (&[f32], &[f32]),
+        inverse_temperature: f32,
+        sums: &DeviceBuffer<f32>,
+    ) -> Result<(), CudaError> {
+        let (rows, vocabulary, width) = (self.x.rows, self.head.rows, self.head.columns);
+        assert!(slopes.0.len() == rows && slopes.1.len() == rows && targets.len() == rows, "for each row");
+        assert!(sums.len() == vocabulary * width && distributions.len() == 3 * rows, "sums of the head");
+        let slopes: Vec<f32> = slopes
+            .0
+            .iter()
+            .zip(slopes.1)
+            .flat_map(|(&a, &b)| [a, b].map(|x| x * inverse_temperature))
+            .collect();
+        let slopes = device.upload("slopes", &slopes)?;
+        let slab = SLAB.min(vocabulary.next_multiple_of(CHUNK));
+        let weights = device.buffer("weights of the vocabulary", rows * slab)?;
+        for first in (0..vocabulary).step_by(slab) {
+            let left = self.head.range(first, vocabulary - first);
+            let operands = operands(self.x, &left, left.rows, left.columns);
+            let arguments = [
+                Argument::Struct(&operands),
+                self.inverse_temperature.argument(),
+                distributions.argument(),
+                targets.argument(),
+                slopes.argument(),
+                int(first),
+                weights.argument(),
+                int(slab),
+            ];
+            let blocks = [rows.div_ceil(128) as u32, (slab / CHUNK) as u32, 1];
+            let launch = Launch { blocks, threads: LARGE.0, shared: LARGE.1 };
+            // SAFETY: as above; all slabs but the last are whole.
+            unsafe { device.launch_some("head_slopes", launch, &arguments)? };
+            let count = slab.min(left.rows);
+            let weights = Rows { data: weights.clone(), rows, width: count, stride: slab };
+            add_outer_products(device, &weights, self.x, &[sums.part(first * width, count * width)])?;
+        }
+        Ok(())
+    }
+
     /// Σ_v w_v E_v for weights of a kernel's making (M, D), slab by slab.
     fn weighted_embeddings(
         &self,
@@ -257,6 +308,11 @@ impl<'a> HeadRows<'a> {
 }
 
 impl Statistics {
+    /// Of each row the logarithm of the normalizer, the entropy and the largest logit, on the GPU (M, 3).
+    pub fn shares(&self) -> DeviceBuffer<f32> {
+        self.distributions.clone()
+    }
+
     /// Waits; what each row's log-probs need.
     pub fn distributions(&self) -> Result<Vec<Distribution>, CudaError> {
         let numbers = self.distributions.to_vec()?;

@@ -44,9 +44,11 @@ units!(
     "head",
     "heads",
     "norm",
+    "outer",
     "product",
     "rows",
     "side",
+    "slopes",
     "thin",
     "wgmma"
 );

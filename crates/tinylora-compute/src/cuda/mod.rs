@@ -8,6 +8,7 @@ pub mod attention;
 mod device;
 mod driver;
 mod error;
+pub mod gradients;
 mod graph;
 pub mod head;
 mod images;

@@ -456,14 +456,23 @@ pub fn add_outer(
         let blocks = [columns.div_ceil(128) as u32, count.div_ceil(8) as u32, pieces as u32];
         // SAFETY: the arguments are the kernel's, with room as checked.
         unsafe { device.launch_some("side_outer", Launch { blocks, threads: 128, shared: 0 }, &arguments)? };
-        let length = count * columns;
-        let to = out.part(first * columns, length);
-        let arguments = [parts.argument(), int(pieces), int(length), to.argument()];
-        let blocks = [length.div_ceil(128) as u32, 1, 1];
-        // SAFETY: as above.
-        unsafe { device.launch_some("side_join", Launch { blocks, threads: 128, shared: 0 }, &arguments)? };
+        join(device, parts, pieces, &out.part(first * columns, count * columns))?;
     }
     Ok(())
+}
+
+/// out += Σ `parts[piece]` of so many pieces, each as long as `out`.
+pub(super) fn join(
+    device: &Device,
+    parts: &DeviceBuffer<f32>,
+    pieces: usize,
+    out: &DeviceBuffer<f32>,
+) -> Result<(), CudaError> {
+    assert!(parts.len() >= pieces * out.len(), "parts of all sums");
+    let arguments = [parts.argument(), int(pieces), int(out.len()), out.argument()];
+    let launch = Launch { blocks: [out.len().div_ceil(128) as u32, 1, 1], threads: 128, shared: 0 };
+    // SAFETY: the arguments are the kernel's, with room as checked.
+    unsafe { device.launch_some("side_join", launch, &arguments) }
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! All weights in training: the list of numbers in f32 (the master copy) and the model packed from it, with which
 //! rollouts, evaluation and training all compute. The base's own weights stay as they are, for the KL term and for other
-//! runs of a sweep.
+//! runs of a sweep. The master copy is on the host, also where the model is on a GPU.
 
 use super::{Base, BaseError};
 use crate::model::weights::Weights;
-use crate::model::{Gradients, Model, WeightLayout, WeightSums};
+use crate::model::{DeviceError, Gradients, Model, WeightLayout};
 use std::sync::Arc;
 use tinylora_compute::Cpu;
 
@@ -56,26 +56,31 @@ impl FullModel {
     ///
     /// # Panics
     /// If there are not exactly as many as the model has.
-    pub fn set(&mut self, cpu: &Cpu, numbers: &[f32], version: u64) {
+    ///
+    /// # Errors
+    /// On a GPU alone: of its driver or its memory.
+    pub fn set(&mut self, cpu: &Cpu, numbers: &[f32], version: u64) -> Result<(), BaseError> {
         self.numbers.copy_from_slice(numbers);
-        self.model.repack(cpu, &self.layout, &self.numbers);
+        self.model.repack(cpu, &self.layout, &self.numbers)?;
         self.version = version;
+        Ok(())
     }
 
-    /// Changes the numbers in place and counts that; an error leaves the version as it was, and must leave the numbers.
-    pub fn update<T, E>(
+    /// Changes the numbers in place and counts that; an error of `change` leaves the version as it was, and must leave the
+    /// numbers.
+    pub fn update<T, E: From<BaseError>>(
         &mut self,
         cpu: &Cpu,
         change: impl FnOnce(&mut [f32]) -> Result<T, E>,
     ) -> Result<T, E> {
         let result = change(&mut self.numbers)?;
-        self.model.repack(cpu, &self.layout, &self.numbers);
+        self.model.repack(cpu, &self.layout, &self.numbers).map_err(BaseError::from)?;
         self.version += 1;
         Ok(result)
     }
 
-    /// Sums of 0 for a backward pass.
-    pub(super) fn sums(&self) -> Gradients {
-        Gradients::Weights(WeightSums::new(Arc::clone(&self.layout)))
+    /// Sums of 0 for a backward pass, where the model computes.
+    pub(super) fn sums(&self) -> Result<Gradients, DeviceError> {
+        self.model.weight_sums(&self.layout)
     }
 }

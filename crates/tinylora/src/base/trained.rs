@@ -123,7 +123,6 @@ impl Trained {
                 let factors = factors.get(cpu, base, &spec, cache, report)?;
                 Self::Projected(Adapter::new(spec, seed, factors))
             }
-            AdapterKind::Full if base.model.is_on_gpu() => return Err(DeviceError::Full.into()),
             AdapterKind::Full => Self::Full(Box::new(FullModel::new(cpu, base)?)),
             AdapterKind::Lora => {
                 Self::Lora(LoraAdapter::new(cpu, base, LoraSpec::new(section, &base.model.config)?, seed)?)
@@ -159,7 +158,7 @@ impl Trained {
     pub fn set(&mut self, cpu: &Cpu, numbers: &[f32], version: u64) -> Result<(), BaseError> {
         match self {
             Self::Projected(adapter) => adapter.set(numbers, version),
-            Self::Full(full) => full.set(cpu, numbers, version),
+            Self::Full(full) => full.set(cpu, numbers, version)?,
             Self::Lora(adapter) => adapter.set(cpu, numbers, version)?,
         }
         Ok(())
@@ -175,26 +174,33 @@ impl Trained {
     }
 
     /// Sums of 0 for backward passes of this policy.
-    pub fn sums(&self) -> Gradients {
-        match self {
+    ///
+    /// # Errors
+    /// On a GPU alone: of its driver or its memory.
+    pub fn sums(&self) -> Result<Gradients, DeviceError> {
+        Ok(match self {
             Self::Projected(adapter) => adapter.sums(),
-            Self::Full(full) => full.sums(),
+            Self::Full(full) => full.sums()?,
             Self::Lora(adapter) => adapter.sums(),
-        }
+        })
     }
 
     /// The gradient of the numbers (as many as these) from the sums of all backward passes.
     ///
     /// # Panics
     /// If the sums are those of another kind.
-    pub fn gradient(&self, sums: Gradients) -> Vec<f32> {
-        match (self, sums) {
+    ///
+    /// # Errors
+    /// On a GPU alone: of its driver.
+    pub fn gradient(&self, sums: Gradients) -> Result<Vec<f32>, DeviceError> {
+        Ok(match (self, sums) {
             (Self::Projected(adapter), Gradients::R(dr)) => adapter.gradient(&dr[0]),
             (Self::Full(_), Gradients::Weights(sums)) => sums.numbers,
+            (Self::Full(_), Gradients::GpuWeights(sums)) => sums.into_numbers()?,
             // They are laid out as the numbers are.
             (Self::Lora(_), Gradients::Factors(gradient)) => gradient,
             _ => panic!("sums of another kind"),
-        }
+        })
     }
 
     /// Writes an adapter's file, whole or not at all; gives the file's size in bytes.

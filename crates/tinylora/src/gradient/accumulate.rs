@@ -5,8 +5,8 @@
 use super::pack::{Packed, Target, TrainingCompletion, TrainingGroup, pack};
 use crate::inference::support_normalizer;
 use crate::model::{
-    DeviceError, Directions, Gradients, HEAD, Hidden, KeptActivations, KvCache, Model, Policy, WeightSums,
-    backward, forward,
+    DeviceError, Directions, GpuWeightSums, Gradients, HEAD, Hidden, KeptActivations, KvCache, Model, Policy,
+    WeightSums, backward, forward,
 };
 use tinylora_compute::head::{
     Distribution, HeadStatistics, head_directions, head_directions_and_entropies, head_statistics, logits_at,
@@ -160,9 +160,13 @@ pub fn accumulate_completions(
     let mut head = HeadPass::new(cpu, model, groups, &packed, &hidden, inverse_temperature, entropies)?;
     check_finite(&packed.targets, &head.logprobs)?;
     let total = head.apply(groups, &packed.targets, loss)?;
-    if let Some(weights) = sums.weights() {
+    if matches!(sums, Gradients::Weights(_) | Gradients::GpuWeights(_)) {
         let supports = Supports::new(cpu, model, groups, &packed, &hidden, inverse_temperature)?;
-        head.add_weight_gradient(&supports, weights);
+        match &mut *sums {
+            Gradients::Weights(weights) => head.add_weight_gradient(&supports, weights),
+            Gradients::GpuWeights(weights) => head.add_gpu_weight_gradient(&supports, &hidden, weights)?,
+            Gradients::R(_) | Gradients::Factors(_) => {}
+        }
     }
     backward(cpu, policy, &packed.batch, &outputs, &head.directions, cache, kept, sums)?;
     Ok(total)
@@ -342,22 +346,41 @@ impl HeadPass {
         let sums = weights.of(HEAD);
         for index in 0..targets.len() {
             let Some((ids, at)) = supports.of(index) else { continue };
-            let (slope, entropy_slope) = (slopes[index], entropies[index]);
+            let of_row = (slopes[index], entropies[index]);
             (slopes[index], entropies[index]) = (0.0, 0.0);
-            let logits = supports.logits(index, ids);
-            let (normalizer, entropy) = (support_normalizer(&logits), support_entropy(&logits));
             let row = &hidden[index * width..][..width];
-            for (place, (&id, logit)) in ids.iter().zip(&logits).enumerate() {
-                let (logp, one) = (logit - normalizer, f32::from(place == at));
-                let weight = slope * (one - logp.exp()) - entropy_slope * logp.exp() * (logp + entropy);
+            for (id, weight) in supports.head_weights(index, (ids, at), of_row) {
                 let sums = &mut sums[id as usize * width..][..width];
-                let weight = weight * inverse_temperature;
                 sums.iter_mut().zip(row).for_each(|(sum, x)| *sum = weight.mul_add(*x, *sum));
             }
         }
         let slopes = HeadSlopes { targets: &targets, logprobs: &slopes, entropies: &entropies };
         let rows = &self.distributions;
         add_head_weight_gradient(cpu, model.head(), hidden, rows, slopes, inverse_temperature, sums);
+    }
+
+    /// The same on a GPU.
+    fn add_gpu_weight_gradient(
+        &self,
+        supports: &Supports<'_>,
+        hidden: &Hidden,
+        weights: &GpuWeightSums,
+    ) -> Result<(), DeviceError> {
+        let (model, vocabulary) = (supports.model, supports.model.config.vocab_size);
+        let (mut slopes, mut entropies) = self.slopes.clone();
+        for rows in supports.indices().chunks(FETCHED_ROWS) {
+            let mut dense = vec![0f32; rows.len() * vocabulary];
+            for (&index, dense) in rows.iter().zip(dense.chunks_exact_mut(vocabulary)) {
+                let support = supports.of(index).expect("one with a support");
+                let of_row = (slopes[index], entropies[index]);
+                (slopes[index], entropies[index]) = (0.0, 0.0);
+                for (id, weight) in supports.head_weights(index, support, of_row) {
+                    dense[id as usize] = weight;
+                }
+            }
+            weights.add_head_weights(model, &hidden.pick(rows), &dense)?;
+        }
+        weights.add_head(model, &self.directions, (&slopes, &entropies))
     }
 }
 
@@ -406,7 +429,7 @@ impl<'a> Supports<'a> {
     }
 
     /// A target's support, and the place of its token in it.
-    fn of(&self, index: usize) -> Option<(&[u32], usize)> {
+    fn of(&self, index: usize) -> Option<(&'a [u32], usize)> {
         let target = &self.packed.targets[index];
         let completion = &self.groups[target.group].completions[target.completion];
         let ids = completion.supports.get(target.token)?;
@@ -425,6 +448,24 @@ impl<'a> Supports<'a> {
         let width = self.model.config.hidden_size;
         let row = &self.hidden[index * width..][..width];
         support_logits(self.cpu, self.model.head(), row, ids, self.inverse_temperature)
+    }
+
+    /// Ids of a target's support with what the target's hidden state weighs in the gradients of their rows of the head's
+    /// matrix, for a loss with these slopes by log-prob and entropy.
+    fn head_weights(
+        &self,
+        index: usize,
+        (ids, at): (&'a [u32], usize),
+        (slope, entropy_slope): (f32, f32),
+    ) -> impl Iterator<Item = (u32, f32)> + 'a {
+        let logits = self.logits(index, ids);
+        let (normalizer, entropy) = (support_normalizer(&logits), support_entropy(&logits));
+        let inverse_temperature = self.inverse_temperature;
+        ids.iter().zip(logits).enumerate().map(move |(place, (&id, logit))| {
+            let (logp, one) = (logit - normalizer, f32::from(place == at));
+            let weight = slope * (one - logp.exp()) - entropy_slope * logp.exp() * (logp + entropy);
+            (id, weight * inverse_temperature)
+        })
     }
 
     /// Replaces the number of each such token (N) by what `value` makes of its support's logits.

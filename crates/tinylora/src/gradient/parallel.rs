@@ -51,7 +51,7 @@ pub fn accumulate_batches(
                 let (policy, zeros) = (policy.on(device), &zeros);
                 scope.spawn(move || {
                     for batch in batches.iter().skip(device).step_by(devices) {
-                        let mut part = zeros.clone();
+                        let mut part = zeros.zeros().expect("there are some");
                         let mut ask = |view: CompletionView<'_>| asked(view, &tell, &answered);
                         let done = accumulate_completions(
                             cpu, policy, batch, settings, &mut ask, workspace, &mut part,

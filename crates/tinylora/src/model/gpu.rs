@@ -56,7 +56,7 @@ impl DeviceError {
                 use tinylora_compute::cuda::CudaError::{NoDevice, NoDriver, OldDriver, Unsupported};
                 matches!(error, NoDriver { .. } | OldDriver { .. } | NoDevice | Unsupported { .. })
             }
-            Self::Dtype | Self::Full | Self::Factors | Self::Mixed { .. } | Self::Heads { .. } => false,
+            Self::Dtype | Self::Mixture | Self::Mixed { .. } | Self::Heads { .. } => false,
         }
     }
 }

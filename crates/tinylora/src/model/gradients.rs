@@ -2,9 +2,10 @@
 //! the trained thing knows.
 
 use super::all_weights::WeightSums;
+use super::cuda::GpuWeightSums;
 
 /// Gradients of one policy, summed over rows and batches.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub enum Gradients {
     /// ∂L/∂R of each adapter of the batch (adapters; modules · r · r).
     R(Vec<Vec<f64>>),
@@ -12,6 +13,8 @@ pub enum Gradients {
     Factors(Vec<f32>),
     /// ∂L/∂ of all weights.
     Weights(WeightSums),
+    /// The same on the GPU that sums them.
+    GpuWeights(GpuWeightSums),
 }
 
 impl Gradients {
@@ -19,16 +22,16 @@ impl Gradients {
     pub(super) fn want_inputs(&self) -> bool {
         match self {
             Self::R(_) => false,
-            Self::Factors(_) | Self::Weights(_) => true,
+            Self::Factors(_) | Self::Weights(_) | Self::GpuWeights(_) => true,
         }
     }
 
-    /// As many zeros, for a part of the sums; None of all weights, which are summed on the host alone.
+    /// As many zeros, for a part of the sums; None of all weights, which are summed in one place.
     pub fn zeros(&self) -> Option<Self> {
         match self {
             Self::R(sums) => Some(Self::R(sums.iter().map(|sums| vec![0.0; sums.len()]).collect())),
             Self::Factors(sums) => Some(Self::Factors(vec![0.0; sums.len()])),
-            Self::Weights(_) => None,
+            Self::Weights(_) | Self::GpuWeights(_) => None,
         }
     }
 
@@ -48,11 +51,11 @@ impl Gradients {
         }
     }
 
-    /// The sums of all weights, if these are what is trained.
+    /// The sums of all weights, if these are what is trained, on the host.
     pub(crate) fn weights(&mut self) -> Option<&mut WeightSums> {
         match self {
             Self::Weights(sums) => Some(sums),
-            Self::R(_) | Self::Factors(_) => None,
+            Self::R(_) | Self::Factors(_) | Self::GpuWeights(_) => None,
         }
     }
 }

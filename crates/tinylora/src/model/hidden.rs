@@ -1,9 +1,12 @@
 //! What passes between the layers and the head: hidden states and their gradients, where the model computes; and what can go
 //! wrong there. Nothing here computes but sums of rows.
 
-use super::cuda::{GpuDirections, GpuHidden, GpuModel};
+use super::all_weights::{WeightLayout, WeightSums};
+use super::cuda::{GpuDirections, GpuHidden, GpuModel, GpuWeightSums};
+use super::gradients::Gradients;
 use super::load::Model;
 use crate::random::Stream;
+use std::sync::Arc;
 
 /// Why a device can't do what it is asked.
 #[derive(Debug, thiserror::Error)]
@@ -20,18 +23,12 @@ pub enum DeviceError {
     /// f32 weights.
     #[error("on a GPU weights are bf16: set model.dtype = \"bf16\" (--dtype bf16), or use the cpu device")]
     Dtype,
-    /// All weights in training.
+    /// A replacement of what is trained that failed before.
     #[error(
-        "all weights of a model can't be trained on a GPU: train an adapter (adapter.kind = \"tinylora\", \"lora-xs\" or \
-         \"lora\"), or use the cpu device"
+        "what is trained lies on the GPU partly old and partly new, as replacing it failed before: start again from the \
+         last checkpoint"
     )]
-    Full,
-    /// A replacement of factors that failed before.
-    #[error(
-        "the factors on the GPU are partly old and partly new, as replacing them failed before: start again from the last \
-         checkpoint"
-    )]
-    Factors,
+    Mixture,
     /// GPUs that may round differently.
     #[error(
         "GPUs of one kind alone share a run, since others may round differently: {first} and {other} were asked for \
@@ -176,6 +173,15 @@ impl Directions {
 }
 
 impl Model {
+    /// Sums of 0 for the gradients of all weights, where the model computes; with several GPUs on the first.
+    pub fn weight_sums(&self, layout: &Arc<WeightLayout>) -> Result<Gradients, DeviceError> {
+        let layout = Arc::clone(layout);
+        Ok(match self.gpus.first() {
+            None => Gradients::Weights(WeightSums::new(layout)),
+            Some(gpu) => Gradients::GpuWeights(GpuWeightSums::new(gpu, layout)?),
+        })
+    }
+
     /// No hidden states, to begin with, on one of the devices that it lies on.
     pub fn no_hidden(&self, device: usize) -> Hidden {
         match self.gpus.get(device) {
@@ -236,6 +242,36 @@ impl Model {
         let (logprobs, entropies, directions) =
             gpu.directions(hidden, tokens, inverse_temperature, entropies)?;
         Ok((logprobs, entropies, Directions::Gpu(directions)))
+    }
+}
+
+impl GpuWeightSums {
+    /// Adds the gradient of the head's matrix for a loss with these slopes by log-probs and by entropies (n).
+    ///
+    /// # Panics
+    /// If the model is on the host.
+    pub(crate) fn add_head(
+        &self,
+        model: &Model,
+        directions: &Directions,
+        slopes: (&[f32], &[f32]),
+    ) -> Result<(), DeviceError> {
+        let Directions::Gpu(directions) = directions else { panic!("a model on the host") };
+        directions.add_head_gradient(&model.gpus[directions.index()], slopes, self)
+    }
+
+    /// Adds Σ weight · hidden of a few rows to the head's sums, for whole rows of weights (n · V).
+    ///
+    /// # Panics
+    /// If the model is on the host.
+    pub(crate) fn add_head_weights(
+        &self,
+        model: &Model,
+        hidden: &Hidden,
+        weights: &[f32],
+    ) -> Result<(), DeviceError> {
+        let (gpu, hidden) = model.on_gpu(hidden);
+        self.add_head_rows(gpu, hidden, weights)
     }
 }
 

@@ -78,6 +78,8 @@ pub struct KeptActivations {
 pub struct MemorySizes {
     /// Bytes that may be used in all unless something else is asked for.
     pub limit: u64,
+    /// On a GPU: bytes of the host's memory that may be used beside it.
+    pub host: Option<u64>,
     /// Bytes of one KV block in all layers.
     pub block: u64,
     /// Bytes that training keeps for one token: activations of all layers, keys and values, scratch.
@@ -99,7 +101,8 @@ impl MemorySizes {
     /// Of a model on the host, with attention's values held in `kv`.
     pub fn on_host(config: &ModelConfig, kv: Precision) -> Self {
         Self {
-            limit: machine_bytes() / 4 * 3,
+            limit: host_limit(),
+            host: None,
             block: KvCache::block_bytes(config, kv) as u64,
             per_token: kept_bytes_per_token(config) as u64,
             fixed: 0,
@@ -119,6 +122,11 @@ impl MemorySizes {
 /// Sequences sampled at once: more hardly pays, on a GPU or without one.
 pub fn usual_batch(on_gpu: bool) -> usize {
     if on_gpu { 256 } else { 192 }
+}
+
+/// Bytes of the machine's memory that may be used.
+pub(super) fn host_limit() -> u64 {
+    machine_bytes() / 4 * 3
 }
 
 /// The machine's memory; 8 GiB where it can't be asked.

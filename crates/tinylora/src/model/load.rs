@@ -125,17 +125,27 @@ impl Model {
 
     /// Replaces all weights, in place.
     ///
+    /// # Errors
+    /// On a GPU alone: of its driver or its memory. The weights there are then partly old and partly new, and are not
+    /// computed with until they are replaced again.
+    ///
     /// # Panics
     /// If the layout is that of another model.
-    pub fn repack(&mut self, cpu: &Cpu, layout: &WeightLayout, numbers: &[f32]) {
+    pub fn repack(&mut self, cpu: &Cpu, layout: &WeightLayout, numbers: &[f32]) -> Result<(), ModelError> {
         let of = |name: &str| &numbers[layout.range(name)];
+        let on_host = !self.is_on_gpu();
         let plus = if self.config.norm_plus_one { 1.0 } else { 0.0 };
         let norm = |to: &mut Vec<f32>, name: &str| {
             to.iter_mut().zip(of(name)).for_each(|(to, &from)| *to = from + plus);
         };
-        self.embedding.repack(cpu, of(EMBEDDING));
+        let matrix = |to: &mut PackedMatrix, name: &str| {
+            if on_host {
+                to.repack(cpu, of(name));
+            }
+        };
+        matrix(&mut self.embedding, EMBEDDING);
         if let Some(head) = &mut self.head {
-            head.repack(cpu, of(HEAD));
+            matrix(head, HEAD);
         }
         norm(&mut self.final_norm, FINAL_NORM);
         let sandwich = self.config.sandwich_norms;
@@ -156,12 +166,20 @@ impl Model {
             }
             for kind in ModuleKind::ALL {
                 let linear = layer.linear_mut(kind);
-                linear.weight.repack(cpu, of(&name(kind.path())));
+                matrix(&mut linear.weight, &name(kind.path()));
                 if let Some(bias) = &mut linear.bias {
                     *bias = padded_bias(of(&in_layer(index, &format!("{}.bias", kind.path()))));
                 }
             }
         }
+        let read = |name: &str, row: usize, out: &mut [f32]| {
+            layout.copy_rows(numbers, name, row, out);
+            Ok(())
+        };
+        let mut gpus = std::mem::take(&mut self.gpus);
+        let repacked = gpus.iter_mut().try_for_each(|gpu| gpu.repack(cpu.threads(), self, &read));
+        self.gpus = gpus;
+        repacked
     }
 
     /// A model of the same sizes with random matrices, norms of 1 and biases of 0: for measuring speed and memory.

@@ -33,6 +33,7 @@ pub mod weights;
 pub(crate) use all_weights::HEAD;
 pub use all_weights::{WeightLayout, WeightSums};
 pub use batch::Batch;
+pub(crate) use cuda::GpuWeightSums;
 pub use decode::{Decode, Queued, queue_decode};
 pub use frozen::Frozen;
 pub use gpu::{GpuOptions, with_gpu};

@@ -1,5 +1,6 @@
 //! What stands in the place of `cuda/` in a build without it: types that no value has, so that nothing here ever runs.
 
+use super::all_weights::WeightLayout;
 use super::decode::Decode;
 use super::gradients::Gradients;
 use super::hidden::DeviceError;
@@ -8,6 +9,7 @@ use super::pass::Adapters;
 use super::side::{ModuleKind, ModuleRows};
 use super::{Batch, config::ModelConfig};
 use crate::random::Stream;
+use std::sync::Arc;
 use tinylora_compute::Cpu;
 
 /// A model on a GPU.
@@ -29,6 +31,9 @@ pub enum GpuQueued {}
 pub enum GpuRows {}
 /// Gradients on a GPU.
 pub enum GpuDirections {}
+/// Sums of the gradients of all weights on a GPU.
+#[derive(Debug)]
+pub enum GpuWeightSums {}
 
 /// Bytes that models take beside their weights: what a host needs.
 pub fn memory(_: &Cpu, _: &ModelConfig) -> Option<super::MemorySizes> {
@@ -43,6 +48,10 @@ impl GpuModel {
         _: &mut dyn FnMut(u64, u64),
     ) -> Result<Vec<Self>, ModelError> {
         Ok(Vec::new())
+    }
+
+    pub fn repack(&mut self, _: usize, _: &Model, _: &ReadRows<'_>) -> Result<(), ModelError> {
+        match *self {}
     }
 
     pub fn is_wanted(_: &Cpu) -> bool {
@@ -187,6 +196,31 @@ impl GpuDirections {
 
     pub fn replace(&self, _: bool, _: &[usize], _: &GpuRows) -> Result<(), DeviceError> {
         match *self {}
+    }
+}
+
+impl GpuDirections {
+    pub fn add_head_gradient(
+        &self,
+        _: &GpuModel,
+        _: (&[f32], &[f32]),
+        _: &GpuWeightSums,
+    ) -> Result<(), DeviceError> {
+        match *self {}
+    }
+}
+
+impl GpuWeightSums {
+    pub fn new(gpu: &GpuModel, _: Arc<WeightLayout>) -> Result<Self, DeviceError> {
+        match *gpu {}
+    }
+
+    pub fn add_head_rows(&self, _: &GpuModel, _: &GpuHidden, _: &[f32]) -> Result<(), DeviceError> {
+        match *self {}
+    }
+
+    pub fn into_numbers(self) -> Result<Vec<f32>, DeviceError> {
+        match self {}
     }
 }
 

@@ -53,8 +53,32 @@ impl MemoryPlan {
 
 /// The recipe does not fit.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", self.message())]
-pub struct MemoryError {
+pub enum MemoryError {
+    /// Where the model computes.
+    #[error("{}", .0.message())]
+    Device(Lack),
+    /// On the host beside a GPU, where all weights are trained.
+    #[error(
+        "training all weights on a GPU keeps in the host's memory the f32 master weights ({}), their gradient ({}), the \
+         optimizer's state ({}) and older weights that sample ({}), but only {} of it may be used. Take optimizer.kind = \
+         \"sgd\", lower rollout.staleness, take a smaller model, or train an adapter (adapter.kind = \"tinylora\")",
+        gib(.parts.master),
+        gib(.parts.gradient),
+        gib(.parts.optimizer),
+        gib(.parts.older),
+        gib(*.limit)
+    )]
+    Host {
+        /// What is kept.
+        parts: FullParts,
+        /// Bytes that may be used.
+        limit: u64,
+    },
+}
+
+/// What is needed at least where the model computes, in bytes.
+#[derive(Debug)]
+pub struct Lack {
     needed: u64,
     weights: u64,
     trained: u64,
@@ -67,15 +91,33 @@ pub struct MemoryError {
 
 /// Memory of all weights in training, in bytes.
 #[derive(Debug, Clone, Copy)]
-struct FullParts {
+pub struct FullParts {
     master: u64,
     gradient: u64,
     optimizer: u64,
     packed: u64,
     older: u64,
+    /// On a GPU, beside which the host has all but the packed weights and the gradient.
+    on_gpu: bool,
 }
 
-impl MemoryError {
+impl FullParts {
+    /// Beside the base where the model computes.
+    fn beside(&self) -> u64 {
+        self.packed + self.gradient + if self.on_gpu { 0 } else { self.kept() }
+    }
+
+    /// Of the numbers themselves, apart from their gradient.
+    fn kept(&self) -> u64 {
+        self.master + self.optimizer + self.older
+    }
+}
+
+fn gib(bytes: u64) -> String {
+    format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64)
+}
+
+impl Lack {
     fn message(&self) -> String {
         let Self { needed, weights, trained, full, kv, activations, limit } = self;
         let Some(parts) = full else {
@@ -86,26 +128,32 @@ impl MemoryError {
                  rollout.samples_per_prompt or adapter.rank, or take a smaller model"
             );
         };
-        let gib = |bytes: &u64| format!("{:.2} GiB", *bytes as f64 / (1u64 << 30) as f64);
+        let [needed, weights, kv, activations, limit] =
+            [needed, weights, kv, activations, limit].map(|x| gib(*x));
+        if parts.on_gpu {
+            return format!(
+                "training all weights needs at least {needed} of a GPU's memory: base {weights}, copy that is trained {}, \
+                 gradient {}, one group's keys and values {kv}, activations of one sequence {activations}; but {limit} may \
+                 be used (model.memory, TINYLORA_GPU_MEMORY). Lower rollout.max_tokens or rollout.samples_per_prompt, \
+                 take a smaller model, or train an adapter (adapter.kind = \"tinylora\")",
+                gib(parts.packed),
+                gib(parts.gradient),
+            );
+        }
         let older = match parts.older {
             0 => String::new(),
-            older => format!("older weights that sample {}, ", gib(&older)),
+            older => format!("older weights that sample {}, ", gib(older)),
         };
         format!(
-            "training all weights needs at least {}: base {}, packed copy that is trained {}, f32 master weights {}, \
-             gradient {}, optimizer {}, {older}one group's keys and values {}, activations of one sequence {}; but \
-             model.memory allows {}. Raise it; or take optimizer.kind = \"sgd\", lower rollout.max_tokens, \
+            "training all weights needs at least {needed}: base {weights}, packed copy that is trained {}, f32 master \
+             weights {}, gradient {}, optimizer {}, {older}one group's keys and values {kv}, activations of one sequence \
+             {activations}; but model.memory allows {limit}. Raise it; or take optimizer.kind = \"sgd\", lower rollout.max_tokens, \
              rollout.samples_per_prompt or rollout.staleness, take a smaller model, or train an adapter \
              (adapter.kind = \"tinylora\")",
-            gib(needed),
-            gib(weights),
-            gib(&parts.packed),
-            gib(&parts.master),
-            gib(&parts.gradient),
-            gib(&parts.optimizer),
-            gib(kv),
-            gib(activations),
-            gib(limit),
+            gib(parts.packed),
+            gib(parts.master),
+            gib(parts.gradient),
+            gib(parts.optimizer),
         )
     }
 }
@@ -123,7 +171,7 @@ pub(super) fn plan(
         bytes => bytes,
     };
     let MemorySizes { block, per_token, .. } = sizes;
-    let weights = weights + sizes.fixed;
+    let (packed, weights) = (weights, weights + sizes.fixed);
     let new = recipe.rollout.max_tokens.max(recipe.eval.max_tokens);
     let samples = recipe.rollout.samples_per_prompt.max(recipe.eval.samples);
     let (prompt_blocks, new_blocks) = (longest_prompt.div_ceil(BLOCK_TOKENS) + 1, new.div_ceil(BLOCK_TOKENS));
@@ -136,16 +184,22 @@ pub(super) fn plan(
         master: 4 * numbers as u64,
         gradient: 4 * numbers as u64,
         optimizer: state_bytes_in_place(recipe.optimizer.kind, numbers),
-        packed: weights,
+        packed,
         older,
+        on_gpu: sizes.host.is_some(),
     });
+    if let (Some(parts), Some(limit)) = (full, sizes.host)
+        && parts.kept() + parts.gradient > limit
+    {
+        return Err(MemoryError::Host { parts, limit });
+    }
     let trained = match &full {
-        Some(parts) => parts.master + parts.gradient + parts.optimizer + parts.packed + older,
+        Some(parts) => parts.beside(),
         None => spec.bytes_in_training(config) + state_bytes(recipe.optimizer.kind, numbers) + older,
     };
     let needed = weights + trained + kv + activations;
     if needed > limit {
-        return Err(MemoryError { needed, weights, trained, full, kv, activations, limit });
+        return Err(MemoryError::Device(Lack { needed, weights, trained, full, kv, activations, limit }));
     }
     let max_batch = match recipe.rollout.max_batch {
         0 => sizes.max_batch,

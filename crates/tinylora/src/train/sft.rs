@@ -3,6 +3,7 @@
 use super::setup::{Session, TrainError};
 use super::update::apply_update;
 use super::{Event, State};
+use crate::base::BaseError;
 use crate::gradient::{
     CompletionGradient, CompletionView, TrainingGroup, accumulate_batches, micro_batches, packed_tokens,
 };
@@ -64,7 +65,7 @@ fn update(
     let tokens: usize = completions().map(|completion| completion.learned().count()).sum();
     let weight = 1.0 / tokens.max(1) as f64;
     let batches = micro_batches(groups, session.plan.micro_batch_tokens);
-    let mut sums = session.trained.sums();
+    let mut sums = session.trained.sums().map_err(BaseError::from)?;
     let loss = accumulate_batches(
         session.cpu,
         session.trained.policy(session.base),

@@ -5,6 +5,7 @@ use super::rollouts::{Scored, roll_out_and_score};
 use super::setup::{Session, TrainError};
 use super::update::apply_update;
 use super::{Event, State};
+use crate::base::BaseError;
 use crate::evaluate::is_right;
 use crate::gradient::{
     BatchTotals, PolicyLoss, PolicyStatistics, TrainingCompletion, TrainingGroup, accumulate_batches,
@@ -101,7 +102,7 @@ fn update(session: &mut Session<'_>, state: &mut State, scored: &Scored) -> Resu
     }
     for round in 0..recipe.grpo.updates_per_batch {
         let mut loss = PolicyLoss::new(&recipe.grpo);
-        let mut sums = session.trained.sums();
+        let mut sums = session.trained.sums().map_err(BaseError::from)?;
         let total = accumulate_batches(
             session.cpu,
             session.trained.policy(session.base),

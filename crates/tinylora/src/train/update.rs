@@ -3,7 +3,7 @@
 use super::State;
 use super::setup::{Session, TrainError};
 use crate::adapter::round_to;
-use crate::base::Trained;
+use crate::base::{BaseError, Trained};
 use crate::model::Gradients;
 use crate::optimizer::{Fisher, apply, apply_in_place, apply_natural};
 
@@ -16,12 +16,12 @@ pub(super) fn apply_update(
     fisher: Option<&Fisher>,
 ) -> Result<f32, TrainError> {
     let (settings, step, memory) = (&session.recipe.optimizer, state.step, &mut state.optimizer);
-    let mut gradient = session.trained.gradient(sums);
+    let mut gradient = session.trained.gradient(sums).map_err(BaseError::from)?;
     if let Trained::Full(full) = &mut session.trained {
         let cpu = session.cpu;
-        return Ok(full.update(cpu, |numbers| {
-            apply_in_place(cpu, settings, (step, learning_rate), &mut gradient, memory, numbers)
-        })?);
+        return full.update(cpu, |numbers| {
+            Ok(apply_in_place(cpu, settings, (step, learning_rate), &mut gradient, memory, numbers)?)
+        });
     }
     let mut numbers = session.trained.numbers().to_vec();
     let norm = match fisher {

@@ -231,6 +231,37 @@ KERNEL(head_entropies, Large::THREADS, Operands o, const float* inverse_temperat
     head_weights<true>(o, inverse_temperature, distributions, out, width);
 }
 
+// The loss's slopes at a row, by the log-prob of its target and by the entropy; both times 1/temperature.
+struct Slopes {
+    float logprob, entropy;
+};
+
+// Weights of rows in the gradient of the head's matrix, dE_v = Σ_rows w_v x with w_v = a (1[v = target] − p_v) −
+// b p_v (ln p_v + H), for the vocabulary entries first … first + width − 1 as bf16, zero beyond V: o.b is the slab's first
+// row, o.columns what is left of V from there on. grid (row tiles, width / 128).
+KERNEL(head_slopes, Large::THREADS, Operands o, const float* inverse_temperature, const Distribution* distributions,
+       const u32* targets, const Slopes* slopes, int first, bf16* out, int width) {
+    u8* memory = dynamic_shared();
+    int m0 = block_x() * Large::BM, n0 = block_y() * Large::BN;
+    float acc[Large::MT][Large::NT][4];
+    tile_product<Large>(acc, o, m0, n0, memory);
+    tile_pairs<Large>(m0, n0, [&](int i, int j, int half, int row, int column) {
+        if (row >= o.rows || column >= width) return;
+        float factor = inverse_temperature[row], w[2];
+        Distribution d = distributions[row];
+        Slopes s = slopes[row];
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            float x = acc[i][j][half * 2 + e] * factor - d.log_normalizer, p = exp_fast(x);
+            bool is_target = (u32)(first + column + e) == targets[row];
+            float by_entropy = p > 0.0f ? p * (x + d.entropy) : 0.0f;
+            float weight = s.logprob * ((is_target ? 1.0f : 0.0f) - p) - s.entropy * by_entropy;
+            w[e] = column + e < o.columns ? weight : 0.0f;
+        }
+        *(u32*)(out + (size_t)row * width + column) = narrow2(w[0], w[1]);
+    });
+}
+
 // ∂ ln p(target) / ∂x = (E_target − Σ_v p_v E_v) / temperature, where x holds the sum. One block a row.
 KERNEL(head_directions, 256, const bf16* head, int head_row, const u32* targets, const float* inverse_temperature,
        int width, float* x) {

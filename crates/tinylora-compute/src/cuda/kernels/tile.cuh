@@ -7,16 +7,17 @@
 #pragma once
 #include "prelude.cuh"
 
-template <int BM_, int BN_, int BK_, int STAGES_, int WARPS_M_, int WARPS_N_, bool INNER_ROWS_>
+template <int BM_, int BN_, int BK_, int STAGES_, int WARPS_M_, int WARPS_N_, bool INNER_ROWS_, bool A_INNER_ROWS_ = false>
 struct Shape {
     static constexpr int BM = BM_, BN = BN_, BK = BK_, STAGES = STAGES_, WARPS_M = WARPS_M_, WARPS_N = WARPS_N_;
-    static constexpr bool INNER_ROWS = INNER_ROWS_;
+    static constexpr bool INNER_ROWS = INNER_ROWS_, A_INNER_ROWS = A_INNER_ROWS_;
     static constexpr int THREADS = 32 * WARPS_M * WARPS_N;
     static constexpr int WM = BM / WARPS_M, WN = BN / WARPS_N;
     static constexpr int MT = WM / 16, NT = WN / 8;
     // Rows of the tiles in shared memory, in pieces of 16 bytes.
-    static constexpr int A_PIECES = BK / 8, B_ROWS = INNER_ROWS ? BK : BN, B_PIECES = (INNER_ROWS ? BN : BK) / 8;
-    static constexpr int A_BYTES = BM * A_PIECES * 16, B_BYTES = B_ROWS * B_PIECES * 16;
+    static constexpr int A_ROWS = A_INNER_ROWS ? BK : BM, A_PIECES = (A_INNER_ROWS ? BM : BK) / 8;
+    static constexpr int B_ROWS = INNER_ROWS ? BK : BN, B_PIECES = (INNER_ROWS ? BN : BK) / 8;
+    static constexpr int A_BYTES = A_ROWS * A_PIECES * 16, B_BYTES = B_ROWS * B_PIECES * 16;
     static constexpr int SHARED_BYTES = STAGES * (A_BYTES + B_BYTES);
 };
 
@@ -27,9 +28,11 @@ typedef Shape<16, 64, 64, 4, 1, 4, false> Few;
 typedef Shape<16, 128, 64, 4, 1, 4, false> FewWide;
 // dx = dy W.
 typedef Shape<128, 128, 32, 4, 2, 4, true> Back;
+// dW = dyᵀ x.
+typedef Shape<128, 128, 32, 4, 2, 4, true, true> Outer;
 
 struct Operands {
-    const bf16* a;  // (rows, inner), row length a_row
+    const bf16* a;  // (rows, inner) or with A_INNER_ROWS (inner, rows), row length a_row
     const bf16* b;  // a weight, row length b_row
     int a_row, b_row;
     int rows, columns, inner;
@@ -44,11 +47,13 @@ DEVICE int piece_at(int row, int piece) {
 
 template <class S>
 DEVICE void tile_load(const Operands& o, int m0, int n0, int k0, u8* to) {
-    for (int i = thread(); i < S::BM * S::A_PIECES; i += S::THREADS) {
+    for (int i = thread(); i < S::A_ROWS * S::A_PIECES; i += S::THREADS) {
         int row = i / S::A_PIECES, piece = i % S::A_PIECES;
-        int k = k0 + piece * 8, valid = smaller(larger(o.inner - k, 0), 8);
-        if (m0 + row >= o.rows) valid = 0;
-        const bf16* from = valid ? o.a + (size_t)(m0 + row) * o.a_row + k : o.a;
+        int outer = (S::A_INNER_ROWS ? k0 : m0) + row, at = (S::A_INNER_ROWS ? m0 : k0) + piece * 8;
+        int outer_end = S::A_INNER_ROWS ? o.inner : o.rows, end = S::A_INNER_ROWS ? o.rows : o.inner;
+        int valid = smaller(larger(end - at, 0), 8);
+        if (outer >= outer_end) valid = 0;
+        const bf16* from = valid ? o.a + (size_t)outer * o.a_row + at : o.a;
         copy_async(to + piece_at<S::A_PIECES>(row, piece), from, valid * 2);
     }
     to += S::A_BYTES;
@@ -71,8 +76,14 @@ DEVICE void tile_multiply(float (&acc)[S::MT][S::NT][4], const u8* a, int wm, in
     for (int step = 0; step < S::BK / 16; step++) {
         u32 left[S::MT][4];
 #pragma unroll
-        for (int i = 0; i < S::MT; i++)
-            load_matrices(left[i], a + piece_at<S::A_PIECES>(wm + i * 16 + lane % 16, step * 2 + lane / 16));
+        for (int i = 0; i < S::MT; i++) {
+            if (S::A_INNER_ROWS) {
+                int row = step * 16 + lane / 16 * 8 + lane % 8;
+                load_matrices_turned(left[i], a + piece_at<S::A_PIECES>(row, (wm + i * 16) / 8 + lane / 8 % 2));
+            } else {
+                load_matrices(left[i], a + piece_at<S::A_PIECES>(wm + i * 16 + lane % 16, step * 2 + lane / 16));
+            }
+        }
 #pragma unroll
         for (int j = 0; j < S::NT; j += 2) {
             u32 right[4];

@@ -80,6 +80,7 @@ pub fn queue(
     cache: &mut GpuCache,
     kept: &mut GpuKept,
 ) -> Result<GpuQueued, DeviceError> {
+    gpu.check()?;
     let device = &*gpu.device;
     let GpuDecode { kept, words, begun, choices, book } = &mut **kept.decode.get_or_insert_default();
     let own = step.batch.rows() + step.joins.len();

@@ -1,6 +1,7 @@
 //! Hidden states and their gradients on the GPU, and the head: sampling, log-probs, directions.
 
 use super::load::GpuModel;
+use super::weights::GpuWeightSums;
 use crate::model::hidden::DeviceError;
 use crate::random::Stream;
 use half::bf16;
@@ -66,7 +67,7 @@ impl GpuHidden {
     }
 
     /// The rows one after the other: as they lie, if they do, or copied.
-    fn together(&self, device: &Device) -> Result<Rows, CudaError> {
+    pub(super) fn together(&self, device: &Device) -> Result<Rows, CudaError> {
         let mut runs: Vec<DeviceBuffer<u16>> = Vec::new();
         for row in &self.rows {
             match runs.last().and_then(|run| run.joined(row)) {
@@ -104,6 +105,10 @@ pub struct GpuDirections {
     /// −∂ entropy / ∂ hidden, without the factor 1/temperature.
     entropy: Option<DeviceBuffer<f32>>,
     inverse_temperature: f32,
+    /// Of the rows: hidden states, targets, and what their distributions need.
+    x: Rows,
+    targets: DeviceBuffer<u32>,
+    shares: DeviceBuffer<f32>,
 }
 
 impl GpuDirections {
@@ -139,6 +144,18 @@ impl GpuDirections {
             to.part(row * self.width, self.width).copy_from(&from)?;
         }
         Ok(())
+    }
+
+    /// Adds the gradient of the head's matrix for a loss with these slopes, by log-probs and by entropies.
+    pub fn add_head_gradient(
+        &self,
+        gpu: &GpuModel,
+        slopes: (&[f32], &[f32]),
+        sums: &GpuWeightSums,
+    ) -> Result<(), DeviceError> {
+        let rows = HeadRows::new(&self.device, gpu.head(), &self.x, self.inverse_temperature)?;
+        let (shares, targets, inverse) = (&self.shares, &self.targets, self.inverse_temperature);
+        Ok(rows.add_weight_gradient(&self.device, shares, targets, slopes, inverse, &sums.head())?)
     }
 
     /// What they were turned into.
@@ -215,6 +232,9 @@ impl GpuModel {
             log: rows.directions(device, &statistics, &targets)?,
             entropy,
             inverse_temperature,
+            x: x.clone(),
+            shares: statistics.shares(),
+            targets,
         };
         let (logits, distributions) = (statistics.target_logits()?, statistics.distributions()?);
         let logprobs = logits.iter().zip(&distributions).map(|(logit, row)| logit - row.log_normalizer);

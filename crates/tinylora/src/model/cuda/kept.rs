@@ -3,6 +3,7 @@
 
 use super::decode::GpuDecode;
 use crate::model::config::ModelConfig;
+use crate::model::kept::host_limit;
 use crate::model::{MemorySizes, usual_batch};
 use tinylora_compute::Cpu;
 use tinylora_compute::attention::BLOCK_TOKENS;
@@ -94,12 +95,14 @@ pub(super) struct LayerKept {
     pub p: [Grown<f32>; 4],
 }
 
-/// Numbers of the side path, and parts of the gradients of A and B.
+/// Numbers of the side path, and parts of the gradients of what is trained.
 #[derive(Default)]
 pub(super) struct SideScratch {
     pub z: Grown<f32>,
     pub t: Grown<f32>,
     pub parts: Grown<f32>,
+    /// What norms multiplied each row with.
+    pub scales: Grown<f32>,
 }
 
 /// Overwritten by every layer.
@@ -165,6 +168,7 @@ pub fn memory(cpu: &Cpu, config: &ModelConfig) -> Option<MemorySizes> {
     let (sampling, head) = (layer + forward, 2 * 4096 + 10 * d);
     Some(MemorySizes {
         limit: budget as u64,
+        host: Some(host_limit()),
         block: (kv * BLOCK_TOKENS) as u64,
         per_token: (config.num_layers * layer + forward + backward + kv + head) as u64,
         // What is queued in sampling has activations of its own, and sums of the head that its graphs hold.

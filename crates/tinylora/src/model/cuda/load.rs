@@ -1,6 +1,8 @@
 //! Weights: rows of files → matrices on the GPU, each once. Matrices that share their input lie below one another, so that one
 //! product serves them all.
 
+use super::side::GROUPS;
+use crate::model::all_weights::{EMBEDDING, HEAD, in_layer};
 use crate::model::config::{Activation, ModelConfig};
 use crate::model::hidden::DeviceError;
 use crate::model::load::{Layer, Model, ModelError, ReadRows};
@@ -30,6 +32,8 @@ pub struct GpuModel {
     pub(super) layers: Vec<GpuLayer>,
     pub(super) gate: Gate,
     bytes: usize,
+    /// False after a replacement that failed: some are the old ones, some the new.
+    whole: bool,
 }
 
 /// One block.
@@ -82,15 +86,13 @@ impl GpuModel {
             let (queries, keys, size) = (config.num_heads, config.num_kv_heads, config.head_dim);
             return Err(DeviceError::Heads { queries, keys, size }.into());
         }
-        let staging = RefCell::new(device.staging(PIECE / 2).map_err(DeviceError::from)?);
-        let loader = Loader { device, threads, read, config, staging };
+        let loader = Loader::new(device, threads, read, config)?;
         let total = config.num_layers as u64 + 1;
         progress(0, total);
-        let table = (config.vocab_size, config.hidden_size);
-        let embedding = loader.matrix(&[("model.embed_tokens.weight".to_owned(), table)])?;
+        let embedding = loader.matrix(&loader.table(EMBEDDING))?;
         let head = match config.tied_head {
             true => None,
-            false => Some(loader.matrix(&[("lm_head.weight".to_owned(), table)])?),
+            false => Some(loader.matrix(&loader.table(HEAD))?),
         };
         let mut turns = Vec::new();
         for table in &model.ropes {
@@ -115,7 +117,48 @@ impl GpuModel {
                 Activation::GeluTanh => Gate::GeluTanh,
             },
             bytes: device.used() - before,
+            whole: true,
         })
+    }
+
+    /// Replaces all weights in place by those of `model` (norms and biases) and `read` (matrices). What is queued before
+    /// computes with the old ones.
+    pub fn repack(&mut self, threads: usize, model: &Model, read: &ReadRows<'_>) -> Result<(), ModelError> {
+        self.whole = false;
+        let loader = Loader::new(&self.device, threads, read, &model.config)?;
+        loader.fill(&self.embedding, &loader.table(EMBEDDING))?;
+        if let Some(head) = &self.head {
+            loader.fill(head, &loader.table(HEAD))?;
+        }
+        self.final_norm.weight.write(&model.final_norm)?;
+        for (index, (layer, from)) in self.layers.iter().zip(&model.layers).enumerate() {
+            let groups = [&layer.qkv, &layer.o, &layer.gate_up, &layer.down];
+            for (matrix, kinds) in groups.into_iter().zip(GROUPS) {
+                loader.fill(matrix, &loader.tensors(index, kinds))?;
+            }
+            layer.input_norm.weight.write(&from.input_norm)?;
+            layer.mlp_norm.weight.write(&from.mlp_norm)?;
+            if let (Some(to), Some(bias)) = (&layer.qkv_bias, qkv_bias(from)) {
+                to.write(&bias)?;
+            }
+            if let (Some((q, k)), Some((from_q, from_k))) = (&layer.turn.norms, &from.qk_norm) {
+                q.write(from_q)?;
+                k.write(from_k)?;
+            }
+            let outs = [&layer.attention_out_norm, &layer.mlp_out_norm].into_iter();
+            for (to, from) in outs.zip([&from.attention_out_norm, &from.mlp_out_norm]) {
+                if let (Some(to), Some(from)) = (to, from) {
+                    to.weight.write(from)?;
+                }
+            }
+        }
+        self.whole = true;
+        Ok(())
+    }
+
+    /// That the weights are not a mixture.
+    pub(super) fn check(&self) -> Result<(), DeviceError> {
+        if self.whole { Ok(()) } else { Err(DeviceError::Mixture) }
     }
 
     /// The GPU's name.
@@ -231,7 +274,29 @@ struct Loader<'a> {
     staging: RefCell<Staging>,
 }
 
-impl Loader<'_> {
+impl<'a> Loader<'a> {
+    fn new(
+        device: &'a Device,
+        threads: usize,
+        read: &'a ReadRows<'a>,
+        config: &'a ModelConfig,
+    ) -> Result<Self, DeviceError> {
+        Ok(Self { device, threads, read, config, staging: RefCell::new(device.staging(PIECE / 2)?) })
+    }
+
+    /// A table of the vocabulary, by its name.
+    fn table(&self, name: &str) -> [Tensor; 1] {
+        [(name.to_owned(), (self.config.vocab_size, self.config.hidden_size))]
+    }
+
+    /// Linear layers of a block.
+    fn tensors(&self, index: usize, kinds: &[ModuleKind]) -> Vec<Tensor> {
+        let named = |kind: &ModuleKind| {
+            (in_layer(index, &format!("{}.weight", kind.path())), kind.shape(self.config))
+        };
+        kinds.iter().map(named).collect()
+    }
+
     fn norm(&self, weight: &[f32]) -> Result<Norm, CudaError> {
         let weight = self.device.upload("norms", weight)?;
         Ok(Norm { weight, epsilon: self.config.rms_norm_eps })
@@ -244,31 +309,19 @@ impl Loader<'_> {
         turns: &[DeviceBuffer<f32>],
     ) -> Result<GpuLayer, ModelError> {
         let config = self.config;
-        let stack = |kinds: &[ModuleKind]| {
-            let named = |kind: &ModuleKind| {
-                (format!("model.layers.{index}.{}.weight", kind.path()), kind.shape(config))
-            };
-            self.matrix(&kinds.iter().map(named).collect::<Vec<_>>())
-        };
+        let [qkv, o, gate_up, down] = GROUPS.map(|kinds| self.matrix(&self.tensors(index, kinds)));
         let norm = |weight: &[f32]| self.norm(weight).map_err(DeviceError::from);
         let some_norm = |weight: &Option<Vec<f32>>| weight.as_deref().map(norm).transpose();
         let upload =
             |values: &[f32]| self.device.upload("norms and biases", values).map_err(DeviceError::from);
-        let biases = [&layer.q, &layer.k, &layer.v].map(|linear| {
-            let rows = linear.weight.rows();
-            linear.bias.as_ref().map(|bias| &bias[..rows])
-        });
-        let qkv_bias = match biases {
-            [Some(q), Some(k), Some(v)] => Some(upload(&[q, k, v].concat())?),
-            _ => None,
-        };
+        let qkv_bias = qkv_bias(layer).map(|bias| upload(&bias)).transpose()?;
         let norms = match &layer.qk_norm {
             None => None,
             Some((q, k)) => Some((upload(q)?, upload(k)?)),
         };
         Ok(GpuLayer {
             input_norm: norm(&layer.input_norm)?,
-            qkv: stack(&ModuleKind::ALL[..3])?,
+            qkv: qkv?,
             qkv_bias,
             turn: HeadTurn {
                 shape: (config.num_heads, config.num_kv_heads, config.head_dim),
@@ -277,34 +330,53 @@ impl Loader<'_> {
                 turns: turns[config.layers[index].rope].clone(),
             },
             heads: heads(config, index),
-            o: stack(&ModuleKind::ALL[3..4])?,
+            o: o?,
             attention_out_norm: some_norm(&layer.attention_out_norm)?,
             mlp_norm: norm(&layer.mlp_norm)?,
-            gate_up: stack(&ModuleKind::ALL[4..6])?,
-            down: stack(&ModuleKind::ALL[6..])?,
+            gate_up: gate_up?,
+            down: down?,
             mlp_out_norm: some_norm(&layer.mlp_out_norm)?,
         })
     }
 
     /// Tensors of the same number of columns, below one another.
-    fn matrix(&self, tensors: &[(String, (usize, usize))]) -> Result<Matrix, ModelError> {
+    fn matrix(&self, tensors: &[Tensor]) -> Result<Matrix, ModelError> {
         let (rows, columns) = (tensors.iter().map(|(_, shape)| shape.0).sum(), tensors[0].1.1);
-        let stride = padded(columns);
-        let data = self.device.buffer::<u16>(&tensors[0].0, rows * stride).map_err(DeviceError::from)?;
+        let data = self.device.buffer(&tensors[0].0, rows * padded(columns)).map_err(DeviceError::from)?;
+        let matrix = Matrix { data, rows, columns };
+        self.fill(&matrix, tensors)?;
+        Ok(matrix)
+    }
+
+    /// Their numbers.
+    fn fill(&self, matrix: &Matrix, tensors: &[Tensor]) -> Result<(), ModelError> {
+        let (columns, stride) = (matrix.columns, matrix.stride());
         let at_once = (PIECE / (2 * stride)).max(1);
         let mut first = 0;
         for (name, (rows, _)) in tensors {
             for start in (0..*rows).step_by(at_once) {
                 let count = at_once.min(rows - start);
-                let to = data.part((first + start) * stride, count * stride);
+                let to = matrix.data.part((first + start) * stride, count * stride);
                 self.staging
                     .borrow_mut()
                     .send(&to, |piece| fill(self.read, self.threads, (name, start, columns), piece))?;
             }
             first += rows;
         }
-        Ok(Matrix { data, rows, columns })
+        Ok(())
     }
+}
+
+/// Name and shape (out, in).
+type Tensor = (String, (usize, usize));
+
+/// Biases of q, k and v one after the other, where a layer has them.
+fn qkv_bias(layer: &Layer) -> Option<Vec<f32>> {
+    let mut all = Vec::new();
+    for linear in [&layer.q, &layer.k, &layer.v] {
+        all.extend_from_slice(&linear.bias.as_ref()?[..linear.weight.rows()]);
+    }
+    Some(all)
 }
 
 /// Some rows of a tensor from `start` on as bf16, each in `padded(columns)` numbers, read on all threads.

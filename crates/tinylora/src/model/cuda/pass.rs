@@ -5,6 +5,7 @@ use super::head::{GpuDirections, GpuHidden};
 use super::kept::{GpuCache, GpuKept, Grown, Keys, LayerKept, Scratch, SideScratch};
 use super::load::{GpuLayer, GpuModel};
 use super::side::{FlatR, GpuFactors, GroupFactors, Sums};
+use crate::model::all_weights::{FINAL_NORM, in_layer};
 use crate::model::config::ModelConfig;
 use crate::model::hidden::DeviceError;
 use crate::model::pass::Adapters;
@@ -87,6 +88,7 @@ impl<'a> Pass<'a> {
         r: (&mut Grown<f32>, &mut Vec<f32>),
         keep: bool,
     ) -> Result<Self, DeviceError> {
+        model.check()?;
         let (device, rows) = (&*model.device, batch.rows());
         let place = |&(block, offset): &(u32, u32)| block * BLOCK_TOKENS as u32 + offset;
         let places: Vec<u32> = batch.places.iter().map(place).collect();
@@ -133,7 +135,7 @@ impl<'a> Pass<'a> {
         product::forward(device, x, w, bias, Some(&factors.forward(&z)), out)
     }
 
-    /// Adds to the sums, and dx = dy W + side path where it is wanted. `x`, the input, is there if A and B are trained.
+    /// Adds to the sums, and dx = dy W + side path where it is wanted. `x`, the input, is there if the sums want inputs.
     fn linear_backward(
         &self,
         (layer, group): (usize, usize),
@@ -166,6 +168,9 @@ impl<'a> Pass<'a> {
                 self.factor_gradients(factors, dy, x, (&z, &t), &mut scratch.parts, sums)?;
             }
             added = Some(factors.backward(&z));
+        }
+        if let (Some(sums), Some(x)) = (sums.weights(), x) {
+            self.add_linears((layer, group), dy, x, &mut scratch.parts, sums)?;
         }
         match dx {
             None => Ok(()),
@@ -251,6 +256,34 @@ impl<'a> Pass<'a> {
         }
     }
 
+    /// Where all weights are trained: the gradient of a norm's, given its input and ∂L/∂(its output).
+    fn norm_gradient(
+        &self,
+        index: usize,
+        (norm, path): (&Norm, &str),
+        given: (&DeviceBuffer<f32>, &DeviceBuffer<f32>),
+        scratch: &mut SideScratch,
+        sums: &Sums,
+    ) -> Result<(), CudaError> {
+        let Some(sums) = sums.weights() else { return Ok(()) };
+        let name = in_layer(index, &format!("{path}.weight"));
+        sums.add_norm(self.device, (norm, &name), self.rows, given, scratch)
+    }
+
+    /// The same of the norm of what the half of a block adds, where the family has one.
+    fn out_norm_gradient(
+        &self,
+        index: usize,
+        norm: Option<(&Norm, &str)>,
+        raw: &mut Grown<f32>,
+        dx: &DeviceBuffer<f32>,
+        scratch: &mut SideScratch,
+        sums: &Sums,
+    ) -> Result<(), CudaError> {
+        let Some(norm) = norm else { return Ok(()) };
+        self.norm_gradient(index, norm, (&raw.take(self.device, dx.len())?, dx), scratch, sums)
+    }
+
     /// ∂L/∂(what the half of a block adds), rounded.
     fn d_out(
         &self,
@@ -279,11 +312,13 @@ impl<'a> Pass<'a> {
     ) -> Result<(), CudaError> {
         let (device, rows, layer) = (self.device, self.rows, &self.model.layers[index]);
         let d_normed = scratch.d_normed.take(device, dx.len())?;
+        let out_norm = layer.mlp_out_norm.as_ref().map(|norm| (norm, "post_feedforward_layernorm"));
+        self.out_norm_gradient(index, out_norm, &mut kept.mlp_out, dx, &mut scratch.side, sums)?;
         let d_out = self.d_out(layer.mlp_out_norm.as_ref(), &mut kept.mlp_out, dx, &mut scratch.d_out)?;
         let d_hidden = scratch.d_hidden.rows(device, rows, layer.down.columns)?;
         let gate_up = kept.gate_up.rows(device, rows, layer.gate_up.rows)?;
         // Inputs that were not kept are computed again.
-        let trains = matches!(sums, Sums::Factors(_));
+        let trains = sums.want_inputs();
         let hidden = scratch.hidden.rows(device, rows, layer.down.columns)?;
         if trains {
             rows::gated(device, self.model.gate, &gate_up, &hidden)?;
@@ -299,6 +334,9 @@ impl<'a> Pass<'a> {
         }
         let (x, out) = (trains.then_some(&normed), Some(Out::F32(&d_normed)));
         self.linear_backward((index, 2), &gate_up, x, &layer.gate_up, &mut p[2], side, sums, out)?;
+        let sandwich = layer.attention_out_norm.is_some();
+        let path = if sandwich { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
+        self.norm_gradient(index, (&layer.mlp_norm, path), (&middle, &d_normed), &mut scratch.side, sums)?;
         layer.mlp_norm.backward_add(device, rows, &middle, &d_normed, dx)?;
         self.attention_backward(index, layer, dx, keys, kept, scratch, sums)
     }
@@ -316,9 +354,11 @@ impl<'a> Pass<'a> {
         let (device, rows, heads) = (self.device, self.rows, &layer.heads);
         let (all, all_keys) = (heads.queries * heads.size, heads.keys * heads.size);
         let norm = layer.attention_out_norm.as_ref();
+        let out_norm = norm.map(|norm| (norm, "post_attention_layernorm"));
+        self.out_norm_gradient(index, out_norm, &mut kept.attention_out, dx, &mut scratch.side, sums)?;
         let d_out = self.d_out(norm, &mut kept.attention_out, dx, &mut scratch.d_out)?;
         let d_heads = scratch.d_heads.rows(device, rows, all)?;
-        let trains = matches!(sums, Sums::Factors(_));
+        let trains = sums.want_inputs();
         let x = trains.then_some(kept.heads.rows(device, rows, all)?);
         let (side, out) = (&mut scratch.side, Some(Out::Bf16(&d_heads)));
         self.linear_backward((index, 1), &d_out, x.as_ref(), &layer.o, &mut kept.p[1], side, sums, out)?;
@@ -340,17 +380,22 @@ impl<'a> Pass<'a> {
         attention::backward(device, &self.plan, heads, &given, (&dq, &dk, &dv))?;
         let qkv = kept.qkv.rows(device, rows, layer.qkv.rows)?;
         let d_qkv = scratch.d_qkv.rows(device, rows, layer.qkv.rows)?;
+        if let Some(sums) = sums.weights() {
+            self.add_head_norms(index, &qkv, (&dq, &dk), &mut scratch.side.parts, sums)?;
+        }
         layer.turn.backward(device, &qkv, &self.positions, (&dq, &dk, &dv), &d_qkv)?;
-        // Nothing below the first layer needs ∂L/∂x.
+        // Below the first layer there is only the embedding.
         let d_normed = scratch.d_normed.take(device, dx.len())?;
         let (x, normed) = (kept.x.take(device, dx.len())?, scratch.normed.rows(device, rows, self.width)?);
         if trains {
             layer.input_norm.forward(device, &x, &normed)?;
         }
-        let (side, wanted) = (&mut scratch.side, index > 0);
+        let (side, wanted) = (&mut scratch.side, index > 0 || sums.weights().is_some());
         let (input, to) = (trains.then_some(&normed), wanted.then_some(Out::F32(&d_normed)));
         self.linear_backward((index, 0), &d_qkv, input, &layer.qkv, &mut kept.p[0], side, sums, to)?;
         if wanted {
+            let norm = (&layer.input_norm, "input_layernorm");
+            self.norm_gradient(index, norm, (&x, &d_normed), &mut scratch.side, sums)?;
             layer.input_norm.backward_add(device, rows, &x, &d_normed, dx)?;
         }
         Ok(())
@@ -414,15 +459,23 @@ pub fn backward(
     let cache = cache.layers(device, config)?;
     let stream = kept.stream.take(device, pass.rows * pass.width)?;
     let raw = gathered(device, &stream, outputs, pass.width)?;
+    let found = Sums::new(device, sums)?;
+    if let Some(sums) = found.weights() {
+        assert!(pass.side.is_none(), "all weights are trained without adapters");
+        let (norm, given) = ((&gpu.final_norm, FINAL_NORM), (&raw, gradient.loss()));
+        sums.add_norm(device, norm, outputs.len(), given, &mut kept.scratch.side)?;
+    }
     let d_raw = device.zeroed::<f32>("gradients of outputs", raw.len())?;
     gpu.final_norm.backward_add(device, outputs.len(), &raw, gradient.loss(), &d_raw)?;
     let dx = kept.scratch.dx.take(device, stream.len())?;
     dx.clear()?;
     Scatter::new(device, outputs)?.add(device, &d_raw, pass.width, &dx)?;
-    let found = Sums::new(device, sums)?;
     for index in (0..gpu.layers.len()).rev() {
         let of_layer = &mut kept.layers[index];
         pass.layer_backward(index, &dx, &cache[index], of_layer, &mut kept.scratch, &found)?;
+    }
+    if let Some(sums) = found.weights() {
+        sums.add_embedding(device, &batch.tokens, (&dx, pass.width), config.embedding_scale)?;
     }
     Ok(found.add_to(sums)?)
 }

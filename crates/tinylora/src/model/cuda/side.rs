@@ -1,6 +1,7 @@
 //! The factors of the low-rank side path on the GPU: A and B of the modules that share an input, side by side.
 
 use super::load::GpuModel;
+use super::weights::GpuWeightSums;
 use crate::model::Gradients;
 use crate::model::config::ModelConfig;
 use crate::model::hidden::DeviceError;
@@ -46,13 +47,15 @@ pub(super) enum Sums {
     R(DeviceBuffer<f64>),
     /// ∂L/∂A and ∂L/∂Bᵀ of all modules.
     Factors(DeviceBuffer<f32>),
+    /// Those of all weights, which stay there from pass to pass.
+    Weights(GpuWeightSums),
 }
 
 impl Sums {
-    /// Zeros, as many as `sums` has.
+    /// Zeros, as many as `sums` has; of all weights the sums themselves.
     ///
     /// # Panics
-    /// If all weights are trained.
+    /// If these are sums on the host.
     pub fn new(device: &Device, sums: &Gradients) -> Result<Self, CudaError> {
         Ok(match sums {
             Gradients::R(dr) => {
@@ -61,8 +64,25 @@ impl Sums {
             Gradients::Factors(numbers) => {
                 Self::Factors(device.zeroed("gradients of A and B", numbers.len())?)
             }
-            Gradients::Weights(_) => panic!("all weights are trained on the host alone"),
+            Gradients::GpuWeights(sums) => Self::Weights(sums.shared()),
+            Gradients::Weights(_) => panic!("sums on the host of a model on a GPU"),
         })
+    }
+
+    /// Whether the inputs of linear layers are needed.
+    pub fn want_inputs(&self) -> bool {
+        match self {
+            Self::R(_) => false,
+            Self::Factors(_) | Self::Weights(_) => true,
+        }
+    }
+
+    /// Those of all weights.
+    pub fn weights(&self) -> Option<&GpuWeightSums> {
+        match self {
+            Self::Weights(sums) => Some(sums),
+            Self::R(_) | Self::Factors(_) => None,
+        }
     }
 
     /// Adds them to `sums`, for which they were made.
@@ -74,6 +94,7 @@ impl Sums {
             (Self::Factors(found), Gradients::Factors(numbers)) => {
                 numbers.iter_mut().zip(found.to_vec()?).for_each(|(sum, x)| *sum += x);
             }
+            (Self::Weights(_), Gradients::GpuWeights(_)) => {}
             _ => panic!("sums of another kind"),
         }
         Ok(())
@@ -81,7 +102,7 @@ impl Sums {
 }
 
 /// The linear layers of each group, in the order of modules.
-const GROUPS: [&[ModuleKind]; 4] = {
+pub(super) const GROUPS: [&[ModuleKind]; 4] = {
     use ModuleKind::{Down, Gate, K, O, Q, Up, V};
     [&[Q, K, V], &[O], &[Gate, Up], &[Down]]
 };
@@ -163,7 +184,7 @@ impl GpuFactors {
 
     /// That they are not a mixture.
     pub(super) fn check(&self) -> Result<(), DeviceError> {
-        if self.whole { Ok(()) } else { Err(DeviceError::Factors) }
+        if self.whole { Ok(()) } else { Err(DeviceError::Mixture) }
     }
 }
 
