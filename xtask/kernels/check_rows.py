@@ -14,7 +14,7 @@ def check(emulator, random):
     heads(emulator, random)
     rows(emulator, random)
     head(emulator, random)
-    adamw(emulator, random)
+    optimizer(emulator, random)
     slopes(emulator, random)
     joins(emulator, random)
 
@@ -283,12 +283,44 @@ def head_slopes(emulator, random, shapes, inverse, targets, shares, p):
         close("weights of the head's gradient", from_bf16(found), wanted, 6e-3)
 
 
-def adamw(emulator, random):
-    n, lr, b1, b2, eps, decay, t = 300, 1e-2, 0.9, 0.99, 1e-8, 0.1, 3
+STEP = [("count", "u8"), ("x", "f8", 8), ("nesterov", "i4"), ("unused", "i4")]
+FIRST = np.dtype([("at", "i4"), ("value", "f4")])
+SUM = np.dtype([("squares", "f8"), ("bad", FIRST)])
+
+
+def optimizer(emulator, random):
+    """Steps on more than a block of numbers, the formulas in f64; numbers that would not stay finite are found and nothing else."""
+    n, block, lr, b1, b2, eps, keep, t = 65536 + 300, 65536, 1e-2, 0.9, 0.99, 1e-8, 0.999, 3
     g, m, p = (f32(random.normal(size=n)) for _ in range(3))
-    s = f32(random.uniform(0, 1, n))
-    settings = struct([("x", "f8", 7)], ([lr, b1, b2, eps, 1 - lr * decay, 1 - b1**t, 1 - b2**t],))
-    _, m2, s2, p2 = emulator.run("adamw", (2,), 256, 0, [settings, n, g, m, s, p])
-    wm, ws = b1 * m + (1 - b1) * g.astype(np.float64), b2 * s + (1 - b2) * g.astype(np.float64) ** 2
-    close("AdamW", p2, p * (1 - lr * decay) - lr * (wm / (1 - b1**t)) / (np.sqrt(ws / (1 - b2**t)) + eps), 1e-6)
-    close("AdamW's means", np.stack([m2, s2]), np.stack([wm, ws]), 1e-7)
+    s, blocks = f32(random.uniform(0, 1, n)), -(-n // block)
+    count = struct([("n", "u8")], n)
+    found = emulator.run("gradient_sums", (1,), 64, 0, [g, count, np.zeros(blocks, SUM)])[1]
+    close("sums of squares", found["squares"], [(g[i:i + block].astype(np.float64) ** 2).sum() for i in (0, block)], 1e-12)
+    assert (found["bad"]["at"] == -1).all(), "all numbers are finite"
+    broken = g.copy()
+    broken[[block + 7, block + 9]] = np.nan, np.inf
+    found = emulator.run("gradient_sums", (1,), 64, 0, [broken, count, np.zeros(blocks, SUM)])[1]["bad"]
+    assert list(found["at"]) == [-1, 7] and np.isnan(found["value"][1]), "the first number that is not finite"
+    for factor, nesterov in [(1.0, 0), (0.3, 1)]:
+        step = struct(STEP, (n, [lr, factor, keep, b1, b2, eps, 1 - b1**t, 1 - b2**t], nesterov, 0))
+        clipped = f32(g * np.float64(factor)).astype(np.float64)
+        grid = (-(-n // 256),)
+        _, m2, s2, p2 = emulator.run("adamw_step", grid, 256, 0, [step, g, m, s, p])
+        wm, ws = b1 * m + (1 - b1) * clipped, b2 * s + (1 - b2) * clipped**2
+        moved = f32(wm) / (1 - b1**t) / (np.sqrt(f32(ws).astype(np.float64) / (1 - b2**t)) + eps)
+        close("AdamW", p2, p * keep - lr * moved, 1e-6)
+        close("AdamW's means", np.stack([m2, s2]), np.stack([wm, ws]), 1e-7)
+        _, b, p2 = emulator.run("sgd_step", grid, 256, 0, [step, g, m, p])
+        momentum = b1 * m + clipped
+        close("SGD", p2, p * keep - lr * (clipped + b1 * momentum if nesterov else momentum), 1e-6)
+        close("SGD's momentum", b, momentum, 1e-7)
+        for name, lists in [("adamw_look", [m, s]), ("sgd_look", [m])]:
+            for bad in ([], [1000, 999], [block + 299]):
+                given = [x.copy() for x in lists]
+                given[0][bad] = 3e38
+                wild = g.copy()
+                wild[bad] = 3e38
+                big = struct(STEP, (n, [lr, 1.0, keep, 2.0, b2, eps, 0.5, 0.5], nesterov, 0))
+                found = emulator.run(name, (blocks,), 256, 0, [big, wild, *given, p, np.zeros(blocks, FIRST)])[-1]
+                first = [min((i - k * block for i in bad if i // block == k), default=-1) for k in range(blocks)]
+                assert list(found["at"]) == first, f"{name}: the first numbers that are not finite are {first}, not {found}"

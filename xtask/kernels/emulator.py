@@ -27,7 +27,7 @@ FILES = {
     "check_product": ["product", "outer", "side", "thin"],
     "check_wgmma": ["wgmma"],
     "check_attention": ["attention"],
-    "check_rows": ["product", "norm", "activation", "heads", "rows", "head", "adamw", "side", "slopes", "outer"],
+    "check_rows": ["product", "norm", "activation", "heads", "rows", "head", "optimizer", "side", "slopes", "outer"],
 }
 
 

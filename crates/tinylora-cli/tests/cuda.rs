@@ -246,6 +246,28 @@ fn all_weights_train_on_the_gpu() {
     assert!(model("full") == whole, "a resumed run ends in another model");
     done(&train("two", "0,1", &[]));
     assert!(model("two") == whole, "two GPUs train another model");
+    // Where the GPU has no room for the optimizer's state, the host does the same to the same bits.
+    for settings in [&["optimizer.kind=adamw"][..], &["optimizer.kind=sgd", "optimizer.nesterov=true"]] {
+        let with = |out: &str, memory: &[&str]| {
+            let set = settings.iter().chain(memory).flat_map(|setting| ["--set", setting]);
+            let output = train(out, "0", &set.collect::<Vec<_>>());
+            done(&output);
+            String::from_utf8_lossy(&output.stderr).contains("with the optimizer's state")
+        };
+        let (one, other) = (format!("gpu-{}", settings.len()), format!("host-{}", settings.len()));
+        assert!(with(&one, &[]), "there is room on the GPU");
+        assert!(!with(&other, &["model.memory=\"HOST\""]), "there is none");
+        assert!(model(&one) == model(&other), "{settings:?}: the optimizer's place changes the numbers");
+        let checkpoint = |out: &str| {
+            let file = place.folder.path().join(out).join("checkpoints/step-000002.ckpt");
+            std::fs::read(file).expect("a checkpoint").len()
+        };
+        assert_eq!(
+            checkpoint(&one).abs_diff(checkpoint(&other)) / 1024,
+            0,
+            "both keep the optimizer's state"
+        );
+    }
     // What is kept on the GPU, and what beside it.
     let refused = train("no", "0", &["--set", "model.memory=\"1MiB\""]);
     let message = String::from_utf8_lossy(&refused.stderr).into_owned();

@@ -55,8 +55,9 @@ pub fn plain(event: &Event<'_>, view: &View, news: &News) -> Option<String> {
 
 /// What a run will take of the machine's memory.
 pub fn memory(plan: &MemoryPlan) -> String {
+    let optimizer = if plan.optimizer_on_gpu { ", with the optimizer's state" } else { "" };
     format!(
-        "memory: weights {}, trained {}, KV cache {}, activations {}; the limit is {}",
+        "memory: weights {}, trained {}{optimizer}, KV cache {}, activations {}; the limit is {}",
         format::bytes(plan.weights),
         format::bytes(plan.trained),
         format::bytes(plan.kv_cache),

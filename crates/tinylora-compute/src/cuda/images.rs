@@ -39,11 +39,11 @@ macro_rules! units {
 
 units!(
     "activation",
-    "adamw",
     "attention",
     "head",
     "heads",
     "norm",
+    "optimizer",
     "outer",
     "product",
     "rows",

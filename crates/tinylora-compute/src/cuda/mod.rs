@@ -14,6 +14,7 @@ pub mod head;
 mod images;
 mod memory;
 mod nvrtc;
+pub mod optimizer;
 pub mod product;
 mod queue;
 pub mod rows;

@@ -1,10 +1,10 @@
 //! All weights in training: the list of numbers in f32 (the master copy) and the model packed from it, with which
 //! rollouts, evaluation and training all compute. The base's own weights stay as they are, for the KL term and for other
-//! runs of a sweep. The master copy is on the host, also where the model is on a GPU.
+//! runs of a sweep. The master copy is on the host; with a model on a GPU it may be there as well, and be changed there.
 
 use super::{Base, BaseError};
 use crate::model::weights::Weights;
-use crate::model::{DeviceError, Gradients, Model, WeightLayout};
+use crate::model::{DeviceError, GpuMaster, Gradients, Model, WeightLayout};
 use std::sync::Arc;
 use tinylora_compute::Cpu;
 
@@ -14,6 +14,8 @@ pub struct FullModel {
     pub layout: Arc<WeightLayout>,
     numbers: Vec<f32>,
     model: Model,
+    /// On the model's GPU, the same numbers and the optimizer's state.
+    master: Option<GpuMaster>,
     version: u64,
 }
 
@@ -29,7 +31,20 @@ impl FullModel {
         }
         let (config, precision) = (base.model.config.clone(), base.model.precision());
         let model = Model::from_numbers(cpu, (config, &layout), &numbers, precision, base.model.positions())?;
-        Ok(Self { layout: Arc::new(layout), numbers, model, version: 0 })
+        Ok(Self { layout: Arc::new(layout), numbers, model, master: None, version: 0 })
+    }
+
+    /// From now on the numbers are changed on the model's GPU ([`Self::update_on_gpu`]), where the optimizer has so many lists.
+    pub(super) fn keep_on_gpu(&mut self, lists: usize) -> Result<(), BaseError> {
+        let master = self.model.room_for_master(self.numbers.len(), lists)?;
+        master.set(&self.numbers)?;
+        self.master = Some(master);
+        Ok(())
+    }
+
+    /// The master copy on the GPU, where there is one.
+    pub(crate) fn master(&self) -> Option<&GpuMaster> {
+        self.master.as_ref()
     }
 
     /// All weights.
@@ -61,7 +76,10 @@ impl FullModel {
     /// On a GPU alone: of its driver or its memory.
     pub fn set(&mut self, cpu: &Cpu, numbers: &[f32], version: u64) -> Result<(), BaseError> {
         self.numbers.copy_from_slice(numbers);
-        self.model.repack(cpu, &self.layout, &self.numbers)?;
+        if let Some(master) = &self.master {
+            master.set(numbers)?;
+        }
+        self.model.repack(cpu, &self.layout, &self.numbers, self.master.as_ref())?;
         self.version = version;
         Ok(())
     }
@@ -73,8 +91,26 @@ impl FullModel {
         cpu: &Cpu,
         change: impl FnOnce(&mut [f32]) -> Result<T, E>,
     ) -> Result<T, E> {
+        assert!(self.master.is_none(), "the numbers are changed on the GPU");
         let result = change(&mut self.numbers)?;
-        self.model.repack(cpu, &self.layout, &self.numbers).map_err(BaseError::from)?;
+        self.model.repack(cpu, &self.layout, &self.numbers, None).map_err(BaseError::from)?;
+        self.version += 1;
+        Ok(result)
+    }
+
+    /// The same of the master copy on the GPU.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub(crate) fn update_on_gpu<T, E: From<BaseError>>(
+        &mut self,
+        cpu: &Cpu,
+        change: impl FnOnce(&GpuMaster) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let master = self.master.as_ref().expect("a master copy on the GPU");
+        let result = change(master)?;
+        master.read(&mut self.numbers).map_err(BaseError::from)?;
+        self.model.repack(cpu, &self.layout, &self.numbers, Some(master)).map_err(BaseError::from)?;
         self.version += 1;
         Ok(result)
     }

@@ -164,6 +164,21 @@ impl Trained {
         Ok(())
     }
 
+    /// Has all weights changed on the model's GPU, where the optimizer's lists are from now on. Nothing else is changed there.
+    pub fn keep_on_gpu(&mut self, lists: &[&[f32]]) -> Result<(), BaseError> {
+        let Self::Full(full) = self else { return Ok(()) };
+        full.keep_on_gpu(lists.len())?;
+        Ok(full.master().expect("made above").set_state(lists)?)
+    }
+
+    /// Fetches the optimizer's lists, where they are on a GPU.
+    pub fn fetch_state(&self, lists: &mut [&mut [f32]]) -> Result<(), BaseError> {
+        match self {
+            Self::Full(full) => Ok(full.master().map_or(Ok(()), |master| master.read_state(lists))?),
+            Self::Projected(_) | Self::Lora(_) => Ok(()),
+        }
+    }
+
     /// The base with the numbers as they are.
     pub fn policy<'a>(&'a self, base: &'a Base) -> Policy<'a> {
         match self {

@@ -2,7 +2,7 @@
 //! wrong there. Nothing here computes but sums of rows.
 
 use super::all_weights::{WeightLayout, WeightSums};
-use super::cuda::{GpuDirections, GpuHidden, GpuModel, GpuWeightSums};
+use super::cuda::{GpuDirections, GpuHidden, GpuMaster, GpuModel, GpuWeightSums};
 use super::gradients::Gradients;
 use super::load::Model;
 use crate::random::Stream;
@@ -180,6 +180,14 @@ impl Model {
             None => Gradients::Weights(WeightSums::new(layout)),
             Some(gpu) => Gradients::GpuWeights(GpuWeightSums::new(gpu, layout)?),
         })
+    }
+
+    /// Room for a master copy of all n weights on the first GPU, and for so many lists of the optimizer's.
+    ///
+    /// # Panics
+    /// If the model is on the host.
+    pub(crate) fn room_for_master(&self, n: usize, lists: usize) -> Result<GpuMaster, DeviceError> {
+        GpuMaster::new(self.gpus.first().expect("a model on a GPU"), n, lists)
     }
 
     /// No hidden states, to begin with, on one of the devices that it lies on.

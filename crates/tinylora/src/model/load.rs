@@ -2,7 +2,7 @@
 
 use super::all_weights::{EMBEDDING, FINAL_NORM, HEAD, WeightLayout, in_layer};
 use super::config::ModelConfig;
-use super::cuda::GpuModel;
+use super::cuda::{GpuMaster, GpuModel};
 use super::hidden::DeviceError;
 use super::linear::Linear;
 use super::side::ModuleKind;
@@ -123,7 +123,7 @@ impl Model {
         Self::assemble(cpu, config, &read, precision, positions, &mut |_, _| {})
     }
 
-    /// Replaces all weights, in place.
+    /// Replaces all weights, in place; `master` has the same numbers on the first GPU, where it is there.
     ///
     /// # Errors
     /// On a GPU alone: of its driver or its memory. The weights there are then partly old and partly new, and are not
@@ -131,7 +131,13 @@ impl Model {
     ///
     /// # Panics
     /// If the layout is that of another model.
-    pub fn repack(&mut self, cpu: &Cpu, layout: &WeightLayout, numbers: &[f32]) -> Result<(), ModelError> {
+    pub fn repack(
+        &mut self,
+        cpu: &Cpu,
+        layout: &WeightLayout,
+        numbers: &[f32],
+        master: Option<&GpuMaster>,
+    ) -> Result<(), ModelError> {
         let of = |name: &str| &numbers[layout.range(name)];
         let on_host = !self.is_on_gpu();
         let plus = if self.config.norm_plus_one { 1.0 } else { 0.0 };
@@ -177,7 +183,10 @@ impl Model {
             Ok(())
         };
         let mut gpus = std::mem::take(&mut self.gpus);
-        let repacked = gpus.iter_mut().try_for_each(|gpu| gpu.repack(cpu.threads(), self, &read));
+        let repacked = gpus.iter_mut().enumerate().try_for_each(|(index, gpu)| match master {
+            Some(master) if index == 0 => gpu.repack_from(self, layout, master),
+            _ => gpu.repack(cpu.threads(), self, &read),
+        });
         self.gpus = gpus;
         repacked
     }

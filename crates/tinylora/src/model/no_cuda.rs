@@ -1,6 +1,6 @@
 //! What stands in the place of `cuda/` in a build without it: types that no value has, so that nothing here ever runs.
 
-use super::all_weights::WeightLayout;
+use super::all_weights::{MasterStep, NotFinite, WeightLayout};
 use super::decode::Decode;
 use super::gradients::Gradients;
 use super::hidden::DeviceError;
@@ -31,6 +31,8 @@ pub enum GpuQueued {}
 pub enum GpuRows {}
 /// Gradients on a GPU.
 pub enum GpuDirections {}
+/// All weights in f32 on a GPU.
+pub enum GpuMaster {}
 /// Sums of the gradients of all weights on a GPU.
 #[derive(Debug)]
 pub enum GpuWeightSums {}
@@ -51,6 +53,10 @@ impl GpuModel {
     }
 
     pub fn repack(&mut self, _: usize, _: &Model, _: &ReadRows<'_>) -> Result<(), ModelError> {
+        match *self {}
+    }
+
+    pub fn repack_from(&mut self, _: &Model, _: &WeightLayout, _: &GpuMaster) -> Result<(), ModelError> {
         match *self {}
     }
 
@@ -206,6 +212,36 @@ impl GpuDirections {
         _: (&[f32], &[f32]),
         _: &GpuWeightSums,
     ) -> Result<(), DeviceError> {
+        match *self {}
+    }
+}
+
+impl GpuMaster {
+    pub fn new(gpu: &GpuModel, _: usize, _: usize) -> Result<Self, DeviceError> {
+        match *gpu {}
+    }
+
+    pub fn set(&self, _: &[f32]) -> Result<(), DeviceError> {
+        match *self {}
+    }
+
+    pub fn read(&self, _: &mut [f32]) -> Result<(), DeviceError> {
+        match *self {}
+    }
+
+    pub fn set_state(&self, _: &[&[f32]]) -> Result<(), DeviceError> {
+        match *self {}
+    }
+
+    pub fn read_state(&self, _: &mut [&mut [f32]]) -> Result<(), DeviceError> {
+        match *self {}
+    }
+
+    pub fn sums_of_squares(&self, _: &GpuWeightSums) -> Result<(Vec<f64>, NotFinite), DeviceError> {
+        match *self {}
+    }
+
+    pub fn step(&self, _: &MasterStep, _: &GpuWeightSums) -> Result<NotFinite, DeviceError> {
         match *self {}
     }
 }

@@ -131,14 +131,21 @@ fn clip(cpu: &Cpu, gradient: &mut [f32], max_norm: f32) -> f32 {
         let sum = block.iter().map(|&g| f64::from(g).powi(2)).sum();
         sums.lock().expect("no panic while held")[first / BLOCK] = sum;
     });
-    let norm = sums.into_inner().expect("no panic while held").iter().sum::<f64>().sqrt();
-    let factor = f64::from(max_norm) / (norm + 1e-6);
-    if max_norm > 0.0 && factor < 1.0 {
+    let sums = sums.into_inner().expect("no panic while held");
+    let (norm, factor) = norm_and_factor(&sums, max_norm);
+    if factor < 1.0 {
         for_chunks_of(cpu, [gradient], BLOCK, |_, [block]| {
             block.iter_mut().for_each(|g| *g = (f64::from(*g) * factor) as f32);
         });
     }
     norm as f32
+}
+
+/// The norm from sums of squares of blocks, and what the gradient is multiplied with; 1 leaves it.
+pub(super) fn norm_and_factor(sums: &[f64], max_norm: f32) -> (f64, f64) {
+    let norm = sums.iter().sum::<f64>().sqrt();
+    let factor = f64::from(max_norm) / (norm + 1e-6);
+    (norm, if max_norm > 0.0 && factor < 1.0 { factor } else { 1.0 })
 }
 
 /// Calls `look` for each element of equally long slices; the first element for which it gives a number, and that.

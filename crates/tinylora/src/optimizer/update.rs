@@ -124,6 +124,24 @@ impl OptimizerState {
         }
     }
 
+    /// Its lists of n numbers.
+    pub fn lists(&self) -> Vec<&[f32]> {
+        match self {
+            Self::Adamw { mean, square, .. } => vec![mean, square],
+            Self::Sgd { momentum, .. } => vec![momentum],
+            Self::Natural { .. } => Vec::new(),
+        }
+    }
+
+    /// The same to be written to.
+    pub fn lists_mut(&mut self) -> Vec<&mut [f32]> {
+        match self {
+            Self::Adamw { mean, square, .. } => vec![mean, square],
+            Self::Sgd { momentum, .. } => vec![momentum],
+            Self::Natural { .. } => Vec::new(),
+        }
+    }
+
     /// Updates done.
     pub fn updates(&self) -> u64 {
         match self {

@@ -35,6 +35,9 @@ pub struct MemoryPlan {
     pub least_kv_blocks: usize,
     /// Tokens of a training micro-batch.
     pub micro_batch_tokens: usize,
+    /// Whether all weights are trained on a GPU that has room for their master copy and the optimizer's state.
+    #[serde(default)]
+    pub optimizer_on_gpu: bool,
 }
 
 impl MemoryPlan {
@@ -97,7 +100,8 @@ pub struct FullParts {
     optimizer: u64,
     packed: u64,
     older: u64,
-    /// On a GPU, beside which the host has all but the packed weights and the gradient.
+    /// On a GPU, beside which the host has all but the packed weights and the gradient; where there is room, the GPU has the
+    /// master copy and the optimizer's state, too.
     on_gpu: bool,
 }
 
@@ -193,7 +197,13 @@ pub(super) fn plan(
     {
         return Err(MemoryError::Host { parts, limit });
     }
+    // Where a quarter of the memory is left for keys, values and activations, the optimizer computes there.
+    let optimizer_on_gpu = full.is_some_and(|parts| {
+        parts.on_gpu
+            && weights + parts.beside() + parts.master + parts.optimizer + kv + activations <= limit / 4 * 3
+    });
     let trained = match &full {
+        Some(parts) if optimizer_on_gpu => parts.beside() + parts.master + parts.optimizer,
         Some(parts) => parts.beside(),
         None => spec.bytes_in_training(config) + state_bytes(recipe.optimizer.kind, numbers) + older,
     };
@@ -224,5 +234,6 @@ pub(super) fn plan(
         kv_blocks: blocks as usize,
         least_kv_blocks: one_group,
         micro_batch_tokens,
+        optimizer_on_gpu,
     })
 }

@@ -174,7 +174,7 @@ fn run<'a>(
                 keep_evaluation(&mut folder, 0, "before", &evaluation)?;
                 state.carried.eval_before = Some(evaluation.result);
                 state.carried.wall_seconds = clock.seconds(&session);
-                save(&session, &mut folder, &state, report)?;
+                save(&session, &mut folder, &mut state, report)?;
             }
         }
     }
@@ -183,7 +183,7 @@ fn run<'a>(
             // After the checkpoint of this step, so that a run that goes on from there makes it again.
             let when = format!("step {}", state.step);
             let Some(evaluation) = session.evaluate(&when, report)? else {
-                let checkpoint = Some(save(&session, &mut folder, &state, report)?);
+                let checkpoint = Some(save(&session, &mut folder, &mut state, report)?);
                 return Ok(Outcome::Interrupted { step: state.step, checkpoint });
             };
             report(Event::Evaluation { when: &when, result: &evaluation.result });
@@ -197,7 +197,7 @@ fn run<'a>(
         let stop = options.interrupt.load(Ordering::Relaxed);
         let every = recipe.train.checkpoint_every as u64;
         if stop || state.step == steps || (every > 0 && state.step.is_multiple_of(every)) {
-            let path = save(&session, &mut folder, &state, report)?;
+            let path = save(&session, &mut folder, &mut state, report)?;
             if stop && state.step < steps {
                 return Ok(Outcome::Interrupted { step: state.step, checkpoint: Some(path) });
             }
@@ -260,9 +260,10 @@ fn finish(
 fn save(
     session: &Session<'_>,
     folder: &mut RunFolder,
-    state: &State,
+    state: &mut State,
     report: &mut dyn FnMut(Event<'_>),
 ) -> Result<PathBuf, TrainError> {
+    session.trained.fetch_state(&mut state.optimizer.lists_mut())?;
     let checkpoint = Checkpoint {
         step: state.step,
         adapter_version: session.trained.version(),

@@ -144,12 +144,12 @@ impl Start {
         let fresh =
             State { step: 0, problems: 0, history: VecDeque::new(), optimizer, carried: Carried::default() };
         let stopped = match self {
-            Self::Fresh(folder) => return Ok((folder, fresh)),
+            Self::Fresh(folder) => return session.begin(folder, fresh),
             Self::Stopped(stopped) => stopped,
         };
         let Some((path, checkpoint)) = checkpoint::latest(&stopped.checkpoints())? else {
             report(Event::Message("no checkpoint yet: starting from the beginning".to_owned()));
-            return Ok((stopped.truncate_to(&BTreeMap::new())?, fresh));
+            return session.begin(stopped.truncate_to(&BTreeMap::new())?, fresh);
         };
         checkpoint::check_base(&checkpoint, &session.base.identity.sha256)?;
         for difference in checkpoint::check_recipe(&checkpoint, &session.recipe.to_toml())? {
@@ -172,7 +172,7 @@ impl Start {
             optimizer: checkpoint.optimizer.into_owned(),
             carried,
         };
-        Ok((folder, state))
+        session.begin(folder, state)
     }
 }
 
@@ -273,6 +273,14 @@ impl<'a> Session<'a> {
             held_out,
             interrupt: options.interrupt,
         })
+    }
+
+    /// Puts the optimizer's state where the optimizer computes.
+    fn begin(&mut self, folder: RunFolder, state: State) -> Result<(RunFolder, State), TrainError> {
+        if self.plan.optimizer_on_gpu {
+            self.trained.keep_on_gpu(&state.optimizer.lists())?;
+        }
+        Ok((folder, state))
     }
 
     /// Steps of one pass over what is learned from; none where it has no end.
@@ -460,7 +468,7 @@ pub fn plan(cpu: &Cpu, recipe: &Recipe, options: &HubOptions) -> Result<MemoryPl
         WeightDtype::F32 => (4, Precision::F32),
     };
     Ok(memory::plan(
-        (MemorySizes::on_host(config, kv_precision(cpu, precision)), config),
+        (MemorySizes::of(cpu, config, precision), config),
         config.parameters * bytes_each,
         &spec,
         recipe,

@@ -5,7 +5,7 @@ use super::setup::{Session, TrainError};
 use crate::adapter::round_to;
 use crate::base::{BaseError, Trained};
 use crate::model::Gradients;
-use crate::optimizer::{Fisher, apply, apply_in_place, apply_natural};
+use crate::optimizer::{Fisher, apply, apply_in_place, apply_natural, apply_on_gpu};
 
 /// One update of what is trained; gives the gradient's norm before clipping.
 pub(super) fn apply_update(
@@ -16,6 +16,12 @@ pub(super) fn apply_update(
     fisher: Option<&Fisher>,
 ) -> Result<f32, TrainError> {
     let (settings, step, memory) = (&session.recipe.optimizer, state.step, &mut state.optimizer);
+    if let (Trained::Full(full), Gradients::GpuWeights(sums)) = (&mut session.trained, &sums)
+        && full.master().is_some()
+    {
+        let rates = (step, learning_rate);
+        return full.update_on_gpu(session.cpu, |master| apply_on_gpu(settings, rates, sums, memory, master));
+    }
     let mut gradient = session.trained.gradient(sums).map_err(BaseError::from)?;
     if let Trained::Full(full) = &mut session.trained {
         let cpu = session.cpu;

@@ -4,13 +4,14 @@
 // What is queued on a stream is done as late as the driver may: when something that comes after it is waited for. A host that
 // changes pinned memory too early, or reads a result before it is there, then computes with wrong numbers. With
 // EMULATED_AT_ONCE in the environment it is done as early as may be: when it is queued. What goes into a graph keeps its
-// arguments. Modules hold all kernels, whatever image is loaded. There are three GPUs: what is queued for one fails if it has an
+// arguments. Threads of the host wait for each other only where they use the same stream. Modules hold all kernels, whatever image is loaded. There are three GPUs: what is queued for one fails if it has an
 // address of another. The first two are of the oldest kind that is served, the third is a Hopper.
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include <atomic>
 #include <deque>
 #include <functional>
 #include <map>
@@ -41,12 +42,15 @@ enum {
 typedef std::function<int()> Work;
 typedef std::vector<Work> Recorded;
 
+// Its own lock is held while its work is done; whoever holds it asks for no other.
 struct Stream {
     int device = 0;
+    std::recursive_mutex lock;
     std::deque<Work> queue;
     long queued = 0, done = 0;
     Recorded* recording = nullptr;
 };
+typedef std::lock_guard<std::recursive_mutex> Held;
 
 struct Event {
     timespec when;
@@ -54,9 +58,8 @@ struct Event {
     long place = 0;
 };
 
-// One call at a time, whichever thread it comes from.
-static std::recursive_mutex one_call;
-#define ONE_CALL std::lock_guard<std::recursive_mutex> held(one_call)
+// Of the lists that follow. Streams are never freed, as another thread may be at one that is destroyed.
+static std::recursive_mutex lists;
 static std::map<void*, size_t> pinned;
 static std::vector<Stream*> streams;
 static Stream unnamed;
@@ -64,29 +67,43 @@ static Stream unnamed;
 static std::map<Address, std::pair<size_t, int>> allocations;
 static thread_local int current = 0;
 // The first thing that failed, told by all that follows, as the driver does.
-static int failed = OK;
+static std::atomic<int> failed{OK};
 
 static Stream* stream_of(void* stream) { return stream ? (Stream*)stream : &unnamed; }
 
 static int run_until(Stream* stream, long place) {
+    Held held(stream->lock);
     while (stream->done < place) {
         Work work = std::move(stream->queue.front());
         stream->queue.pop_front();
         stream->done++;
         int status = work();
-        if (status && !failed) failed = status;
+        int none = OK;
+        if (status) failed.compare_exchange_strong(none, status);
     }
     return failed;
 }
 
+// All that is queued so far.
+static int run(Stream* stream) {
+    Held held(stream->lock);
+    return run_until(stream, stream->queued);
+}
+
 static int run_all() {
-    for (Stream* stream : streams) run_until(stream, stream->queued);
-    return run_until(&unnamed, unnamed.queued);
+    std::vector<Stream*> all;
+    {
+        Held held(lists);
+        all = streams;
+    }
+    for (Stream* stream : all) run(stream);
+    return run(&unnamed);
 }
 
 static int queue(void* handle, Work work) {
     Stream* stream = stream_of(handle);
     if (handle && stream->device != current) return INVALID;
+    Held held(stream->lock);
     if (stream->recording) return stream->recording->push_back(work), OK;
     static bool at_once = getenv("EMULATED_AT_ONCE");
     stream->queue.push_back(work);
@@ -98,6 +115,7 @@ static int queue(void* handle, Work work) {
 
 // Whether a number is an address of another GPU than this.
 static bool is_elsewhere(Address address, int device) {
+    Held held(lists);
     auto after = allocations.upper_bound(address);
     if (after == allocations.begin()) return false;
     --after;
@@ -105,6 +123,7 @@ static bool is_elsewhere(Address address, int device) {
 }
 
 static bool is_pinned(const void* pointer, size_t bytes) {
+    Held held(lists);
     auto after = pinned.upper_bound((void*)pointer);
     if (after == pinned.begin()) return false;
     --after;
@@ -145,37 +164,31 @@ int cuDeviceGetAttribute(int* value, int attribute, int device) {
 }
 
 int cuDevicePrimaryCtxRetain(void** context, int device) { return *context = (void*)(size_t)(1 + device), OK; }
-int cuDevicePrimaryCtxRelease_v2(int) {
-    ONE_CALL;
-    return run_all();
-}
+int cuDevicePrimaryCtxRelease_v2(int) { return run_all(); }
 int cuCtxSetCurrent(void* context) { return current = (int)(size_t)context - 1, OK; }
 
-int cuCtxSynchronize() {
-    ONE_CALL;
-    return run_all();
-}
+int cuCtxSynchronize() { return run_all(); }
 
 int cuStreamCreate(void** stream, unsigned) {
-    ONE_CALL;
+    Held held(lists);
     streams.push_back(new Stream);
     streams.back()->device = current;
     return *stream = streams.back(), OK;
 }
 
 int cuStreamDestroy_v2(void* handle) {
-    ONE_CALL;
     Stream* stream = (Stream*)handle;
-    int status = run_until(stream, stream->queued);
+    int status = run(stream);
+    Held held(lists);
     for (size_t i = 0; i < streams.size(); i++)
         if (streams[i] == stream) streams.erase(streams.begin() + i--);
-    return delete stream, status;
+    return status;
 }
 
 int cuStreamSynchronize(void* handle) {
-    ONE_CALL;
     Stream* stream = stream_of(handle);
-    return stream->recording ? NOT_WHILE_RECORDING : run_until(stream, stream->queued);
+    Held held(stream->lock);
+    return stream->recording ? NOT_WHILE_RECORDING : run(stream);
 }
 
 int cuMemGetInfo_v2(size_t* free, size_t* total) { return *free = *total = (size_t)1 << 30, OK; }
@@ -184,7 +197,7 @@ int cuMemGetInfo_v2(size_t* free, size_t* total) { return *free = *total = (size
 int cuMemAlloc_v2(Address* address, size_t bytes) {
     if (bytes == 0) return INVALID;
     if (bytes > (size_t)1 << 30) return OUT_OF_MEMORY;
-    ONE_CALL;
+    Held held(lists);
     size_t all = (bytes + 15) / 16 * 16 + 16;
     size_t* memory = (size_t*)emulated_allocate(all);
     *memory = all;
@@ -194,8 +207,8 @@ int cuMemAlloc_v2(Address* address, size_t bytes) {
 }
 
 int cuMemFree_v2(Address address) {
-    ONE_CALL;
     int status = run_all();
+    Held held(lists);
     allocations.erase(address);
     size_t* memory = (size_t*)(address - 16);
     emulated_free(memory, *memory);
@@ -203,22 +216,22 @@ int cuMemFree_v2(Address address) {
 }
 
 int cuMemHostAlloc(void** pointer, size_t bytes, unsigned) {
-    ONE_CALL;
+    Held held(lists);
     if (!(*pointer = malloc(bytes))) return OUT_OF_MEMORY;
     pinned[*pointer] = bytes;
     return OK;
 }
 
 int cuMemFreeHost(void* pointer) {
-    ONE_CALL;
+    Held held(lists);
     pinned.erase(pointer);
     return free(pointer), OK;
 }
 
 int cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, void* stream) {
-    ONE_CALL;
     if (fails(from, bytes) || is_elsewhere(to, current)) return ILLEGAL_ADDRESS;
     if (is_pinned(from, bytes)) return queue(stream, [=] { return memcpy((void*)to, from, bytes), OK; });
+    Held held(stream_of(stream)->lock);
     if (stream_of(stream)->recording) return NOT_WHILE_RECORDING;
     // The driver takes a copy of what isn't pinned before it returns.
     auto copy = std::make_shared<std::vector<char>>((char*)from, (char*)from + bytes);
@@ -226,7 +239,6 @@ int cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, void* strea
 }
 
 int cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, void* stream) {
-    ONE_CALL;
     if (is_elsewhere(from, current)) return ILLEGAL_ADDRESS;
     int status = queue(stream, [=] { return memcpy(to, (void*)from, bytes), OK; });
     // To memory that isn't pinned it returns when that is done.
@@ -234,13 +246,11 @@ int cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, void* stream) {
 }
 
 int cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void* stream) {
-    ONE_CALL;
     if (is_elsewhere(to, current) || is_elsewhere(from, current)) return ILLEGAL_ADDRESS;
     return queue(stream, [=] { return memmove((void*)to, (void*)from, bytes), OK; });
 }
 
 int cuMemsetD8Async(Address to, unsigned char value, size_t bytes, void* stream) {
-    ONE_CALL;
     if (is_elsewhere(to, current)) return ILLEGAL_ADDRESS;
     return queue(stream, [=] { return memset((void*)to, value, bytes), OK; });
 }
@@ -249,10 +259,7 @@ int cuMemcpyHtoD_v2(Address to, const void* from, size_t bytes) { return cuMemcp
 int cuMemcpyDtoH_v2(void* to, Address from, size_t bytes) { return cuMemcpyDtoHAsync_v2(to, from, bytes, nullptr); }
 
 int cuModuleLoadData(void** module, const void*) { return *module = (void*)1, OK; }
-int cuModuleUnload(void*) {
-    ONE_CALL;
-    return run_all();
-}
+int cuModuleUnload(void*) { return run_all(); }
 
 int cuModuleGetFunction(void** function, void*, const char* name) {
     const size_t* sizes;
@@ -265,7 +272,6 @@ int cuFuncSetAttribute(void*, int, int) { return OK; }
 
 int cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned, unsigned,
                    unsigned shared_bytes, void* stream, void** parameters, void**) {
-    ONE_CALL;
     if ((int)shared_bytes > shared_of_block(current) || x == 0 || y == 0 || z == 0 || y > 65535 || z > 65535) return INVALID;
     const size_t* sizes;
     const char* name = (const char*)function;
@@ -303,16 +309,16 @@ int cuTensorMapEncodeTiled(uint64_t* map, int type, unsigned rank, void* address
 }
 
 int cuStreamBeginCapture_v2(void* handle, int) {
-    ONE_CALL;
     if (!handle || getenv("EMULATED_NO_GRAPHS")) return NOT_SUPPORTED;
     Stream* stream = (Stream*)handle;
+    Held held(stream->lock);
     if (stream->recording) return INVALID;
     return stream->recording = new Recorded, OK;
 }
 
 int cuStreamEndCapture(void* handle, void** graph) {
-    ONE_CALL;
     Stream* stream = (Stream*)handle;
+    Held held(stream->lock);
     *graph = stream->recording;
     stream->recording = nullptr;
     return *graph ? OK : INVALID;
@@ -325,7 +331,6 @@ int cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long lo
 int cuGraphDestroy(void* graph) { return delete (Recorded*)graph, OK; }
 
 int cuGraphLaunch(void* executable, void* stream) {
-    ONE_CALL;
     auto recorded = *(std::shared_ptr<Recorded>*)executable;
     return queue(stream, [=]() -> int {
         for (const Work& work : *recorded)
@@ -340,15 +345,14 @@ int cuGraphExecDestroy(void* executable) { return delete (std::shared_ptr<Record
 int cuEventCreate(void** event, unsigned) { return *event = new Event, OK; }
 
 int cuEventRecord(void* handle, void* stream) {
-    ONE_CALL;
     Event* event = (Event*)handle;
     event->stream = stream_of(stream);
+    Held held(event->stream->lock);
     event->place = event->stream->queued;
     return clock_gettime(CLOCK_MONOTONIC, &event->when), OK;
 }
 
 int cuEventSynchronize(void* handle) {
-    ONE_CALL;
     Event* event = (Event*)handle;
     return event->stream ? run_until(event->stream, event->place) : OK;
 }

@@ -3,6 +3,8 @@
 //
 // `order` changes what is free to differ: bit 0, asynchronous copies happen when they are waited for instead of at
 // once; bit 1, the last warp runs first. A missing barrier or a wait for too few copies then changes the result.
+//
+// A launch is one thread of the host from its beginning to its end; others may be under way on other threads.
 #include "machine.h"
 
 #include <stdio.h>
@@ -52,21 +54,29 @@ static std::map<std::string, Kernel>& kernels() {
     static std::map<std::string, Kernel> all;
     return all;
 }
-static std::vector<Fiber> fibers;
+
+struct Fibers : std::vector<Fiber> {
+    ~Fibers() {
+        for (Fiber& f : *this)
+            if (f.stack) munmap(f.stack, STACK);
+    }
+};
+
+static PER_THREAD Fibers fibers;
 // Of each warp, the lanes that have come to what it does together.
-static std::vector<int> arrived;
-int current, count, order;
-static int block_index[3], grid[3];
-static const Kernel* kernel;
-static void** arguments;
-u8 *shared, *shared_end, *window;
-static std::string name_now;
+static PER_THREAD std::vector<int> arrived;
+PER_THREAD int current, count, order;
+static PER_THREAD int block_index[3], grid[3];
+static PER_THREAD const Kernel* kernel;
+static PER_THREAD void** arguments;
+PER_THREAD u8 *shared, *shared_end, *window;
+static PER_THREAD std::string* name_now;
 // A launch that failed is left as it stands; the next one begins anew.
 struct Failed {};
-static bool in_fiber, has_failed;
+static PER_THREAD bool in_fiber, has_failed;
 
 #ifdef __x86_64__
-static void* host_stack;
+static PER_THREAD void* host_stack;
 extern "C" void emulated_switch(void** save, void* to);
 asm(R"(
 .text
@@ -91,7 +101,7 @@ emulated_switch:
 static void to_host() { emulated_switch(&fibers[current].stack_pointer, host_stack); }
 static void switch_to_fiber() { emulated_switch(&host_stack, fibers[current].stack_pointer); }
 #else
-static ucontext_t host_context;
+static PER_THREAD ucontext_t host_context;
 static void to_host() { swapcontext(&fibers[current].context, &host_context); }
 static void switch_to_fiber() { swapcontext(&host_context, &fibers[current].context); }
 #endif
@@ -104,7 +114,7 @@ static void to_fiber() {
 }
 
 void fail(const char* message) {
-    fprintf(stderr, "emulated kernel %s, block (%d, %d, %d), thread %d: %s\n", name_now.c_str(), block_index[0],
+    fprintf(stderr, "emulated kernel %s, block (%d, %d, %d), thread %d: %s\n", name_now->c_str(), block_index[0],
             block_index[1], block_index[2], current, message);
     has_failed = true;
     if (!in_fiber) throw Failed();
@@ -354,7 +364,8 @@ extern "C" int emulated_launch(const char* name, const int* blocks, int block_th
     auto found = kernels().find(name);
     if (found == kernels().end()) return 1;
     kernel = &found->second;
-    name_now = name;
+    std::string called = name;
+    name_now = &called;
     if (block_threads > kernel->threads || block_threads % 32) return 2;
     count = block_threads;
     arguments = params;

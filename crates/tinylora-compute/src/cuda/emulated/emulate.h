@@ -10,7 +10,7 @@
 #include <vector>
 
 #define DEVICE static inline
-#define SHARED static
+#define SHARED static thread_local
 #define MINUS_INFINITY (-INFINITY)
 
 namespace emu {

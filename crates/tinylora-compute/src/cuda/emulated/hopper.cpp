@@ -47,34 +47,42 @@ struct Products {
     bool fenced;
 };
 
-static std::map<u64*, Barrier> barriers;
-static std::vector<TileCopy> copies;
-static Products products[32];
-static std::vector<Product> of_group[8];
+// All of it of one block, and of the thread of the host that runs it.
+struct Beside {
+    std::map<u64*, Barrier> barriers;
+    std::vector<TileCopy> copies;
+    Products products[32];
+    std::vector<Product> of_group[8];
+};
+
+static Beside& beside() {
+    static thread_local Beside all;
+    return all;
+}
 
 static bool late() { return order & 1; }
 
 void begin_beside() {
-    barriers.clear();
-    copies.clear();
-    for (Products& p : products) p = Products();
-    for (std::vector<Product>& log : of_group) log.clear();
+    beside().barriers.clear();
+    beside().copies.clear();
+    for (Products& p : beside().products) p = Products();
+    for (std::vector<Product>& log : beside().of_group) log.clear();
 }
 
 static Barrier& barrier_of(u64* at) {
-    auto found = barriers.find(at);
-    if (found == barriers.end()) fail("there is no barrier here");
+    auto found = beside().barriers.find(at);
+    if (found == beside().barriers.end()) fail("there is no barrier here");
     return found->second;
 }
 
 void barrier_init(u64* at, int arrivals) {
     if ((u8*)at < shared || (u8*)(at + 1) > shared_end || (size_t)at % 8) fail("a barrier lies outside shared memory");
     if (arrivals < 1) fail("a barrier that nobody arrives at");
-    barriers[at] = {arrivals, arrivals, 0, 0, false, current};
+    beside().barriers[at] = {arrivals, arrivals, 0, 0, false, current};
 }
 
 void barriers_made() {
-    for (auto& b : barriers)
+    for (auto& b : beside().barriers)
         if (b.second.owner == current) b.second.known = true;
 }
 
@@ -134,25 +142,25 @@ void tensor_copy(void* to, const TensorMap& map, int column, int row, u64* barri
     if (((u8*)to - window) % 128) fail("a tile is not on a boundary of 128 bytes");
     if (!barrier_of(barrier).known) fail("a copy is given a barrier that it need not know yet");
     if (late())
-        copies.push_back(c);
+        beside().copies.push_back(c);
     else
         perform(c);
 }
 
 bool one_beside() {
-    if (copies.empty()) return false;
-    auto next = order & 2 ? copies.end() - 1 : copies.begin();
+    if (beside().copies.empty()) return false;
+    auto next = order & 2 ? beside().copies.end() - 1 : beside().copies.begin();
     TileCopy c = *next;
-    copies.erase(next);
+    beside().copies.erase(next);
     perform(c);
     return true;
 }
 
 void end_beside() {
-    if (!copies.empty()) fail("it ends with tiles under way");
+    if (!beside().copies.empty()) fail("it ends with tiles under way");
     for (int warp = 0; warp < count / 32; warp++) {
-        if (!products[warp].issued.empty()) fail("it ends with products under way");
-        if (products[warp].count != of_group[warp / 4].size()) fail("a warp leaves out a product of its group");
+        if (!beside().products[warp].issued.empty()) fail("it ends with products under way");
+        if (beside().products[warp].count != beside().of_group[warp / 4].size()) fail("a warp leaves out a product of its group");
     }
 }
 
@@ -177,7 +185,7 @@ static const bf16* eight(u64 descriptor, int row, int inner, bool turned) {
 
 __attribute__((optimize("O3"))) static void multiply(const Product& p, int warp) {
     // Sums and numbers as the instruction has them: rows of this warp, all columns.
-    static float a[16][16], b[16][256], d[16][256];
+    float a[16][16], b[16][256], d[16][256];
     for (int k = 0; k < 16; k += p.turned ? 1 : 8)
         for (int r = 0; r < 16; r += p.turned ? 8 : 1) {
             const bf16* from = eight(p.a, warp % 4 * 16 + r, k, p.turned);
@@ -209,7 +217,7 @@ void wgmma(float* d, int columns, u64 a, u64 b, bool turned) {
     own.turned = turned;
     together("wgmma", &own, [](void** lanes) {
         int warp = current / 32;
-        Products& mine = products[warp];
+        Products& mine = beside().products[warp];
         Product p = *(Product*)lanes[0];
         for (int lane = 0; lane < 32; lane++) {
             Product* other = (Product*)lanes[lane];
@@ -218,7 +226,7 @@ void wgmma(float* d, int columns, u64 a, u64 b, bool turned) {
         }
         if (warp / 4 * 4 + 4 > count / 32) fail("a product of a group that is not whole");
         if (!mine.fenced) fail("sums go into a product without a fence");
-        std::vector<Product>& log = of_group[warp / 4];
+        std::vector<Product>& log = beside().of_group[warp / 4];
         if (mine.count == log.size()) log.push_back(p);
         const Product& same = log[mine.count++];
         if (same.a != p.a || same.b != p.b || same.columns != p.columns || same.turned != p.turned)
@@ -239,18 +247,18 @@ void trade_registers(int registers) {
 
 void wgmma_fence() {
     int none = 0;
-    together("wgmma fence", &none, [](void**) { products[current / 32].fenced = true; });
+    together("wgmma fence", &none, [](void**) { beside().products[current / 32].fenced = true; });
 }
 
 void wgmma_commit() {
     int none = 0;
-    together("wgmma commit", &none, [](void**) { products[current / 32].groups++; });
+    together("wgmma commit", &none, [](void**) { beside().products[current / 32].groups++; });
 }
 
 void wgmma_wait(int pending) {
     together("wgmma wait", &pending, [](void** lanes) {
         int pending = *(int*)lanes[0];
-        Products& mine = products[current / 32];
+        Products& mine = beside().products[current / 32];
         std::vector<Product> left;
         for (const Product& p : mine.issued) {
             if (p.group >= mine.groups - pending)

@@ -1,8 +1,9 @@
 //! Weights: rows of files → matrices on the GPU, each once. Matrices that share their input lie below one another, so that one
 //! product serves them all.
 
+use super::master::GpuMaster;
 use super::side::GROUPS;
-use crate::model::all_weights::{EMBEDDING, HEAD, in_layer};
+use crate::model::all_weights::{EMBEDDING, HEAD, WeightLayout, in_layer};
 use crate::model::config::{Activation, ModelConfig};
 use crate::model::hidden::DeviceError;
 use crate::model::load::{Layer, Model, ModelError, ReadRows};
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use tinylora_compute::attention::Heads;
 use tinylora_compute::cuda::product::{self, Matrix, Out, Rows, padded};
-use tinylora_compute::cuda::rows::{Gate, HeadTurn, Norm};
+use tinylora_compute::cuda::rows::{self, Gate, HeadTurn, Norm};
 use tinylora_compute::cuda::{CudaError, Device, DeviceBuffer, Staging, attention, thin};
 use tinylora_compute::{Cpu, Precision};
 
@@ -89,10 +90,10 @@ impl GpuModel {
         let loader = Loader::new(device, threads, read, config)?;
         let total = config.num_layers as u64 + 1;
         progress(0, total);
-        let embedding = loader.matrix(&loader.table(EMBEDDING))?;
+        let embedding = loader.matrix(&table(config, EMBEDDING))?;
         let head = match config.tied_head {
             true => None,
-            false => Some(loader.matrix(&loader.table(HEAD))?),
+            false => Some(loader.matrix(&table(config, HEAD))?),
         };
         let mut turns = Vec::new();
         for table in &model.ropes {
@@ -124,17 +125,52 @@ impl GpuModel {
     /// Replaces all weights in place by those of `model` (norms and biases) and `read` (matrices). What is queued before
     /// computes with the old ones.
     pub fn repack(&mut self, threads: usize, model: &Model, read: &ReadRows<'_>) -> Result<(), ModelError> {
+        let device = Arc::clone(&self.device);
+        let loader = Loader::new(&device, threads, read, &model.config)?;
+        self.replace(model, &|matrix, tensors| loader.fill(matrix, tensors))
+    }
+
+    /// The same with matrices rounded from numbers that are on this GPU.
+    pub fn repack_from(
+        &mut self,
+        model: &Model,
+        layout: &WeightLayout,
+        master: &GpuMaster,
+    ) -> Result<(), ModelError> {
+        let device = Arc::clone(&self.device);
+        self.replace(model, &|matrix, tensors| {
+            let mut first = 0;
+            for (name, (rows, columns)) in tensors {
+                let range = layout.range(name);
+                let numbers = master.numbers.part(range.start, range.len());
+                rows::round(
+                    &device,
+                    &numbers,
+                    &Rows::new(&matrix.range(first, *rows).data, *rows, *columns),
+                )?;
+                first += rows;
+            }
+            Ok(())
+        })
+    }
+
+    /// Replaces norms and biases by those of `model`, and matrices as `fill` does.
+    fn replace(
+        &mut self,
+        model: &Model,
+        fill: &dyn Fn(&Matrix, &[Tensor]) -> Result<(), ModelError>,
+    ) -> Result<(), ModelError> {
+        let config = &model.config;
         self.whole = false;
-        let loader = Loader::new(&self.device, threads, read, &model.config)?;
-        loader.fill(&self.embedding, &loader.table(EMBEDDING))?;
+        fill(&self.embedding, &table(config, EMBEDDING))?;
         if let Some(head) = &self.head {
-            loader.fill(head, &loader.table(HEAD))?;
+            fill(head, &table(config, HEAD))?;
         }
         self.final_norm.weight.write(&model.final_norm)?;
         for (index, (layer, from)) in self.layers.iter().zip(&model.layers).enumerate() {
             let groups = [&layer.qkv, &layer.o, &layer.gate_up, &layer.down];
             for (matrix, kinds) in groups.into_iter().zip(GROUPS) {
-                loader.fill(matrix, &loader.tensors(index, kinds))?;
+                fill(matrix, &tensors(config, index, kinds))?;
             }
             layer.input_norm.weight.write(&from.input_norm)?;
             layer.mlp_norm.weight.write(&from.mlp_norm)?;
@@ -284,19 +320,6 @@ impl<'a> Loader<'a> {
         Ok(Self { device, threads, read, config, staging: RefCell::new(device.staging(PIECE / 2)?) })
     }
 
-    /// A table of the vocabulary, by its name.
-    fn table(&self, name: &str) -> [Tensor; 1] {
-        [(name.to_owned(), (self.config.vocab_size, self.config.hidden_size))]
-    }
-
-    /// Linear layers of a block.
-    fn tensors(&self, index: usize, kinds: &[ModuleKind]) -> Vec<Tensor> {
-        let named = |kind: &ModuleKind| {
-            (in_layer(index, &format!("{}.weight", kind.path())), kind.shape(self.config))
-        };
-        kinds.iter().map(named).collect()
-    }
-
     fn norm(&self, weight: &[f32]) -> Result<Norm, CudaError> {
         let weight = self.device.upload("norms", weight)?;
         Ok(Norm { weight, epsilon: self.config.rms_norm_eps })
@@ -309,7 +332,7 @@ impl<'a> Loader<'a> {
         turns: &[DeviceBuffer<f32>],
     ) -> Result<GpuLayer, ModelError> {
         let config = self.config;
-        let [qkv, o, gate_up, down] = GROUPS.map(|kinds| self.matrix(&self.tensors(index, kinds)));
+        let [qkv, o, gate_up, down] = GROUPS.map(|kinds| self.matrix(&tensors(config, index, kinds)));
         let norm = |weight: &[f32]| self.norm(weight).map_err(DeviceError::from);
         let some_norm = |weight: &Option<Vec<f32>>| weight.as_deref().map(norm).transpose();
         let upload =
@@ -369,6 +392,17 @@ impl<'a> Loader<'a> {
 
 /// Name and shape (out, in).
 type Tensor = (String, (usize, usize));
+
+/// A table of the vocabulary, by its name.
+fn table(config: &ModelConfig, name: &str) -> [Tensor; 1] {
+    [(name.to_owned(), (config.vocab_size, config.hidden_size))]
+}
+
+/// Linear layers of a block.
+fn tensors(config: &ModelConfig, index: usize, kinds: &[ModuleKind]) -> Vec<Tensor> {
+    let named = |kind: &ModuleKind| (in_layer(index, &format!("{}.weight", kind.path())), kind.shape(config));
+    kinds.iter().map(named).collect()
+}
 
 /// Biases of q, k and v one after the other, where a layer has them.
 fn qkv_bias(layer: &Layer) -> Option<Vec<f32>> {

@@ -44,6 +44,11 @@ impl GpuWeightSums {
         Ok(self.numbers.to_vec()?)
     }
 
+    /// All sums.
+    pub(super) fn numbers(&self) -> &DeviceBuffer<f32> {
+        &self.numbers
+    }
+
     fn of(&self, name: &str) -> DeviceBuffer<f32> {
         let range = self.layout.range(name);
         self.numbers.part(range.start, range.len())
