@@ -119,7 +119,7 @@ fn five_steps_of_adamw_are_pytorchs() {
             losses.push(loss as f32);
             let norm = apply_in_place(cpu, &settings, (step, 1e-3), &mut gradient, &mut state, &mut numbers);
             norms.push(norm.expect("finite"));
-            model.repack(cpu, &full.layout, &numbers).expect("on the host");
+            model.repack(cpu, &full.layout, &numbers, None).expect("on the host");
         }
         for (what, found) in [("losses", &losses), ("norms", &norms)] {
             let error = relative_error(stored.get(what), found);

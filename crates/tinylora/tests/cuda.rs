@@ -312,39 +312,21 @@ fn support_difference(logits: &[f32], support: &[u32]) -> f64 {
 
 #[test]
 fn what_is_sampled_is_what_is_trained_on_whatever_shares_the_batch() {
+    // It takes longest, so that it would be alone at the end: half of the families on a thread of their own.
+    let half = |start: usize| {
+        let of_families =
+            families().skip(start).step_by(2).map(|(name, wgmma)| sampled_and_trained(name, wgmma));
+        of_families.collect::<Option<Vec<_>>>()
+    };
+    let halves = std::thread::scope(|scope| {
+        let other = scope.spawn(|| half(1));
+        let own = half(0);
+        Some([own?, other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?])
+    });
+    let Some(halves) = halves else { return };
     let (mut same, mut contexts, mut beyond) = (0, 0, 0f64);
-    for (name, wgmma) in families() {
-        let Some(both) = both_on(name, wgmma) else { return };
-        let plain = Sampling { temperature: 0.7, top_p: 1.0, top_k: 0 };
-        let truncated = Sampling { top_k: 5, top_p: 0.9, ..plain };
-        for (sampling, count) in [(plain, usize::MAX), (truncated, 1)] {
-            let requests = requests(&groups(&both.host.golden), sampling);
-            let requests = &requests[..count.min(requests.len())];
-            let completions = generate(both.gpu(), &both.r, requests, 16);
-            let few = generate(both.gpu(), &both.r, requests, 2);
-            assert_eq!(completions, few, "{name}: completions depend on the batch");
-            let groups = trained(requests, &completions);
-            let trained = logprobs(both.gpu(), &both.r, &groups);
-            assert_eq!(sampled_logprobs(&groups), trained, "{name}: a gap between sampling and training");
-            let host = generate(both.host(), &both.r, requests, 16);
-            for (a, b) in host.iter().flatten().zip(completions.iter().flatten()) {
-                let first = a.tokens.iter().zip(&b.tokens).position(|(a, b)| a.token != b.token);
-                // After the first difference they go on from different texts.
-                same += first.unwrap_or(a.tokens.len());
-                contexts += first.map_or(a.tokens.len(), |first| first + 1);
-            }
-            let far = beyond_the_drawn_number(&both, requests, &completions);
-            assert!(far < 0.03, "{name}: a token lies {far} beside the number that chose it");
-            beyond = beyond.max(far);
-            let ((_, wanted), (_, found)) = (
-                gradient(both.host(), &both.r, &groups, false, 10_000),
-                gradient(both.gpu(), &both.r, &groups, false, 10_000),
-            );
-            let off = relative_error(&wanted, &found);
-            // Likely tokens have small gradients, in which rounding weighs more (0.06 seen).
-            println!("{name}, top_k {}: dL/dR of samples is off by {off:.1e}", sampling.top_k);
-            assert!(off < 0.1, "{name}, top_k {}: dL/dR of samples is off by {off}", sampling.top_k);
-        }
+    for (same_here, contexts_here, beyond_here) in halves.into_iter().flatten() {
+        (same, contexts, beyond) = (same + same_here, contexts + contexts_here, beyond.max(beyond_here));
     }
     println!(
         "{same} of {contexts} tokens after the same text are those of the CPU; at most {beyond:.1e} beside"
@@ -353,6 +335,44 @@ fn what_is_sampled_is_what_is_trained_on_whatever_shares_the_batch() {
         same * 10 >= contexts * 9,
         "{same} of {contexts} tokens after the same text are those of the CPU"
     );
+}
+
+/// Of a family: tokens after the same text that are those of the CPU, all of these, and how far tokens lie beside the numbers
+/// that chose them.
+fn sampled_and_trained(name: &str, wgmma: bool) -> Option<(usize, usize, f64)> {
+    let (mut same, mut contexts, mut beyond) = (0, 0, 0f64);
+    let both = both_on(name, wgmma)?;
+    let plain = Sampling { temperature: 0.7, top_p: 1.0, top_k: 0 };
+    let truncated = Sampling { top_k: 5, top_p: 0.9, ..plain };
+    for (sampling, count) in [(plain, usize::MAX), (truncated, 1)] {
+        let requests = requests(&groups(&both.host.golden), sampling);
+        let requests = &requests[..count.min(requests.len())];
+        let completions = generate(both.gpu(), &both.r, requests, 16);
+        let few = generate(both.gpu(), &both.r, requests, 2);
+        assert_eq!(completions, few, "{name}: completions depend on the batch");
+        let groups = trained(requests, &completions);
+        let trained = logprobs(both.gpu(), &both.r, &groups);
+        assert_eq!(sampled_logprobs(&groups), trained, "{name}: a gap between sampling and training");
+        let host = generate(both.host(), &both.r, requests, 16);
+        for (a, b) in host.iter().flatten().zip(completions.iter().flatten()) {
+            let first = a.tokens.iter().zip(&b.tokens).position(|(a, b)| a.token != b.token);
+            // After the first difference they go on from different texts.
+            same += first.unwrap_or(a.tokens.len());
+            contexts += first.map_or(a.tokens.len(), |first| first + 1);
+        }
+        let far = beyond_the_drawn_number(&both, requests, &completions);
+        assert!(far < 0.03, "{name}: a token lies {far} beside the number that chose it");
+        beyond = beyond.max(far);
+        let ((_, wanted), (_, found)) = (
+            gradient(both.host(), &both.r, &groups, false, 10_000),
+            gradient(both.gpu(), &both.r, &groups, false, 10_000),
+        );
+        let off = relative_error(&wanted, &found);
+        // Likely tokens have small gradients, in which rounding weighs more (0.06 seen).
+        println!("{name}, top_k {}: dL/dR of samples is off by {off:.1e}", sampling.top_k);
+        assert!(off < 0.1, "{name}, top_k {}: dL/dR of samples is off by {off}", sampling.top_k);
+    }
+    Some((same, contexts, beyond))
 }
 
 #[test]
@@ -545,7 +565,7 @@ fn all_weights(name: &str, wgmma: bool) -> Option<AllWeights> {
     let mut models = [model(&host.cpu), model(&gpu)];
     numbers.iter_mut().enumerate().for_each(|(i, x)| *x += 0.02 * (i as f32 * 0.7).sin());
     for (cpu, model) in [&host.cpu, &gpu].into_iter().zip(&mut models) {
-        model.repack(cpu, &layout, &numbers).expect("there is room");
+        model.repack(cpu, &layout, &numbers, None).expect("there is room");
     }
     Some(AllWeights { host, gpu, layout: Arc::new(layout), numbers, models })
 }
@@ -635,7 +655,7 @@ fn all_weights_are_sampled_as_they_are_trained_and_replaced_in_place() {
         let mut engine = Engine::new(&all.gpu, &model, 200);
         for change in [0.0, 0.05] {
             numbers.iter_mut().enumerate().for_each(|(i, x)| *x += change * (i as f32 * 0.3).cos());
-            model.repack(&all.gpu, &all.layout, &numbers).expect("there is room");
+            model.repack(&all.gpu, &all.layout, &numbers, None).expect("there is room");
             let completions = all.generate(&mut engine, &model, &plain);
             let fresh = anew(&numbers);
             let same = all.generate(&mut Engine::new(&all.gpu, &fresh, 200), &fresh, &plain);
@@ -651,7 +671,7 @@ fn all_weights_are_sampled_as_they_are_trained_and_replaced_in_place() {
         assert!(supported.iter().flat_map(|group| &group.completions).any(|c| !c.supports.is_empty()));
         assert_eq!(sampled_logprobs(&supported), all.logprobs(&model, &supported), "{name}: a gap");
         for (cpu, model) in [&all.host.cpu, &all.gpu].into_iter().zip(&mut all.models) {
-            model.repack(cpu, &all.layout, &numbers).expect("there is room");
+            model.repack(cpu, &all.layout, &numbers, None).expect("there is room");
         }
         for entropies in [false, true] {
             let (_, wanted) = all.gradient(0, &supported, entropies, 10_000);
@@ -666,14 +686,14 @@ fn all_weights_are_sampled_as_they_are_trained_and_replaced_in_place() {
         // The emulated driver fails at such a number. What is left of both is not computed with.
         let norm = all.layout.find("model.norm.weight").expect("named").start;
         let good = std::mem::replace(&mut numbers[norm], f32::from_bits(0x7fc0_dead));
-        let error = model.repack(&all.gpu, &all.layout, &numbers).expect_err("a failing copy");
+        let error = model.repack(&all.gpu, &all.layout, &numbers, None).expect_err("a failing copy");
         assert!(error.to_string().contains("700"), "{error}");
         numbers[norm] = good;
         let (policy, mut workspace) = (Policy::plain(&model), GradientWorkspace::default());
         let error = completion_logprobs(&all.gpu, policy, &supported, 1.0, &mut workspace)
             .expect_err("half old and half new");
         assert!(error.to_string().contains("partly old"), "{error}");
-        model.repack(&all.gpu, &all.layout, &numbers).expect("it works again");
+        model.repack(&all.gpu, &all.layout, &numbers, None).expect("it works again");
         assert_eq!(sampled_logprobs(&supported), all.logprobs(&model, &supported), "{name}: again");
     }
 }

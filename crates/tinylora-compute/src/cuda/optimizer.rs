@@ -87,8 +87,8 @@ pub fn step(
         other => panic!("no optimizer has {other} lists"),
     };
     let words = step.words(count);
-    let mut arguments = vec![Argument::Struct(&words), gradient.argument()];
-    arguments.extend(state.iter().map(DeviceBuffer::argument));
+    let mut arguments: Vec<Argument<'_>> = vec![Argument::Struct(&words), gradient.argument()];
+    arguments.extend(state.iter().map(|list| -> Argument<'_> { list.argument() }));
     arguments.push(parameters.argument());
     let blocks = count.div_ceil(BLOCK);
     let found = device.buffer::<u64>("numbers that are not finite", blocks)?;

@@ -18,6 +18,7 @@ fn emulated_with(folder: &Path, kernels: &[&str]) -> Option<PathBuf> {
     let library = folder.join("driver.so");
     let mut command = Command::new("g++");
     command.args(["-std=c++17", "-O1", "-fPIC", "-shared", "-ffp-contract=off", "-DEMULATED", "-w"]);
+    command.args(cfg!(target_arch = "x86_64").then_some("-mtls-dialect=gnu2"));
     command.arg("-I").arg(here.join("emulated")).arg("-I").arg(here.join("kernels")).args(["-x", "c++"]);
     command.args(["emulate", "hopper", "driver"].map(|name| here.join(format!("emulated/{name}.cpp"))));
     command.args(kernels.iter().map(|name| here.join(format!("kernels/{name}.cu"))));

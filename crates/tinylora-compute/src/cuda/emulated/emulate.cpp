@@ -62,21 +62,21 @@ struct Fibers : std::vector<Fiber> {
     }
 };
 
-static PER_THREAD Fibers fibers;
+static thread_local Fibers fibers;
 // Of each warp, the lanes that have come to what it does together.
-static PER_THREAD std::vector<int> arrived;
-PER_THREAD int current, count, order;
-static PER_THREAD int block_index[3], grid[3];
-static PER_THREAD const Kernel* kernel;
-static PER_THREAD void** arguments;
-PER_THREAD u8 *shared, *shared_end, *window;
-static PER_THREAD std::string* name_now;
+static thread_local std::vector<int> arrived;
+thread_local int current, count, order;
+static thread_local int block_index[3], grid[3];
+static thread_local const Kernel* kernel;
+static thread_local void** arguments;
+thread_local u8 *shared, *shared_end, *window;
+static thread_local std::string* name_now;
 // A launch that failed is left as it stands; the next one begins anew.
 struct Failed {};
-static PER_THREAD bool in_fiber, has_failed;
+static thread_local bool in_fiber, has_failed;
 
 #ifdef __x86_64__
-static PER_THREAD void* host_stack;
+static thread_local void* host_stack;
 extern "C" void emulated_switch(void** save, void* to);
 asm(R"(
 .text
@@ -101,7 +101,7 @@ emulated_switch:
 static void to_host() { emulated_switch(&fibers[current].stack_pointer, host_stack); }
 static void switch_to_fiber() { emulated_switch(&host_stack, fibers[current].stack_pointer); }
 #else
-static PER_THREAD ucontext_t host_context;
+static thread_local ucontext_t host_context;
 static void to_host() { swapcontext(&fibers[current].context, &host_context); }
 static void switch_to_fiber() { swapcontext(&host_context, &fibers[current].context); }
 #endif

@@ -7,14 +7,10 @@ typedef unsigned long long u64;
 typedef u16 bf16;
 #include "emulate.h"
 
-// Cheap enough to be read at every step; a library that is loaded later has little room for it, so that kernels' own shared
-// arrays are not of this kind.
-#define PER_THREAD thread_local __attribute__((tls_model("initial-exec")))
-
 namespace emu {
-extern PER_THREAD int current, count, order;
+extern thread_local int current, count, order;
 // The shared memory that was asked for. Its addresses, as the device counts them, begin at `window`.
-extern PER_THREAD u8 *shared, *shared_end, *window;
+extern thread_local u8 *shared, *shared_end, *window;
 
 // Ends the launch with an error.
 [[noreturn]] void fail(const char* message);
