@@ -41,7 +41,7 @@ pub fn run(root: &Path, target: &str, count: &str, from: &str) -> Result<()> {
     check(target)?;
     let number = |text: &str| text.parse::<u64>().with_context(|| format!("{text} is no number"));
     let (count, from) = (number(count)?, number(from)?);
-    let mut command = Command::new(env!("CARGO"));
+    let mut command = crate::cargo();
     command.args(["test", "--release", "--workspace", "--quiet", "--lib", "--"]);
     command.args(["--exact", &format!("fuzz::changes::{target}"), "--nocapture"]);
     command.env("TINYLORA_FUZZ", format!("{from}..{}", from + count));
@@ -109,7 +109,7 @@ fn build(root: &Path) -> Result<PathBuf> {
     let folder = target_folder(root).join("fuzz-build");
     // Told apart from the host, build scripts and macros are compiled without instrumentation.
     let host = host()?;
-    let mut command = Command::new(env!("CARGO"));
+    let mut command = crate::cargo();
     command.args(["build", "--release", "--manifest-path", "fuzz/Cargo.toml", "--target", &host]);
     command.env("CARGO_TARGET_DIR", &folder);
     command.env("CARGO_ENCODED_RUSTFLAGS", INSTRUMENTATION.join("\x1f"));

@@ -66,7 +66,7 @@ pub fn gpu_check(root: &Path, arguments: &[&str]) -> Result<()> {
         eprintln!("taking this system's own Python: {error:#}");
         PathBuf::from(if cfg!(windows) { "python" } else { "python3" })
     });
-    crate::run_command(Command::new("cargo").args(["build", "--release"]), root)?;
+    crate::run_command(crate::cargo().args(["build", "--release"]), root)?;
     let mut check = Command::new(python);
     check.arg(scripts.join("gpu_check.py")).arg("--tinylora").arg(program(root)).args(arguments);
     if let Some(models) = std::env::var_os("TINYLORA_TEST_MODELS") {

@@ -70,6 +70,19 @@ fn root() -> PathBuf {
     here.parent().unwrap_or(here).to_owned()
 }
 
+/// Cargo, as a person would call it: without what it tells programs that it runs of their package. Build scripts that look at
+/// such variables would run again, and everything that depends on them be compiled again.
+fn cargo() -> Command {
+    let mut command = Command::new(env!("CARGO"));
+    let of_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(of_package) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
 /// Runs a command in `folder`; anything but exit status 0 is an error that shows the command.
 fn run_command(command: &mut Command, folder: &Path) -> Result<()> {
     let status = command.current_dir(folder).status().with_context(|| format!("cannot start {command:?}"))?;

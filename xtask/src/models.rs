@@ -2,7 +2,7 @@
 //! the names that tests look for. Tests that need them say so and pass where the folder isn't given.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 
@@ -13,7 +13,7 @@ const MODELS: [&str; 2] = ["smollm2-135m", "gemma3-270m"];
 
 /// Runs the tests of the whole workspace, with the test models where they can be had.
 pub fn test(root: &Path, arguments: &[&str]) -> Result<()> {
-    let mut command = Command::new(env!("CARGO"));
+    let mut command = crate::cargo();
     command.args(["test", "--release", "--workspace"]).args(arguments);
     if std::env::var_os(VARIABLE).is_none() {
         match fetch(root, &default_folder(root)) {
@@ -60,7 +60,7 @@ fn fetch(root: &Path, folder: &Path) -> Result<PathBuf> {
 
 /// Fetches one model; `tinylora model pull` prints where its file is.
 fn pull(root: &Path, name: &str) -> Result<PathBuf> {
-    let mut command = Command::new(env!("CARGO"));
+    let mut command = crate::cargo();
     command.args(["run", "--release", "--quiet", "--package", "tinylora-cli", "--", "model", "pull", name]);
     let output = command.current_dir(root).stderr(Stdio::inherit()).output()?;
     if !output.status.success() {

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -98,7 +97,7 @@ fn processor() -> String {
 
 /// Fractions of the limits with one kernel; none where the processor lacks it.
 fn measure(root: &Path, kernel: &str) -> Result<Option<Fractions>> {
-    let mut command = Command::new(env!("CARGO"));
+    let mut command = crate::cargo();
     command.args(["run", "--release", "--quiet", "--", "bench", "--random", "smollm2-135m", "--json"]);
     command.args(["--decode", "64", "--sequences", "8", "--no-step", "--repeats", "1"]);
     let output = command.env("TINYLORA_KERNEL", kernel).current_dir(root).output()?;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Result, bail};
 
@@ -18,7 +18,7 @@ pub fn check(root: &Path) -> Result<Vec<String>> {
 }
 
 fn ask(root: &Path, what: &[&str]) -> Result<Features> {
-    let output = Command::new(env!("CARGO"))
+    let output = crate::cargo()
         .args(["tree", "--locked", "--prefix", "none", "--format", "{p}|{f}"])
         .args(what)
         .current_dir(root)

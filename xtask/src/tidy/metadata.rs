@@ -1,7 +1,7 @@
 //! What `cargo metadata` says of the workspace and of everything that it depends on, as two plain types.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -21,7 +21,7 @@ pub struct Package {
 
 /// Asks cargo. Packages for other systems are included, so cargo may have to download them once.
 pub fn packages(root: &Path) -> Result<Vec<Package>> {
-    let output = Command::new(env!("CARGO"))
+    let output = crate::cargo()
         .args(["metadata", "--format-version", "1", "--locked"])
         .current_dir(root)
         .stderr(Stdio::inherit())
