@@ -27,7 +27,7 @@ PLANTED = [
     (check_product, "tile.cuh", "lane / 16 * 8 + lane % 8;\n                load_matrices_turned(left", "lane % 16;\n                load_matrices_turned(left"),
     (check_product, "outer.cu", "to[1] +=", "to[1] ="),
     (check_rows, "slopes.cu", "smaller(first + SLOPE_ROWS, rows)", "smaller(first + SLOPE_ROWS - 1, rows)"),
-    (check_rows, "head.cu", "- s.entropy * by_entropy", "+ s.entropy * by_entropy"),
+    (check_rows, "head.cu", "- slopes[row].entropy * by_entropy", "+ slopes[row].entropy * by_entropy"),
     (check_rows, "optimizer.cu", "of_thread[i].at < own.at", "of_thread[i].at > own.at"),
     (check_attention, "attention.cu", "at < query.limit", "at <= query.limit"),
     (check_attention, "attention.cu", "        block_barrier();\n    });\n    copy_wait<0>();\n#pragma unroll\n    for (int half = 0; half < 2; half++) {\n        Query",

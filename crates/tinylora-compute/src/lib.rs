@@ -30,6 +30,7 @@ pub mod kernel;
 mod lanes;
 pub mod norm;
 mod operand;
+pub mod optimizer_step;
 pub mod outer;
 pub mod packed;
 pub mod peak;

@@ -6,28 +6,10 @@
 use super::device::{Argument, Device, Launch};
 use super::error::CudaError;
 use super::memory::DeviceBuffer;
+use crate::optimizer_step::{NotFinite, Step};
 
 /// Numbers whose squares are one chain of sums.
 const BLOCK: usize = 1 << 16;
-
-/// What is the same for all numbers in a step. SGD has its momentum's β as the first.
-#[derive(Debug, Clone, Copy)]
-pub struct Step {
-    /// lr
-    pub learning_rate: f64,
-    /// What the gradient is multiplied with, and then rounded; 1 leaves it.
-    pub factor: f64,
-    /// 1 − lr · weight decay
-    pub keep: f64,
-    /// β₁ and β₂
-    pub betas: (f64, f64),
-    /// ε
-    pub epsilon: f64,
-    /// 1 − β₁ᵗ and 1 − β₂ᵗ
-    pub corrections: (f64, f64),
-    /// Of SGD: Nesterov's form.
-    pub nesterov: bool,
-}
 
 impl Step {
     fn words(&self, count: usize) -> [u64; 10] {
@@ -40,9 +22,6 @@ impl Step {
         words
     }
 }
-
-/// The first of some numbers that is not finite: which, and what it is.
-pub type NotFinite = Option<(usize, f32)>;
 
 /// Waits; the sum of each block's squares, and the first number that is not finite.
 pub fn sums_of_squares(

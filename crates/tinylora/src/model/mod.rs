@@ -31,7 +31,7 @@ pub mod side;
 pub mod weights;
 
 pub(crate) use all_weights::HEAD;
-pub use all_weights::{MasterStep, NotFinite, WeightLayout, WeightSums};
+pub use all_weights::{WeightLayout, WeightSums};
 pub use batch::Batch;
 pub(crate) use cuda::{GpuMaster, GpuWeightSums};
 pub use decode::{Decode, Queued, queue_decode};

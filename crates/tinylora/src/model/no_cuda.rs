@@ -1,6 +1,6 @@
 //! What stands in the place of `cuda/` in a build without it: types that no value has, so that nothing here ever runs.
 
-use super::all_weights::{MasterStep, NotFinite, WeightLayout};
+use super::all_weights::WeightLayout;
 use super::decode::Decode;
 use super::gradients::Gradients;
 use super::hidden::DeviceError;
@@ -11,6 +11,7 @@ use super::{Batch, config::ModelConfig};
 use crate::random::Stream;
 use std::sync::Arc;
 use tinylora_compute::Cpu;
+use tinylora_compute::optimizer_step::{NotFinite, Step};
 
 /// A model on a GPU.
 pub enum GpuModel {}
@@ -241,7 +242,7 @@ impl GpuMaster {
         match *self {}
     }
 
-    pub fn step(&self, _: &MasterStep, _: &GpuWeightSums) -> Result<NotFinite, DeviceError> {
+    pub fn step(&self, _: &Step, _: &GpuWeightSums) -> Result<NotFinite, DeviceError> {
         match *self {}
     }
 }

@@ -3,8 +3,9 @@
 use super::in_place::norm_and_factor;
 use super::update::{OptimizerError, OptimizerState};
 use crate::base::BaseError;
-use crate::model::{GpuMaster, GpuWeightSums, MasterStep};
+use crate::model::{GpuMaster, GpuWeightSums};
 use crate::recipe::{OptimizerSection, decimal};
+use tinylora_compute::optimizer_step::Step;
 
 /// One step along the gradient that stands in `sums`; returns its norm before clipping. Of the state, whose lists are on the GPU,
 /// the updates are counted.
@@ -29,7 +30,7 @@ pub(crate) fn apply_on_gpu<E: From<OptimizerError> + From<BaseError>>(
         panic!("the natural gradient has a size limit")
     };
     let t = (*updates + 1) as f64;
-    let rule = MasterStep {
+    let rule = Step {
         learning_rate: lr,
         factor,
         keep: 1.0 - lr * decimal(settings.weight_decay),

@@ -195,18 +195,12 @@ KERNEL(head_pick, FewWide::THREADS, Operands o, const float* inverse_temperature
     }
 }
 
-// What a probability p = e^x with x = ln p weighs in the gradient of a log-prob, p, or of the entropy, p (ln p + H).
-template <bool ENTROPY>
-DEVICE float weight_of(float x, float entropy) {
-    float p = exp_fast(x);
-    return !ENTROPY ? p : p > 0.0f ? p * (x + entropy) : 0.0f;
-}
-
 // Weights of the vocabulary entries first … first + width - 1 as bf16, zero beyond V: the operand of Σ_v w_v E_v.
-// o.b is the slab's first row, o.columns what is left of V from there on. grid (row tiles, width / 128).
-template <bool ENTROPY>
+// o.b is the slab's first row, o.columns what is left of V from there on; weight(row, column, x, entropy) is that of the entry
+// with x = ln p. grid (row tiles, width / 128).
+template <class F>
 DEVICE void head_weights(const Operands& o, const float* inverse_temperature, const Distribution* distributions,
-                         bf16* out, int width) {
+                         bf16* out, int width, F weight) {
     u8* memory = dynamic_shared();
     int m0 = block_x() * Large::BM, n0 = block_y() * Large::BN;
     float acc[Large::MT][Large::NT][4];
@@ -214,21 +208,33 @@ DEVICE void head_weights(const Operands& o, const float* inverse_temperature, co
     tile_pairs<Large>(m0, n0, [&](int i, int j, int half, int row, int column) {
         if (row >= o.rows || column >= width) return;
         float factor = inverse_temperature[row], normalizer = distributions[row].log_normalizer;
-        float entropy = distributions[row].entropy, x = 0.0f, y = 0.0f;
-        if (column < o.columns) x = weight_of<ENTROPY>(acc[i][j][half * 2] * factor - normalizer, entropy);
-        if (column + 1 < o.columns) y = weight_of<ENTROPY>(acc[i][j][half * 2 + 1] * factor - normalizer, entropy);
-        *(u32*)(out + (size_t)row * width + column) = narrow2(x, y);
+        float entropy = distributions[row].entropy, w[2] = {0.0f, 0.0f};
+#pragma unroll
+        for (int e = 0; e < 2; e++)
+            if (column + e < o.columns)
+                w[e] = weight(row, column + e, acc[i][j][half * 2 + e] * factor - normalizer, entropy);
+        *(u32*)(out + (size_t)row * width + column) = narrow2(w[0], w[1]);
     });
 }
 
-KERNEL(head_probabilities, Large::THREADS, Operands o, const float* inverse_temperature,
-       const Distribution* distributions, bf16* out, int width) {
-    head_weights<false>(o, inverse_temperature, distributions, out, width);
+// p (ln p + H), of a probability p = e^x.
+DEVICE float by_entropy(float x, float entropy) {
+    float p = exp_fast(x);
+    return p > 0.0f ? p * (x + entropy) : 0.0f;
 }
 
+// In the gradient of a log-prob.
+KERNEL(head_probabilities, Large::THREADS, Operands o, const float* inverse_temperature,
+       const Distribution* distributions, bf16* out, int width) {
+    auto weight = [](int, int, float x, float) { return exp_fast(x); };
+    head_weights(o, inverse_temperature, distributions, out, width, weight);
+}
+
+// In that of the entropy.
 KERNEL(head_entropies, Large::THREADS, Operands o, const float* inverse_temperature, const Distribution* distributions,
        bf16* out, int width) {
-    head_weights<true>(o, inverse_temperature, distributions, out, width);
+    auto weight = [](int, int, float x, float entropy) { return by_entropy(x, entropy); };
+    head_weights(o, inverse_temperature, distributions, out, width, weight);
 }
 
 // The loss's slopes at a row, by the log-prob of its target and by the entropy; both times 1/temperature.
@@ -236,30 +242,14 @@ struct Slopes {
     float logprob, entropy;
 };
 
-// Weights of rows in the gradient of the head's matrix, dE_v = Σ_rows w_v x with w_v = a (1[v = target] − p_v) −
-// b p_v (ln p_v + H), for the vocabulary entries first … first + width − 1 as bf16, zero beyond V: o.b is the slab's first
-// row, o.columns what is left of V from there on. grid (row tiles, width / 128).
+// In the gradient of the head's matrix, dE_v = Σ_rows w_v x: w_v = a (1[v = target] − p_v) − b p_v (ln p_v + H).
 KERNEL(head_slopes, Large::THREADS, Operands o, const float* inverse_temperature, const Distribution* distributions,
        const u32* targets, const Slopes* slopes, int first, bf16* out, int width) {
-    u8* memory = dynamic_shared();
-    int m0 = block_x() * Large::BM, n0 = block_y() * Large::BN;
-    float acc[Large::MT][Large::NT][4];
-    tile_product<Large>(acc, o, m0, n0, memory);
-    tile_pairs<Large>(m0, n0, [&](int i, int j, int half, int row, int column) {
-        if (row >= o.rows || column >= width) return;
-        float factor = inverse_temperature[row], w[2];
-        Distribution d = distributions[row];
-        Slopes s = slopes[row];
-#pragma unroll
-        for (int e = 0; e < 2; e++) {
-            float x = acc[i][j][half * 2 + e] * factor - d.log_normalizer, p = exp_fast(x);
-            bool is_target = (u32)(first + column + e) == targets[row];
-            float by_entropy = p > 0.0f ? p * (x + d.entropy) : 0.0f;
-            float weight = s.logprob * ((is_target ? 1.0f : 0.0f) - p) - s.entropy * by_entropy;
-            w[e] = column + e < o.columns ? weight : 0.0f;
-        }
-        *(u32*)(out + (size_t)row * width + column) = narrow2(w[0], w[1]);
-    });
+    auto weight = [&](int row, int column, float x, float entropy) {
+        float is_target = (u32)(first + column) == targets[row] ? 1.0f : 0.0f;
+        return slopes[row].logprob * (is_target - exp_fast(x)) - slopes[row].entropy * by_entropy(x, entropy);
+    };
+    head_weights(o, inverse_temperature, distributions, out, width, weight);
 }
 
 // ∂ ln p(target) / ∂x = (E_target − Σ_v p_v E_v) / temperature, where x holds the sum. One block a row.

@@ -3,11 +3,11 @@
 
 use super::load::GpuModel;
 use super::weights::GpuWeightSums;
-use crate::model::all_weights::{MasterStep, NotFinite};
 use crate::model::hidden::DeviceError;
 use std::sync::Arc;
 use tinylora_compute::cuda::optimizer;
 use tinylora_compute::cuda::{Device, DeviceBuffer};
+use tinylora_compute::optimizer_step::{NotFinite, Step};
 
 /// Numbers and the optimizer's lists, on the model's first GPU.
 pub struct GpuMaster {
@@ -59,9 +59,7 @@ impl GpuMaster {
     }
 
     /// One step, unless a number would not stay finite, which is told.
-    pub fn step(&self, step: &MasterStep, sums: &GpuWeightSums) -> Result<NotFinite, DeviceError> {
-        let MasterStep { learning_rate, factor, keep, betas, epsilon, corrections, nesterov } = *step;
-        let step = optimizer::Step { learning_rate, factor, keep, betas, epsilon, corrections, nesterov };
-        Ok(optimizer::step(&self.device, &step, sums.numbers(), &self.state, &self.numbers)?)
+    pub fn step(&self, step: &Step, sums: &GpuWeightSums) -> Result<NotFinite, DeviceError> {
+        Ok(optimizer::step(&self.device, step, sums.numbers(), &self.state, &self.numbers)?)
     }
 }
