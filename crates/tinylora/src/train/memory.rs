@@ -237,3 +237,46 @@ pub(super) fn plan(
         optimizer_on_gpu,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    const MIB: u64 = 1 << 20;
+
+    /// The plan of all weights (a million) with AdamW on a GPU that has so much memory, beside a host that has so much.
+    fn on_gpu(limit: u64, host: u64) -> Result<MemoryPlan, MemoryError> {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/models/llama2/config.json");
+        let config = ModelConfig::from_config_file(&file).expect("a config");
+        let sizes = MemorySizes {
+            limit,
+            host: Some(host),
+            block: 1000,
+            per_token: 1000,
+            fixed: 0,
+            max_batch: 4,
+            micro_batch_tokens: 100,
+        };
+        let text = "name = \"m\"\n[model]\nref = \"m\"\n[adapter]\nkind = \"full\"\n[task]\nkind = \"arithmetic\"\nproblems = \"sum\"\n[rollout]\nmax_tokens = 16\n[train]\nsteps = 1\n";
+        let recipe = Recipe::from_toml(text, &[]).expect("a recipe");
+        plan((sizes, &config), 2_000_000, &TrainedSpec::Full(1_000_000), &recipe, 32)
+    }
+
+    #[test]
+    fn all_weights_on_a_gpu_take_its_memory_and_the_hosts() {
+        // 20 bytes a weight with the optimizer, of which three quarters of the memory must have room; else 8.
+        let plan = on_gpu(30 * MIB, 100 * MIB).expect("there is room");
+        assert!(plan.optimizer_on_gpu && plan.trained == 18_000_000, "{plan:?}");
+        let plan = on_gpu(20 * MIB, 100 * MIB).expect("there is room");
+        assert!(!plan.optimizer_on_gpu && plan.trained == 6_000_000, "{plan:?}");
+        let error = on_gpu(7 * MIB, 100 * MIB).expect_err("no room on the GPU");
+        assert!(matches!(error, MemoryError::Device(_)), "{error}");
+        assert!(error.to_string().contains("of a GPU's memory: base 0.00 GiB"), "{error}");
+        // 16 bytes a weight beside it.
+        assert!(on_gpu(30 * MIB, 16_000_000).is_ok());
+        let error = on_gpu(30 * MIB, 15_999_999).expect_err("no room on the host");
+        assert!(matches!(error, MemoryError::Host { limit: 15_999_999, .. }), "{error}");
+        assert!(error.to_string().contains("keeps in the host's memory"), "{error}");
+    }
+}
