@@ -1,4 +1,4 @@
-"""transformers `generate` and PEFT + autograd on SmolLM2, bf16, as many threads as run.py says."""
+"""transformers `generate` and PEFT + autograd on SmolLM2, in the precision and on as many threads as run.py says."""
 
 import argparse
 import time
@@ -10,17 +10,20 @@ from pathlib import Path
 
 from work import DECODE, NEW, PROMPT, TRAIN, decode_row, median, report
 
+PRECISIONS = {"bf16": torch.bfloat16, "f32": torch.float32}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="the GGUF file that tinylora loads too")
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--weights", choices=PRECISIONS, required=True)
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        arguments.model.parent, gguf_file=arguments.model.name, dtype=torch.bfloat16
+        arguments.model.parent, gguf_file=arguments.model.name, dtype=PRECISIONS[arguments.weights]
     ).eval()
     vocabulary = model.config.vocab_size
 
@@ -58,7 +61,7 @@ def main() -> None:
     rate = batch * length / timing["seconds"]
     rows.append({"what": "train", "batch": batch, "trained": trained, "tokens_per_second": rate, **timing})
     versions = {"transformers": transformers.__version__, "peft": peft.__version__, "torch": torch.__version__}
-    report("transformers", versions, rows)
+    report("transformers", versions, [{"weights": arguments.weights, **row} for row in rows])
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ import trl
 
 from work import STEP, report
 
+PRECISIONS = {"bf16": torch.bfloat16, "f32": torch.float32}
+
 
 class Clock(transformers.TrainerCallback):
     """Seconds of each step."""
@@ -32,11 +34,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--weights", choices=PRECISIONS, required=True)
     parser.add_argument("--repeats", type=int, default=3, help="steps counted, after one that is not")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     where = {"gguf_file": arguments.model.name}
-    model = transformers.AutoModelForCausalLM.from_pretrained(arguments.model.parent, dtype=torch.bfloat16, **where)
+    model = transformers.AutoModelForCausalLM.from_pretrained(arguments.model.parent, dtype=PRECISIONS[arguments.weights], **where)
     # The weights were dequantised on loading; without this the trainer takes them for quantised ones and refuses.
     model.is_quantized, model.hf_quantizer = False, None
     del model.config.quantization_config
@@ -55,7 +58,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         config = trl.GRPOConfig(
             output_dir=folder, per_device_train_batch_size=STEP["prompts"] * STEP["samples"],
-            num_generations=STEP["samples"], max_completion_length=STEP["new"], max_steps=steps, beta=0.0, bf16=True,
+            num_generations=STEP["samples"], max_completion_length=STEP["new"], max_steps=steps, beta=0.0, bf16=arguments.weights == "bf16",
             learning_rate=1e-2, logging_steps=100, save_strategy="no", report_to=[], use_cpu=True, temperature=1.0,
             gradient_checkpointing=False,
         )
@@ -71,7 +74,7 @@ def main() -> None:
     seconds = clock.seconds[1:]
     batch = STEP["prompts"] * STEP["samples"]
     row = {
-        "what": "grpo_step", "batch": batch, "prompt": statistics.mean(lengths), "new": STEP["new"],
+        "what": "grpo_step", "weights": arguments.weights, "batch": batch, "prompt": statistics.mean(lengths), "new": STEP["new"],
         "seconds": statistics.median(seconds), "range": [min(seconds), max(seconds)], "repeats": len(seconds),
         "tokens_per_second": batch * STEP["new"] / statistics.median(seconds),
     }

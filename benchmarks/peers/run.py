@@ -1,9 +1,11 @@
-"""Measures tinylora and its peers on the same work in one run, one after the other, and writes a dated JSON.
+"""Measures tinylora and its peers on the same work, in turns, and writes a dated JSON.
 
-    python benchmarks/peers/run.py [--only NAME …] [--repeats 5] [--out FILE]
+    python benchmarks/peers/run.py [--only NAME …] [--rounds 5] [--out FILE]
 
-Installs the peers with pip into target/peers (llama.cpp is compiled there, which takes minutes). The model is the quick
-start's, fetched by `tinylora model pull`. Nothing else should run on the machine meanwhile.
+Each round runs all programs one after the other; a ratio is taken within a round, and the median of the rounds counts, as a
+shared machine is not as fast at one time as at another. Installs the peers with pip into target/peers (llama.cpp is compiled
+there, which takes minutes). The model is the quick start's, fetched by `tinylora model pull`. Nothing else should run on the
+machine meanwhile.
 """
 
 import argparse
@@ -11,6 +13,7 @@ import datetime
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import venv
@@ -19,7 +22,20 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 SCRATCH = ROOT / "target" / "peers"
-PEERS = {"transformers": 1.0, "llama": 1.0, "trl": 0.5}  # share of the repeats: a step of TRL takes a minute
+PEERS = ("transformers", "llama", "trl")
+PRECISION = """
+import time, torch
+torch.set_num_threads(THREADS)
+def seconds(dtype):
+    x, w = torch.ones(1280, 576, dtype=dtype), torch.ones(1536, 576, dtype=dtype)
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        torch.nn.functional.linear(x, w)
+        times.append(time.perf_counter() - start)
+    return min(times)
+print("bf16" if seconds(torch.bfloat16) < seconds(torch.float32) else "f32")
+"""
 
 
 def python() -> Path:
@@ -40,10 +56,10 @@ def tinylora(*arguments: str) -> str:
     return subprocess.run([binary, *arguments], check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def bench(repeats: int) -> dict:
+def bench(*options: str) -> dict:
     """What `tinylora bench --json` prints, with its largest memory."""
     binary = ROOT / "target" / "release" / "tinylora"
-    command = [binary, "bench", "--model", "smollm2-135m", "--repeats", str(repeats), "--json"]
+    command = [binary, "bench", "--model", "smollm2-135m", "--json", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     text = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
@@ -52,26 +68,45 @@ def bench(repeats: int) -> dict:
     return {**json.loads(text), "peak_rss_bytes": usage.ru_maxrss * 1024}
 
 
-def ratios(ours: dict, peers: list) -> list:
-    """tinylora's tokens a second over each peer's, row by row."""
+def compared(ours: dict, peer: dict) -> dict:
+    """Of each row that both have: tinylora's tokens a second over the peer's; of an adapter's setup and of a step's memory the
+    peer's seconds and bytes over ours. By (what, sequences, peer and weights): (tinylora's, the peer's, ratio)."""
+    found = {}
+    for row in peer["rows"]:
+        name = peer["peer"] + (f' {row["weights"]}' if "weights" in row else "")
+        if row["what"] == "adapter_setup":
+            mine, theirs = ours["setup"]["seconds"], row["seconds"]
+            found["setup, s", None, name] = (mine, theirs, theirs / mine)
+        if row["what"] == "grpo_step":
+            mine, theirs = ours["step_peak_rss_bytes"] / 2**30, peer["peak_rss_bytes"] / 2**30
+            found["step, GiB", row["batch"], name] = (mine, theirs, theirs / mine)
+        for mine in ours["rows"]:
+            if (mine["what"], mine["batch"]) == (row["what"], row.get("batch")):
+                mine, theirs = mine["tokens_per_second"], row["tokens_per_second"]
+                found[row["what"], row["batch"], name] = (mine, theirs, mine / theirs)
+    return found
+
+
+def ratios(rounds: list) -> list:
+    """Medians over the rounds, and the ratios' range."""
+    all_rounds = [
+        {key: value for peer in done["peers"] for key, value in compared(done["tinylora"], peer).items()} for done in rounds
+    ]
     found = []
-    for peer in peers:
-        for row in peer["rows"]:
-            same = [r for r in ours["rows"] if r["what"] == row["what"] and r["batch"] == row.get("batch")]
-            if same:
-                ratio = same[0]["tokens_per_second"] / row["tokens_per_second"]
-                kind = f' {row["weights"]}' if "weights" in row else ""
-                found.append({
-                    "what": row["what"], "batch": row["batch"], "peer": peer["peer"] + kind,
-                    "tinylora": same[0]["tokens_per_second"], "theirs": row["tokens_per_second"], "ratio": ratio,
-                })
+    for key in all_rounds[0]:
+        mine, theirs, ratio = zip(*(values[key] for values in all_rounds if key in values))
+        median = statistics.median
+        found.append({
+            "what": key[0], "batch": key[1], "peer": key[2], "tinylora": median(mine), "theirs": median(theirs),
+            "ratio": median(ratio), "range": [min(ratio), max(ratio)], "rounds": len(ratio),
+        })
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", choices=PEERS, help="these peers alone")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, help="file for the results [default: benchmarks/peers-DATE/results.json]")
     parser.add_argument("--python", type=Path, help="an interpreter that has the peers already")
     arguments = parser.parse_args()
@@ -83,33 +118,39 @@ def main() -> None:
     link.unlink(missing_ok=True)
     link.symlink_to(model)
     threads = os.cpu_count()
-    ours = bench(arguments.repeats)
-    peers = []
-    for name, share in PEERS.items():
-        if arguments.only and name not in arguments.only:
-            continue
-        command = [interpreter, HERE / f"peer_{name}.py", "--model", link, "--threads", str(threads)]
-        command += ["--repeats", str(max(2, round(arguments.repeats * share)))]
-        command += ["--scratch", SCRATCH] if name == "llama" else []
-        print(f"{name} …", file=sys.stderr, flush=True)
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=HERE)
-        if done.returncode != 0:
-            print(f"{name} failed and is left out", file=sys.stderr)
-            peers.append({"peer": name, "rows": [], "failed": done.returncode})
-            continue
-        peers.append(json.loads(done.stdout.strip().splitlines()[-1]))
+    probe = [interpreter, "-c", PRECISION.replace("THREADS", str(threads))]
+    weights = subprocess.run(probe, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    own = {"llama": ["--scratch", SCRATCH], "transformers": ["--weights", weights], "trl": ["--weights", weights]}
+    rounds = []
+    for number in range(1, arguments.rounds + 1):
+        print(f"round {number}: tinylora …", file=sys.stderr, flush=True)
+        ours = bench("--repeats", "1", "--setup")
+        # The memory of a step alone: what else is measured takes more.
+        ours["step_peak_rss_bytes"] = bench("--decode", "1", "--sequences", "1", "--repeats", "1")["peak_rss_bytes"]
+        peers = []
+        for name in arguments.only or PEERS:
+            print(f"round {number}: {name} …", file=sys.stderr, flush=True)
+            command = [interpreter, HERE / f"peer_{name}.py", "--model", link, "--threads", str(threads), "--repeats", "1"]
+            done = subprocess.run(command + own[name], stdout=subprocess.PIPE, text=True, cwd=HERE)
+            if done.returncode != 0:
+                print(f"{name} failed and is left out", file=sys.stderr)
+                peers.append({"peer": name, "rows": [], "failed": done.returncode})
+                continue
+            peers.append(json.loads(done.stdout.strip().splitlines()[-1]))
+        rounds.append({"tinylora": ours, "peers": peers})
     date = datetime.date.today().isoformat()
     results = {
-        "date": date, "machine": {"system": platform.platform(), "cores": threads}, "tinylora": ours, "peers": peers,
-        "ratios": ratios(ours, peers),
+        "date": date, "machine": {"system": platform.platform(), "cores": threads}, "pytorch_weights": weights,
+        "ratios": ratios(rounds), "rounds": rounds,
     }
     out = arguments.out or ROOT / "benchmarks" / f"peers-{date}" / "results.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(results, indent=1) + "\n")
     for row in results["ratios"]:
+        low, high = row["range"]
         print(
-            f'{row["what"]:10} {row["batch"]:4}  {row["peer"]:18} {row["theirs"]:9.0f} tokens/s   '
-            f'tinylora {row["tinylora"]:7.0f}   {row["ratio"]:6.1f} times'
+            f'{row["what"]:10} {row["batch"] or "":4}  {row["peer"]:18} {row["theirs"]:9.4g}   tinylora {row["tinylora"]:9.4g}'
+            f'   {row["ratio"]:6.2f} times ({low:.2f}–{high:.2f})'
         )
     print(out)
 

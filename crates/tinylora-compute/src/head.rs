@@ -14,7 +14,7 @@ use crate::operand::{Operand, Round, held_in_tiles, pairs_for, reads_pairs};
 use crate::packed::{Data, PackedMatrix, SendPointer};
 use crate::product::{product_at, with_scratch};
 use crate::recycled::Recycled;
-use crate::tile::{Block, Element, Fetch, Pair, Start};
+use crate::tile::{Block, Element, Fetch, Jumps, Pair, Start};
 use tiled::TiledSum;
 
 /// Vocabulary entries a chunk.
@@ -448,7 +448,8 @@ fn expected_embeddings(
             continue;
         }
         for panel in 0..width.div_ceil(LANES) {
-            head.unpack_transposed(chunk * VOCABULARY_CHUNK, count, panel, &mut embeddings);
+            let first = chunk * VOCABULARY_CHUNK;
+            dispatch(kernel, Turn { head, first, count, panel, to: &mut embeddings });
             let columns = LANES.min(width - panel * LANES);
             let mut add = |weights: &[f32], out: &mut [f32]| {
                 let embeddings = &embeddings;
@@ -463,6 +464,24 @@ fn expected_embeddings(
                 add(&products, weighted);
             }
         }
+    }
+}
+
+/// Sixteen columns of `count` embeddings from `first` on, turned round: (count, 16).
+struct Turn<'a> {
+    head: &'a PackedMatrix,
+    first: usize,
+    count: usize,
+    panel: usize,
+    to: &'a mut [f32],
+}
+
+impl Simd for Turn<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        // SAFETY: `dispatch` has the instruction set.
+        unsafe { self.head.unpack_transposed::<L>(self.first, self.count, self.panel, self.to) }
     }
 }
 
@@ -496,6 +515,7 @@ impl Simd for WeightedSum<'_> {
                 b: self.embeddings.as_ptr(),
                 b_panel: 0,
                 b_inner: LANES,
+                jumps: Jumps::NONE,
                 fetch: Fetch::Nothing,
                 c: self.part.as_mut_ptr(),
                 c_row: LANES,
@@ -557,6 +577,7 @@ impl ChunkLogits<'_> {
                     b: data.as_ptr().add((self.first / LANES * units_a_panel + unit) * LANES),
                     b_panel: units_a_panel * LANES,
                     b_inner: LANES,
+                    jumps: Jumps::NONE,
                     fetch: Fetch::NextPanels,
                     c: self.out.as_mut_ptr(),
                     c_row: VOCABULARY_CHUNK,
@@ -641,12 +662,19 @@ impl Simd for Exponentials<'_> {
     type Output = ();
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        for chunk in self.logits.chunks_mut(LANES) {
-            let mut lanes = [0f32; LANES];
-            lanes[..chunk.len()].copy_from_slice(chunk);
-            // SAFETY: sixteen elements each.
-            unsafe { exp(L::load(lanes.as_ptr()).sub(L::splat(self.top))).store(lanes.as_mut_ptr()) };
-            chunk.copy_from_slice(&lanes[..chunk.len()]);
+        let (whole, rest) = self.logits.as_chunks_mut::<LANES>();
+        // SAFETY: sixteen elements each.
+        unsafe {
+            let top = L::splat(self.top);
+            for chunk in whole {
+                exp(L::load(chunk.as_ptr()).sub(top)).store(chunk.as_mut_ptr());
+            }
+            if !rest.is_empty() {
+                let mut lanes = [0f32; LANES];
+                lanes[..rest.len()].copy_from_slice(rest);
+                exp(L::load(lanes.as_ptr()).sub(top)).store(lanes.as_mut_ptr());
+                rest.copy_from_slice(&lanes[..rest.len()]);
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::kernel::{Cpu, Simd, dispatch};
 use crate::lanes::{LANES, Lanes};
 use crate::packed::SendPointer;
 use crate::product::with_scratch;
-use crate::tile::{Block, Fetch, Start};
+use crate::tile::{Block, Fetch, Jumps, Start};
 
 /// Rows of the batch handled at once: so many rows of a task's columns stay in the second-level cache.
 const BATCH_BLOCK: usize = 256;
@@ -109,6 +109,7 @@ impl Simd for Outer<'_> {
                     b: self.scratch.as_ptr(),
                     b_panel: inner * LANES,
                     b_inner: LANES,
+                    jumps: Jumps::NONE,
                     fetch: Fetch::Nothing,
                     c: self.to.get().add(self.first_row * n + first_column),
                     c_row: n,

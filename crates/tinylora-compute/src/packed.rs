@@ -188,7 +188,11 @@ impl PackedMatrix {
 
     /// Rows `16 · panel ..` as `[row][16]` f32 for the inner index running over rows: element (i, j) is
     /// `W[first_row + i][16 · column_panel + j]`. Columns past the end are 0.
-    pub(crate) fn unpack_transposed(
+    ///
+    /// # Safety
+    /// The processor has `L`'s instruction set.
+    #[inline(always)]
+    pub(crate) unsafe fn unpack_transposed<L: Lanes>(
         &self,
         first_row: usize,
         rows: usize,
@@ -213,17 +217,29 @@ impl PackedMatrix {
                     }
                 }
                 Data::Bf16(data) => {
-                    let from = &data[(panel * self.k.div_ceil(2) + first_column / 2) * LANES..];
-                    for pair in 0..LANES / 2 {
-                        if 2 * pair >= columns {
-                            out.chunks_exact_mut(LANES).for_each(|row| row[2 * pair..2 * pair + 2].fill(0.0));
-                            continue;
+                    let pairs = columns.div_ceil(2);
+                    let from =
+                        &data[(panel * self.k.div_ceil(2) + first_column / 2) * LANES..][..pairs * LANES];
+                    if (count, columns) == (LANES, LANES) {
+                        let mut turned = [0u32; LANES / 2 * LANES];
+                        // SAFETY: sixteen rows by eight pairs, whole rows of `out`; the instruction set is the caller's.
+                        unsafe {
+                            L::turn_pairs(from.as_ptr(), turned.as_mut_ptr());
+                            for (pair, out) in turned.chunks_exact(LANES).zip(out.chunks_exact_mut(2 * LANES))
+                            {
+                                L::load_bf16_low(pair.as_ptr()).store(out.as_mut_ptr());
+                                L::load_bf16_high(pair.as_ptr()).store(out[LANES..].as_mut_ptr());
+                            }
                         }
-                        let units = &from[pair * LANES..][..LANES];
-                        for (row, &unit) in units[..count].iter().enumerate() {
-                            out[row * LANES + 2 * pair] = f32::from_bits(unit << 16);
-                            out[row * LANES + 2 * pair + 1] = f32::from_bits(unit & 0xFFFF_0000);
+                        continue;
+                    }
+                    for (row, out) in out.chunks_exact_mut(LANES).enumerate() {
+                        for (units, out) in from.chunks_exact(LANES).zip(out.chunks_exact_mut(2)) {
+                            // After an odd end the high half is 0.
+                            out[0] = f32::from_bits(units[row] << 16);
+                            out[1] = f32::from_bits(units[row] & 0xFFFF_0000);
                         }
+                        out[2 * pairs..].fill(0.0);
                     }
                 }
             }

@@ -10,7 +10,7 @@ use crate::lanes::{LANES, Lanes};
 use crate::operand::{Operand, pairs_for, reads_pairs};
 use crate::packed::{Data, PackedMatrix, Precision, SendPointer};
 use crate::recycled::Recycled;
-use crate::tile::{Block, Element, Fetch, Pair, SideTerms, Start};
+use crate::tile::{Block, Element, Fetch, Jumps, Pair, SideTerms, Start};
 use crate::tiles::{self, STEP};
 use std::cell::RefCell;
 
@@ -18,8 +18,9 @@ use std::cell::RefCell;
 const INNER_BLOCK: usize = 640;
 /// Products that share x at most: q, k and v.
 const MOST_PRODUCTS: usize = 3;
-/// Rows handled at once: so many rows of an inner block stay in the second-level cache.
-const ROW_BLOCK: usize = 96;
+/// Rows handled at once where there are more than twice as many: so many rows of an inner block take half of a small second-level
+/// cache, of which another program may have the other half. Of pairs twice as many.
+const ROW_BLOCK: usize = 48;
 /// The same in matrix tiles, where weights that don't come from the first-level cache cost more than rows that don't: at most,
 /// and where rows are shared out at all.
 const TILED_ROW_BLOCK: usize = 320;
@@ -114,8 +115,9 @@ pub fn product(cpu: &Cpu, x: &[f32], rows: usize, outputs: &mut [Product<'_>]) {
         return;
     }
     let all_panels: usize = outputs.iter().map(|o| o.weight.rows().div_ceil(LANES)).sum();
+    let row_block = if reads_pairs(cpu.kernel(), first_weight) { 2 * ROW_BLOCK } else { ROW_BLOCK };
     let in_tiles = reads_pairs(cpu.kernel(), first_weight) && cpu.kernel().has_tiles();
-    let cut = Cut::new(cpu.threads(), rows, all_panels, in_tiles);
+    let cut = Cut::new(cpu.threads(), (rows, row_block), all_panels, in_tiles);
     let mut tasks = 0;
     assert!(outputs.len() <= MOST_PRODUCTS, "{} products share x, more than {MOST_PRODUCTS}", outputs.len());
     let mut outputs = outputs.iter_mut();
@@ -161,7 +163,7 @@ struct Cut {
 }
 
 impl Cut {
-    fn new(threads: usize, rows: usize, panels: usize, in_tiles: bool) -> Self {
+    fn new(threads: usize, (rows, most): (usize, usize), panels: usize, in_tiles: bool) -> Self {
         let row_block = if in_tiles {
             // As many blocks as threads, or a multiple: then each thread keeps to its own rows from operation to operation. With
             // few rows all of them, as each block reads all weights.
@@ -173,9 +175,12 @@ impl Cut {
             rows.div_ceil(blocks).next_multiple_of(2 * tiles::ROWS)
         } else if panels < threads * 4 {
             // A thin matrix, such as a side path's, gives too few tasks by its panels alone.
-            (rows / (threads * 4)).next_multiple_of(8).clamp(8, ROW_BLOCK)
+            (rows / (threads * 4)).next_multiple_of(8).clamp(8, most)
+        } else if rows <= 2 * ROW_BLOCK {
+            // One block, so that weights are read once.
+            rows
         } else {
-            ROW_BLOCK
+            rows.div_ceil(rows.div_ceil(most))
         };
         let row_blocks = rows.div_ceil(row_block);
         // Even, since a register tile spans two panels.
@@ -249,6 +254,7 @@ impl Forward<'_> {
                     ),
                     b_panel: units_a_panel * LANES,
                     b_inner: LANES,
+                    jumps: Jumps::NONE,
                     fetch: Fetch::NextPanels,
                     c: job.out.get().add(self.first_row * n + first_panel * LANES),
                     c_row: n,
@@ -345,8 +351,8 @@ struct Backward<'a> {
 const OUTER_BLOCK: usize = 512;
 
 /// Blocks of rows of W of near-equal size: whole steps of tiles, so that a chain in them is cut nowhere else.
-fn outer_block(n: usize) -> usize {
-    n.div_ceil(n.div_ceil(OUTER_BLOCK).max(1)).next_multiple_of(2 * STEP).max(1)
+fn outer_block(n: usize, most: usize) -> usize {
+    n.div_ceil(n.div_ceil(most).max(1)).next_multiple_of(2 * STEP).max(1)
 }
 
 /// Numbers of scratch memory that a thread takes at least: 256 KiB.
@@ -374,7 +380,7 @@ impl Simd for Backward<'_> {
     fn run<L: Lanes>(self) {
         for (index, (term, pairs)) in self.terms.iter().zip(self.pairs).enumerate() {
             let n = term.weight.rows();
-            let step = outer_block(n);
+            let step = outer_block(n, if L::DOT_BF16 { OUTER_BLOCK } else { OUTER_BLOCK / 2 });
             for start in (0..n.max(1)).step_by(step) {
                 let inner = step.min(n - start);
                 let begin = if index == 0 && start == 0 { Start::Zero } else { Start::Output };
@@ -394,7 +400,10 @@ impl Simd for Backward<'_> {
                 } else {
                     for panel in 0..self.last_panel - self.first_panel {
                         let to = &mut self.scratch[panel * inner * LANES..][..inner * LANES];
-                        term.weight.unpack_transposed(start, inner, self.first_panel + panel, to);
+                        // SAFETY: `dispatch` has the instruction set.
+                        unsafe {
+                            term.weight.unpack_transposed::<L>(start, inner, self.first_panel + panel, to);
+                        }
                     }
                     self.rows_of::<L, f32>(term.gradient[start..].as_ptr(), n, inner, begin, side);
                 }
@@ -428,6 +437,7 @@ impl Backward<'_> {
                     b: self.scratch.as_ptr().cast(),
                     b_panel: inner * LANES,
                     b_inner: LANES,
+                    jumps: Jumps::NONE,
                     fetch: Fetch::Nothing,
                     c: self.out.get().add(row * self.columns + self.first_panel * LANES),
                     c_row: self.columns,
@@ -495,6 +505,7 @@ impl At<'_> {
                 b: panel.as_ptr(),
                 b_panel: 0,
                 b_inner: LANES,
+                jumps: Jumps::NONE,
                 fetch: Fetch::Nothing,
                 c: out.as_mut_ptr(),
                 c_row: LANES,

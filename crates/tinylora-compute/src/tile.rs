@@ -11,6 +11,8 @@ pub(crate) trait Element: Copy + Sized {
     type Left: Copy;
     /// Two values of the inner index share one unit of the right-hand operand alone.
     const PAIRED: bool;
+    /// Units of the inner index in a turn of the loop, so that its own instructions are few beside the multiply-adds.
+    const TURN: usize;
     /// Whether the lanes' processor multiplies operands of this kind in matrix tiles.
     #[inline(always)]
     fn in_tiles<L: Lanes>() -> bool {
@@ -42,6 +44,7 @@ pub(crate) trait Element: Copy + Sized {
 impl Element for f32 {
     type Left = f32;
     const PAIRED: bool = false;
+    const TURN: usize = 4;
     #[inline(always)]
     unsafe fn run<L: Lanes>(block: &Block<Self>) {
         // SAFETY: passed on to the caller.
@@ -74,6 +77,7 @@ impl Element for f32 {
 impl Element for u32 {
     type Left = f32;
     const PAIRED: bool = true;
+    const TURN: usize = 1; // already two multiply-adds a sum
     #[inline(always)]
     unsafe fn run<L: Lanes>(block: &Block<Self>) {
         // SAFETY: passed on to the caller.
@@ -118,6 +122,7 @@ impl Pair {
 impl Element for Pair {
     type Left = u32;
     const PAIRED: bool = false;
+    const TURN: usize = 4;
     #[inline(always)]
     fn in_tiles<L: Lanes>() -> bool {
         L::Tiles::PRESENT
@@ -185,6 +190,7 @@ pub(crate) struct Block<E: Element> {
     /// Units from one panel to the next, and from one inner index (or pair) to the next.
     pub b_panel: usize,
     pub b_inner: usize,
+    pub jumps: Jumps,
     pub fetch: Fetch,
     pub c: *mut f32,
     pub c_row: usize,
@@ -195,6 +201,19 @@ pub(crate) struct Block<E: Element> {
     pub side: Option<SideTerms>,
 }
 
+/// Where `b` goes on elsewhere, as from one block of a KV cache to the next: after each `every` inner indices (or pairs), `by`
+/// units further than it would.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) struct Jumps {
+    pub every: usize,
+    pub by: usize,
+}
+
+impl Jumps {
+    /// `b` lies in one piece.
+    pub const NONE: Self = Self { every: usize::MAX, by: 0 };
+}
+
 /// What is fetched into the cache during a block: operands that come from memory lie in pieces of a page or so, of which
 /// the processor's own prefetching loses sight at every end.
 #[derive(Clone, Copy)]
@@ -202,8 +221,8 @@ pub(crate) enum Fetch {
     Nothing,
     /// The panels of `b` that follow.
     NextPanels,
-    /// What lies so many units behind `b`, panel by panel: what is wanted next.
-    Behind(usize),
+    /// What lies so many units behind `b` (before it, if negative), panel by panel: what is wanted next.
+    Behind(isize),
 }
 
 /// Which tile of a column of tiles, for what is fetched ahead.
@@ -255,7 +274,7 @@ const fn highest<L: Lanes, E: Element>(panels: usize) -> usize {
     match panels {
         4 if L::TILE_PANELS == 2 => 3,
         4 => 1,
-        2 if L::TILE_PANELS == 1 => 2,
+        2 if L::TILE_PANELS == 1 => 3,
         // Widening bf16 takes registers: one row less, and nothing is spilled.
         _ if E::PAIRED => L::TILE_ROWS_BF16,
         _ => L::TILE_ROWS,
@@ -285,7 +304,7 @@ impl<E: Element> Block<E> {
             let together = match self.rows {
                 1 if left >= 4 => 4,
                 2 | 3 if L::TILE_PANELS == 2 && left >= 4 => 4,
-                1 | 2 if left >= 2 => 2,
+                1..=3 if left >= 2 => 2,
                 4.. if L::TILE_PANELS == 2 && left >= 2 => 2,
                 _ => 1,
             };
@@ -392,47 +411,64 @@ impl<E: Element> Block<E> {
         ahead: Ahead,
         acc: &mut [[L; P]; M],
     ) {
-        // SAFETY: as for `tile`.
+        // SAFETY: as for `tile`; what is fetched ahead may lie anywhere.
         unsafe {
             let mut a = self.a.add(row * self.a_row);
             let mut b = self.b.add(panel * self.b_panel);
             let a_inner = if GAPS { self.a_inner } else { 1 };
             let step = if E::PAIRED { 2 } else { 1 };
             let steps = self.inner / step;
-            // Each tile over these panels fetches its share of the next ones, a little at every step.
-            let (first, last) = (ahead.tile * steps / ahead.tiles, (ahead.tile + 1) * steps / ahead.tiles);
+            // Each tile over these panels fetches its share of the next ones, a little at every turn; where `b` jumps, the
+            // first tile fetches all of them.
+            let (first, last) = match (self.jumps == Jumps::NONE, ahead.tile) {
+                (true, tile) => (tile * steps / ahead.tiles, (tile + 1) * steps / ahead.tiles),
+                (false, 0) => (0, steps),
+                (false, _) => (0, 0),
+            };
             let stretch = (steps / (last - first).max(1)).max(1);
+            let (lines, period) = ((E::TURN / stretch).max(1), (stretch / E::TURN).max(1));
             let (mut wait, behind) = match self.fetch {
+                _ if first == last => (usize::MAX, 0),
                 Fetch::Nothing => (usize::MAX, 0),
-                Fetch::NextPanels => (0, P * self.b_panel),
+                Fetch::NextPanels => (0, (P * self.b_panel) as isize),
                 Fetch::Behind(units) => (0, units),
             };
-            let mut fetch = b.wrapping_add(behind + first * self.b_inner);
-            for _ in 0..steps {
-                if wait == 0 {
-                    for p in 0..P {
-                        prefetch(fetch.wrapping_add(p * self.b_panel));
-                    }
-                    fetch = fetch.wrapping_add(self.b_inner);
-                    wait = stretch;
-                }
-                wait -= 1;
-                for p in 0..P {
-                    let low: L = E::low(b.add(p * self.b_panel));
-                    for m in 0..M {
-                        acc[m][p] = E::term(*a.add(m * self.a_row), low, acc[m][p]);
-                    }
-                }
-                if E::PAIRED {
-                    for p in 0..P {
-                        let high: L = E::high(b.add(p * self.b_panel));
-                        for m in 0..M {
-                            acc[m][p] = E::term(*a.add(m * self.a_row + a_inner), high, acc[m][p]);
+            let mut fetch = b.wrapping_offset(behind).wrapping_add(first * self.b_inner);
+            let mut left = steps;
+            while left > 0 {
+                let piece = left.min(self.jumps.every);
+                left -= piece;
+                for _ in 0..piece / E::TURN {
+                    if wait == 0 {
+                        for _ in 0..lines {
+                            for p in 0..P {
+                                prefetch(fetch.wrapping_add(p * self.b_panel));
+                            }
+                            fetch = fetch.wrapping_add(self.b_inner);
                         }
+                        wait = period;
                     }
+                    wait -= 1;
+                    for i in 0..E::TURN {
+                        self.step::<L, M, P>(
+                            a.add(i * step * a_inner),
+                            a_inner,
+                            b.add(i * self.b_inner),
+                            acc,
+                        );
+                    }
+                    a = a.add(E::TURN * step * a_inner);
+                    b = b.add(E::TURN * self.b_inner);
                 }
-                a = a.add(step * a_inner);
-                b = b.add(self.b_inner);
+                for _ in 0..piece % E::TURN {
+                    self.step::<L, M, P>(a, a_inner, b, acc);
+                    a = a.add(step * a_inner);
+                    b = b.add(self.b_inner);
+                }
+                if piece == self.jumps.every {
+                    b = b.wrapping_add(self.jumps.by);
+                    fetch = fetch.wrapping_add(self.jumps.by);
+                }
             }
             if E::PAIRED && self.inner % 2 == 1 {
                 for p in 0..P {
@@ -444,4 +480,50 @@ impl<E: Element> Block<E> {
             }
         }
     }
+
+    /// One inner index, or pair.
+    #[inline(always)]
+    unsafe fn step<L: Lanes, const M: usize, const P: usize>(
+        &self,
+        a: *const E::Left,
+        a_inner: usize,
+        b: *const E,
+        acc: &mut [[L; P]; M],
+    ) {
+        // SAFETY: as for `tile`.
+        unsafe {
+            for p in 0..P {
+                let a = anew::<L, _>(a, p);
+                let low: L = E::low(b.add(p * self.b_panel));
+                for m in 0..M {
+                    acc[m][p] = E::term(*a.add(m * self.a_row), low, acc[m][p]);
+                }
+            }
+            if E::PAIRED {
+                for p in 0..P {
+                    let (a, b) = (anew::<L, _>(a, p), anew::<L, _>(b, P - 1));
+                    let high: L = E::high(b.add(p * self.b_panel));
+                    for m in 0..M {
+                        acc[m][p] = E::term(*a.add(m * self.a_row + a_inner), high, acc[m][p]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The same pointer, of which the compiler doesn't know it: where registers are few, what was read from it for one panel is not
+/// to be kept for the next, which would push a sum out of its register.
+#[inline(always)]
+fn anew<L: Lanes, T>(at: *const T, panel: usize) -> *const T {
+    if panel == 0 || L::TILE_PANELS > 1 {
+        return at;
+    }
+    let mut at = at;
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: no instruction.
+    unsafe {
+        std::arch::asm!("/* {0} */", inout(reg) at, options(pure, nomem, nostack, preserves_flags));
+    }
+    at
 }

@@ -4,13 +4,13 @@
 //! Where the store rounds values to bf16, the gradient passes the rounding as if it were not there.
 //! With P the weights and D = Σ do · o:  dV = Pᵀ dO,  dS = scale · P ∘ (dO Vᵀ − D),  dQ = dS K,  dK = dSᵀ Q.
 
-use super::forward::{Seen, Work, check, extent, gather, probabilities, seen_blocks};
+use super::forward::{Next, Seen, UnitHead, Work, check, extent, gather, probabilities, seen_blocks};
 use super::{BLOCK_TOKENS, Group, Heads, KvLayer, Unit, Units, length};
 use crate::account::Operation;
 use crate::kernel::{Cpu, Simd, dispatch};
 use crate::lanes::{LANES, Lanes};
 use crate::packed::SendPointer;
-use crate::tile::{Block, Fetch, Start};
+use crate::tile::{Block, Fetch, Jumps, Start};
 use std::collections::HashMap;
 
 /// Gradients (T, H · d), (T, KV · d), (T, KV · d); the latter two are added to.
@@ -182,6 +182,7 @@ impl Simd for Backward<'_> {
         units.add(self.index, task.group, per_key);
         for unit in (0..units.len()).map(|index| units.get(index)) {
             let (queries, context) = extent(task.heads, task.group, &unit);
+            let seen = seen_blocks(task.heads, task.group, &unit);
             let stride = context.next_multiple_of(LANES);
             let mut buffers = Buffers {
                 q: vec![0.0; queries * padded],
@@ -193,8 +194,8 @@ impl Simd for Backward<'_> {
             };
             // SAFETY: the arguments were checked, and the buffers have the unit's extents.
             unsafe {
-                task.weights_and_scores::<L>(&unit, stride, context, &turned, &mut buffers);
-                task.gradients::<L>(&unit, stride, &turned, &mut buffers, self.shared, &mut own);
+                task.weights_and_scores::<L>((&unit, &seen), stride, context, &turned, &mut buffers);
+                task.gradients::<L>((&unit, &seen), stride, &turned, &mut buffers, self.shared, &mut own);
             }
             task.scatter_queries(&unit, padded, &buffers.dq);
         }
@@ -207,7 +208,7 @@ impl GroupTask<'_> {
     #[inline(always)]
     unsafe fn weights_and_scores<L: Lanes>(
         &self,
-        unit: &Unit<'_>,
+        (unit, seen): (&Unit<'_>, &[Seen]),
         stride: usize,
         context: usize,
         turned: &Turned,
@@ -222,8 +223,12 @@ impl GroupTask<'_> {
         let mut work = Work { queries, context, stride, q: &mut b.q, scores: &mut b.weights };
         debug_assert!(work.queries * work.stride == work.scores.len() && work.context <= stride);
         // SAFETY: passed on to the caller.
-        unsafe { probabilities::<L>(heads, self.store, self.group, unit, (self.key_head, false), &mut work) };
-        for &Seen { span, at, first, rows } in seen_blocks(heads, self.group, unit).iter() {
+        unsafe {
+            let (store, group, key_head) = (self.store, self.group, self.key_head);
+            let task = UnitHead { heads, store, group, unit, seen, key_head, next: Next::NOTHING };
+            probabilities::<L>(&task, &mut work);
+        }
+        for &Seen { span, at, first, rows } in seen {
             // SAFETY: passed on to the caller.
             unsafe {
                 Block::<f32> {
@@ -234,6 +239,7 @@ impl GroupTask<'_> {
                     b: turned.values(span.block).as_ptr(),
                     b_panel: 0,
                     b_inner: LANES,
+                    jumps: Jumps::NONE,
                     fetch: Fetch::Nothing,
                     c: b.dscores.as_mut_ptr().add(first * stride + at),
                     c_row: stride,
@@ -259,7 +265,7 @@ impl GroupTask<'_> {
     #[inline(always)]
     unsafe fn gradients<L: Lanes>(
         &self,
-        unit: &Unit<'_>,
+        (unit, seen): (&Unit<'_>, &[Seen]),
         stride: usize,
         turned: &Turned,
         b: &mut Buffers,
@@ -275,7 +281,7 @@ impl GroupTask<'_> {
             .iter()
             .scan(0, |at, member| Some(std::mem::replace(at, *at + member.rows)))
             .collect();
-        for &Seen { span, at, first, rows } in seen_blocks(self.heads, self.group, unit).iter() {
+        for &Seen { span, at, first, rows } in seen {
             let (count, keys) = (span.count as usize, turned.keys(span.block));
             let to = if at < shared_length {
                 &mut shared[at * 2 * padded..][..count * 2 * padded]
@@ -294,6 +300,7 @@ impl GroupTask<'_> {
                     b: from[first * padded..].as_ptr(),
                     b_panel: LANES,
                     b_inner: padded,
+                    jumps: Jumps::NONE,
                     fetch: Fetch::Nothing,
                     c: to,
                     c_row: 2 * padded,
@@ -315,6 +322,7 @@ impl GroupTask<'_> {
                     b: keys.as_ptr(),
                     b_panel: LANES,
                     b_inner: padded,
+                    jumps: Jumps::NONE,
                     fetch: Fetch::Nothing,
                     c: b.dq.as_mut_ptr().add(first * padded),
                     c_row: padded,

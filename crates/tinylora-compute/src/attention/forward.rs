@@ -8,7 +8,7 @@ use crate::lanes::{LANES, Lanes, exp};
 use crate::packed::SendPointer;
 use crate::product::with_scratch;
 use crate::recycled::{Recycled, recyclable};
-use crate::tile::{Block, Element, Fetch, Start};
+use crate::tile::{Block, Element, Fetch, Jumps, Start};
 
 /// Units a thread from which on a task has all heads of one: with fewer, the threads could not share them out evenly.
 const UNITS_A_THREAD: usize = 8;
@@ -31,16 +31,30 @@ pub fn attention(cpu: &Cpu, heads: Heads, store: &KvLayer, groups: &[Group], q: 
     let heads_a_task = if units.len() >= UNITS_A_THREAD * cpu.threads() { heads.keys } else { 1 };
     cpu.parallel(units.len() * heads.keys / heads_a_task, |task| {
         let first = task * heads_a_task;
-        let unit = &units.get(first / heads.keys);
+        let index = first / heads.keys;
+        let unit = &units.get(index);
         let group = &groups[unit.group];
+        let seen = seen_blocks(heads, group, unit);
         let (queries, context) = extent(heads, group, unit);
         let scratch = queries * (2 * store.padded() + context.next_multiple_of(LANES));
         // Taken out here: a closure inside of `run` would be compiled without the kernel's instruction set.
         with_scratch(scratch, |scratch| {
             for key_head in first % heads.keys..first % heads.keys + heads_a_task {
-                let fetch = heads_a_task > 1;
-                let work =
-                    Forward { heads, store, group, unit, key_head, q, out, fetch, scratch: &mut *scratch };
+                let next = if heads_a_task == 1 {
+                    Next::NOTHING
+                } else if key_head + 1 < heads.keys {
+                    Next { shared: Some(0), own: Some(0), heads: 1 }
+                } else if index + 1 < units.len() {
+                    Next::unit(groups, unit, &units.get(index + 1), heads.keys)
+                } else {
+                    Next::NOTHING
+                };
+                let work = Forward {
+                    task: UnitHead { heads, store, group, unit, seen: &seen, key_head, next },
+                    q,
+                    out,
+                    scratch: &mut *scratch,
+                };
                 dispatch(cpu.kernel(), work);
             }
         });
@@ -76,16 +90,61 @@ pub(super) struct Work<'a> {
     pub scores: &'a mut [f32],
 }
 
+/// One key head of a unit.
+#[derive(Clone, Copy)]
+pub(super) struct UnitHead<'a> {
+    pub heads: Heads,
+    pub store: &'a KvLayer,
+    pub group: &'a Group,
+    pub unit: &'a Unit<'a>,
+    /// What [`seen_blocks`] gives.
+    pub seen: &'a [Seen],
+    pub key_head: usize,
+    /// What this thread works on next.
+    pub next: Next,
+}
+
+/// Where the keys and values lie that are wanted next, from those that are wanted now: so many blocks further, if they are to be
+/// fetched, and so many heads.
+#[derive(Clone, Copy)]
+pub(super) struct Next {
+    /// Of the common beginning.
+    shared: Option<isize>,
+    /// Of the members' own blocks, as far as they lie alike.
+    own: Option<isize>,
+    heads: isize,
+}
+
+impl Next {
+    pub const NOTHING: Self = Self { shared: None, own: None, heads: 0 };
+
+    /// From a unit's last head to the next unit's first.
+    fn unit(groups: &[Group], from: &Unit<'_>, to: &Unit<'_>, heads: usize) -> Self {
+        let shared = |unit: &Unit<'_>| groups[unit.group].shared.first();
+        let own = |unit: &Unit<'_>| groups[unit.group].members[unit.pieces[0].member].own.first();
+        let distance =
+            |from: Option<&Span>, to: Option<&Span>| Some(to?.block as isize - from?.block as isize);
+        Self {
+            // A common beginning of both is in the cache.
+            shared: if from.group == to.group { None } else { distance(shared(from), shared(to)) },
+            own: distance(own(from), own(to)),
+            heads: 1 - heads.cast_signed(),
+        }
+    }
+
+    /// What to fetch while blocks of the common beginning, or own ones, are read; heads and blocks are so many units long.
+    fn fetch(self, is_shared: bool, head: usize, block: usize) -> Fetch {
+        let blocks = if is_shared { self.shared } else { self.own };
+        blocks.map_or(Fetch::Nothing, |blocks| {
+            Fetch::Behind(blocks * block.cast_signed() + self.heads * head.cast_signed())
+        })
+    }
+}
+
 struct Forward<'a> {
-    heads: Heads,
-    store: &'a KvLayer,
-    group: &'a Group,
-    unit: &'a Unit<'a>,
-    key_head: usize,
+    task: UnitHead<'a>,
     q: &'a [f32],
     out: SendPointer<f32>,
-    /// Whether the next key head is this task's next work.
-    fetch: bool,
     /// (queries, 2 · padded d + stride)
     scratch: &'a mut [f32],
 }
@@ -102,60 +161,54 @@ impl Simd for Forward<'_> {
     #[inline(always)]
     fn run<L: Lanes>(mut self) {
         let scratch = std::mem::take(&mut self.scratch);
-        let (queries, context) = extent(self.heads, self.group, self.unit);
-        let (stride, padded) = (context.next_multiple_of(LANES), self.store.padded());
+        let UnitHead { heads, store, group, unit, key_head, .. } = self.task;
+        let (queries, context) = extent(heads, group, unit);
+        let (stride, padded) = (context.next_multiple_of(LANES), store.padded());
         let (q, rest) = scratch.split_at_mut(queries * padded);
         let (scores, out) = rest.split_at_mut(queries * stride);
         let mut work = Work { queries, context, stride, q, scores };
-        gather(self.heads, self.group, self.unit, self.key_head, self.q, padded, work.q);
+        gather(heads, group, unit, key_head, self.q, padded, work.q);
         // SAFETY: `check` has checked all spans and rows; the scratch has the extents of `Work`.
         unsafe {
-            let fetch = self.fetch;
-            probabilities::<L>(
-                self.heads,
-                self.store,
-                self.group,
-                self.unit,
-                (self.key_head, fetch),
-                &mut work,
-            );
-            self.weighted_values::<L>(&work, out);
+            probabilities::<L>(&self.task, &mut work);
+            self.task.weighted_values::<L>(&work, out);
         }
         self.scatter(padded, out);
     }
 }
 
-impl Forward<'_> {
+impl UnitHead<'_> {
     #[inline(always)]
     unsafe fn weighted_values<L: Lanes>(&self, work: &Work<'_>, out: &mut [f32]) {
-        let padded = self.store.padded();
+        let (padded, shared) = (self.store.padded(), length(&self.group.shared));
         out.fill(0.0);
-        for &Seen { span, at, first, rows } in seen_blocks(self.heads, self.group, self.unit).iter() {
+        let mut left = self.seen;
+        while let Some((Seen { span, at, first, rows }, tokens)) = next_run(&mut left) {
             let weights = &work.scores[first * work.stride + at..];
             let to = Rows { first: out[first * padded..].as_mut_ptr(), stride: padded, count: rows };
-            let tokens = span.count as usize;
+            let (head, block) = self.store.value_strides();
+            let lie = Lie { fetch: self.next.fetch(at < shared, head, block), to_next_block: block - head };
             // SAFETY: passed on to the caller.
             unsafe {
-                match self.store.values(span.block, self.key_head) {
-                    Held::F32(values) => {
-                        mix::<L, f32>((weights, work.stride), tokens, (values, self.fetch), to)
-                    }
-                    Held::Bf16(values) => {
-                        mix::<L, u32>((weights, work.stride), tokens, (values, self.fetch), to)
-                    }
+                match self.store.values_from(span.block, self.key_head) {
+                    Held::F32(values) => mix::<L, f32>((weights, work.stride), tokens, (values, lie), to),
+                    Held::Bf16(values) => mix::<L, u32>((weights, work.stride), tokens, (values, lie), to),
                 }
             }
         }
     }
+}
 
+impl Forward<'_> {
     fn scatter(&self, padded: usize, out: &[f32]) {
-        let Heads { queries, keys, size, .. } = self.heads;
+        let UnitHead { heads, group, unit, key_head, .. } = self.task;
+        let Heads { queries, keys, size, .. } = heads;
         let per_key = queries / keys;
         let mut from = 0;
-        for piece in self.unit.pieces {
-            let first = self.group.members[piece.member].first_row + piece.first;
+        for piece in unit.pieces {
+            let first = group.members[piece.member].first_row + piece.first;
             for row in first..first + piece.rows {
-                for head in self.key_head * per_key..(self.key_head + 1) * per_key {
+                for head in key_head * per_key..(key_head + 1) * per_key {
                     // SAFETY: the row exists (`check`), and one unit alone writes it for this key head.
                     unsafe {
                         let to = self.out.get().add((row * queries + head) * size);
@@ -247,36 +300,34 @@ pub(super) fn seen_blocks(heads: Heads, group: &Group, unit: &Unit<'_>) -> Recyc
     seen
 }
 
+/// Takes the first block from a list, and those that follow it in the store and in the context and are seen by the same queries:
+/// one product, with more chains side by side. Gives the first and the number of tokens in all.
+#[inline(always)]
+fn next_run(seen: &mut &[Seen]) -> Option<(Seen, usize)> {
+    let (&first, mut rest) = seen.split_first()?;
+    let mut tokens = first.span.count as usize;
+    while let Some((more, others)) = rest.split_first()
+        && tokens.is_multiple_of(BLOCK_TOKENS)
+        && more.span.block as usize == first.span.block as usize + tokens / BLOCK_TOKENS
+        && more.at == first.at + tokens
+        && (more.first, more.rows) == (first.first, first.rows)
+    {
+        tokens += more.span.count as usize;
+        rest = others;
+    }
+    *seen = rest;
+    Some((first, tokens))
+}
+
 /// Fills `work.scores` with the softmax weights of every query; 0 where a query does not see.
 ///
 /// # Safety
 /// The processor has `L`'s instruction set, and `check` has passed.
 #[inline(always)]
-pub(super) unsafe fn probabilities<L: Lanes>(
-    heads: Heads,
-    store: &KvLayer,
-    group: &Group,
-    unit: &Unit<'_>,
-    (key_head, fetch): (usize, bool),
-    work: &mut Work<'_>,
-) {
-    let (stride, padded) = (work.stride, store.padded());
-    let seen = seen_blocks(heads, group, unit);
-    let mut next = 0;
-    while next < seen.len() {
-        // Blocks that follow one another in the store and the context are one product: more chains side by side.
-        let Seen { span, at, first, rows } = seen[next];
-        let mut columns = span.count as usize;
-        next += 1;
-        while let Some(more) = seen.get(next)
-            && columns.is_multiple_of(BLOCK_TOKENS)
-            && more.span.block as usize == span.block as usize + columns / BLOCK_TOKENS
-            && more.at == at + columns
-            && (more.first, more.rows) == (first, rows)
-        {
-            columns += more.span.count as usize;
-            next += 1;
-        }
+pub(super) unsafe fn probabilities<L: Lanes>(task: &UnitHead<'_>, work: &mut Work<'_>) {
+    let &UnitHead { heads, store, group, unit, mut seen, key_head, next } = task;
+    let (stride, padded, shared) = (work.stride, store.padded(), length(&group.shared));
+    while let Some((Seen { span, at, first, rows }, columns)) = next_run(&mut seen) {
         let keys = store.keys_from(span.block, key_head);
         // SAFETY: passed on to the caller.
         unsafe {
@@ -288,7 +339,8 @@ pub(super) unsafe fn probabilities<L: Lanes>(
                 b: keys.as_ptr(),
                 b_panel: store.block_stride(),
                 b_inner: LANES,
-                fetch: if fetch { Fetch::Behind(heads.size * BLOCK_TOKENS) } else { Fetch::Nothing },
+                jumps: Jumps::NONE,
+                fetch: next.fetch(at < shared, heads.size * BLOCK_TOKENS, store.block_stride()),
                 c: work.scores.as_mut_ptr().add(first * stride + at),
                 c_row: stride,
                 rows,
@@ -300,7 +352,6 @@ pub(super) unsafe fn probabilities<L: Lanes>(
         }
     }
     let per_key = heads.queries / heads.keys;
-    let shared = length(&group.shared);
     let mut query = 0;
     for piece in unit.pieces {
         let member = &group.members[piece.member];
@@ -328,7 +379,15 @@ struct Rows {
     count: usize,
 }
 
-/// `to[query] += Σ weight[query][token] · value[token]` over the first tokens of one block.
+/// How values lie in the store.
+#[derive(Clone, Copy)]
+struct Lie {
+    fetch: Fetch,
+    /// Units from the end of one head's values in a block to those in the next block.
+    to_next_block: usize,
+}
+
+/// `to[query] += Σ weight[query][token] · value[token]` over the first tokens of a run of blocks.
 ///
 /// # Safety
 /// As for [`Block::run`].
@@ -336,9 +395,10 @@ struct Rows {
 unsafe fn mix<L: Lanes, E: Element<Left = f32>>(
     (weights, stride): (&[f32], usize),
     tokens: usize,
-    (values, fetch): (&[E], bool),
+    (values, lie): (&[E], Lie),
     to: Rows,
 ) {
+    let every = if E::PAIRED { BLOCK_TOKENS / 2 } else { BLOCK_TOKENS };
     let block = Block::<E> {
         inner: tokens,
         a: weights.as_ptr(),
@@ -347,7 +407,8 @@ unsafe fn mix<L: Lanes, E: Element<Left = f32>>(
         b: values.as_ptr(),
         b_panel: LANES,
         b_inner: to.stride,
-        fetch: if fetch { Fetch::Behind(values.len()) } else { Fetch::Nothing },
+        jumps: if tokens > BLOCK_TOKENS { Jumps { every, by: lie.to_next_block } } else { Jumps::NONE },
+        fetch: lie.fetch,
         c: to.first,
         c_row: to.stride,
         rows: to.count,
@@ -393,6 +454,9 @@ unsafe fn softmax<L: Lanes>(scale: f32, scores: &mut [f32]) {
             scores[whole..].copy_from_slice(&tail[..rest]);
         }
         let share = 1.0 / sum.sum();
-        scores.iter_mut().for_each(|x| *x *= share);
+        for i in (0..whole).step_by(LANES) {
+            L::load(scores.as_ptr().add(i)).mul(L::splat(share)).store(scores.as_mut_ptr().add(i));
+        }
+        scores[whole..].iter_mut().for_each(|x| *x *= share);
     }
 }

@@ -110,11 +110,25 @@ impl KvLayer {
     /// Values of one head of a block.
     pub(super) fn values(&self, block: u32, head: usize) -> Held<'_> {
         let len = units(self.precision(), self.size).1;
-        let start = (block as usize * self.heads + head) * len;
-        match &self.values {
-            Values::F32(values) => Held::F32(&values[start..start + len]),
-            Values::Bf16(values) => Held::Bf16(&values[start..start + len]),
+        match self.values_from(block, head) {
+            Held::F32(values) => Held::F32(&values[..len]),
+            Held::Bf16(values) => Held::Bf16(&values[..len]),
         }
+    }
+
+    /// The same with all that follows it in the store, for runs of blocks: [`KvLayer::value_strides`] apart.
+    pub(super) fn values_from(&self, block: u32, head: usize) -> Held<'_> {
+        let start = (block as usize * self.heads + head) * units(self.precision(), self.size).1;
+        match &self.values {
+            Values::F32(values) => Held::F32(&values[start..]),
+            Values::Bf16(values) => Held::Bf16(&values[start..]),
+        }
+    }
+
+    /// Units from one head's values of a block to the next head's, and to the next block's.
+    pub(super) fn value_strides(&self) -> (usize, usize) {
+        let head = units(self.precision(), self.size).1;
+        (head, self.heads * head)
     }
 
     /// Values of one head of a block turned round, `[d][16 tokens]`, widened.

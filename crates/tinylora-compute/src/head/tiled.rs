@@ -5,7 +5,7 @@ use crate::kernel::Simd;
 use crate::lanes::{LANES, Lanes};
 use crate::operand::held_in_tiles;
 use crate::packed::PackedMatrix;
-use crate::tile::{Block, Element, Fetch, Pair, Start};
+use crate::tile::{Block, Element, Fetch, Jumps, Pair, Start};
 
 /// `out (rows, width) += weights · embeddings` over a chunk of the vocabulary: weights (rows, 256) in tiles.
 pub(super) struct TiledSum<'a> {
@@ -45,6 +45,7 @@ impl Simd for TiledSum<'_> {
                     b: embeddings.as_ptr(),
                     b_panel: inner * LANES,
                     b_inner: LANES,
+                    jumps: Jumps::NONE,
                     fetch: Fetch::Nothing,
                     c: out.as_mut_ptr().add(panel * LANES),
                     c_row: width,

@@ -56,6 +56,33 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn turn_pairs(from: *const u32, to: *mut u32) {
+        unsafe {
+            // In each half of a register: the low halves of two neighbours, then their high halves.
+            let halves = _mm256_broadcastsi128_si256(_mm_setr_epi8(
+                0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15,
+            ));
+            // Then four by four of these units of 64 bits.
+            for rows in 0..2 {
+                for columns in 0..2 {
+                    let from = from.add(64 * columns + 8 * rows);
+                    let row =
+                        |i: usize| _mm256_shuffle_epi8(_mm256_loadu_si256(from.add(16 * i).cast()), halves);
+                    let (a, b, c, d) = (row(0), row(1), row(2), row(3));
+                    let (even0, odd0) = (_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+                    let (even1, odd1) = (_mm256_unpacklo_epi64(c, d), _mm256_unpackhi_epi64(c, d));
+                    let to = to.add(64 * rows + 8 * columns);
+                    let lower = |a, b| _mm256_permute2x128_si256::<0x20>(a, b);
+                    let upper = |a, b| _mm256_permute2x128_si256::<0x31>(a, b);
+                    _mm256_storeu_si256(to.cast(), lower(even0, even1));
+                    _mm256_storeu_si256(to.add(16).cast(), lower(odd0, odd1));
+                    _mm256_storeu_si256(to.add(32).cast(), upper(even0, even1));
+                    _mm256_storeu_si256(to.add(48).cast(), upper(odd0, odd1));
+                }
+            }
+        }
+    }
+    #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
         unsafe { Self(_mm256_add_ps(self.0, other.0), _mm256_add_ps(self.1, other.1)) }
     }

@@ -16,7 +16,7 @@ pub use amx::AmxTiles;
 pub(crate) use amx::is_available as amx_is_available;
 
 use crate::lanes::{LANES, Lanes};
-use crate::tile::{Block, Pair, Start};
+use crate::tile::{Block, Jumps, Pair, Start};
 
 /// Rows of a tile.
 pub(crate) const ROWS: usize = 16;
@@ -120,7 +120,10 @@ impl<L: Lanes> Tiles<'_, L> {
             let b = block.b.cast::<u32>().add(panel * block.b_panel);
             let b = [b, b.wrapping_add((P - 1) * block.b_panel)];
             let (whole, rest) = (block.inner / STEP, block.inner % STEP);
-            debug_assert!(block.b_inner == LANES && block.a_inner == 1, "neither operand has gaps");
+            debug_assert!(
+                block.b_inner == LANES && block.a_inner == 1 && block.jumps == Jumps::NONE,
+                "neither operand has gaps"
+            );
             let step = |from: [*const u32; 2], at: usize| from.map(|from| from.wrapping_add(at * units));
             for at in 0..whole {
                 self.unit.step::<R, P>(step(a, at), step(b, at));

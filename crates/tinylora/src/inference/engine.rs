@@ -472,7 +472,11 @@ impl<'a> Run<'a> {
             tokens += count;
             for node in new {
                 let blocks = self.tree.nodes[node].tokens.len().div_ceil(BLOCK_TOKENS);
-                self.nodes[node].blocks = (0..blocks).map(|_| pool.take().expect("counted above")).collect();
+                let taken = &mut self.nodes[node].blocks;
+                while taken.len() < blocks {
+                    let next = pool.take(taken.last().copied(), blocks - taken.len());
+                    taken.push(next.expect("counted above"));
+                }
                 self.nodes[node].computed = true;
                 admitted.push(node);
             }
@@ -533,7 +537,9 @@ impl<'a> Run<'a> {
         let (sequence, at) = (&mut self.active[index], done - 1);
         let request = &self.requests[sequence.request];
         if at.is_multiple_of(BLOCK_TOKENS) {
-            sequence.blocks.push(pool.take().expect("reserved when the request was taken in"));
+            let more = request.max_tokens.div_ceil(BLOCK_TOKENS) - sequence.blocks.len();
+            let next = pool.take(sequence.blocks.last().copied(), more);
+            sequence.blocks.push(next.expect("reserved when the request was taken in"));
             self.reserved -= 1;
         }
         let place = (sequence.blocks[at / BLOCK_TOKENS], (at % BLOCK_TOKENS) as u32);
