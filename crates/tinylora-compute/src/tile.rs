@@ -11,8 +11,6 @@ pub(crate) trait Element: Copy + Sized {
     type Left: Copy;
     /// Two values of the inner index share one unit of the right-hand operand alone.
     const PAIRED: bool;
-    /// Units of the inner index in a turn of the loop, so that its own instructions are few beside the multiply-adds.
-    const TURN: usize;
     /// Whether the lanes' processor multiplies operands of this kind in matrix tiles.
     #[inline(always)]
     fn in_tiles<L: Lanes>() -> bool {
@@ -44,7 +42,6 @@ pub(crate) trait Element: Copy + Sized {
 impl Element for f32 {
     type Left = f32;
     const PAIRED: bool = false;
-    const TURN: usize = 4;
     #[inline(always)]
     unsafe fn run<L: Lanes>(block: &Block<Self>) {
         // SAFETY: passed on to the caller.
@@ -77,7 +74,6 @@ impl Element for f32 {
 impl Element for u32 {
     type Left = f32;
     const PAIRED: bool = true;
-    const TURN: usize = 1; // already two multiply-adds a sum
     #[inline(always)]
     unsafe fn run<L: Lanes>(block: &Block<Self>) {
         // SAFETY: passed on to the caller.
@@ -122,7 +118,6 @@ impl Pair {
 impl Element for Pair {
     type Left = u32;
     const PAIRED: bool = false;
-    const TURN: usize = 4;
     #[inline(always)]
     fn in_tiles<L: Lanes>() -> bool {
         L::Tiles::PRESENT
@@ -418,6 +413,8 @@ impl<E: Element> Block<E> {
             let a_inner = if GAPS { self.a_inner } else { 1 };
             let step = if E::PAIRED { 2 } else { 1 };
             let steps = self.inner / step;
+            // Of pairs each already makes two multiply-adds a sum.
+            let turn = const { if E::PAIRED { 1 } else { L::TURN } };
             // Each tile over these panels fetches its share of the next ones, a little at every turn; where `b` jumps, the
             // first tile fetches all of them.
             let (first, last) = match (self.jumps == Jumps::NONE, ahead.tile) {
@@ -426,7 +423,7 @@ impl<E: Element> Block<E> {
                 (false, _) => (0, 0),
             };
             let stretch = (steps / (last - first).max(1)).max(1);
-            let (lines, period) = ((E::TURN / stretch).max(1), (stretch / E::TURN).max(1));
+            let (lines, period) = ((turn / stretch).max(1), (stretch / turn).max(1));
             let (mut wait, behind) = match self.fetch {
                 _ if first == last => (usize::MAX, 0),
                 Fetch::Nothing => (usize::MAX, 0),
@@ -438,7 +435,7 @@ impl<E: Element> Block<E> {
             while left > 0 {
                 let piece = left.min(self.jumps.every);
                 left -= piece;
-                for _ in 0..piece / E::TURN {
+                for _ in 0..piece / turn {
                     if wait == 0 {
                         for _ in 0..lines {
                             for p in 0..P {
@@ -449,7 +446,7 @@ impl<E: Element> Block<E> {
                         wait = period;
                     }
                     wait -= 1;
-                    for i in 0..E::TURN {
+                    for i in 0..turn {
                         self.step::<L, M, P>(
                             a.add(i * step * a_inner),
                             a_inner,
@@ -457,10 +454,10 @@ impl<E: Element> Block<E> {
                             acc,
                         );
                     }
-                    a = a.add(E::TURN * step * a_inner);
-                    b = b.add(E::TURN * self.b_inner);
+                    a = a.add(turn * step * a_inner);
+                    b = b.add(turn * self.b_inner);
                 }
-                for _ in 0..piece % E::TURN {
+                for _ in 0..piece % turn {
                     self.step::<L, M, P>(a, a_inner, b, acc);
                     a = a.add(step * a_inner);
                     b = b.add(self.b_inner);

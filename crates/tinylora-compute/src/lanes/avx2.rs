@@ -16,6 +16,7 @@ impl Lanes for Avx2 {
     const TILE_ROWS: usize = 6;
     const TILE_ROWS_BF16: usize = 5;
     const TILE_PANELS: usize = 1;
+    const TURN: usize = 4;
     type Plain = Self;
 
     #[target_feature(enable = "avx2,fma")]

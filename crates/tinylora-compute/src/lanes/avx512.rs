@@ -32,6 +32,7 @@ impl<const DOT: bool, T: TileUnit> Lanes for Avx512<DOT, T> {
     const TILE_ROWS: usize = 8;
     const TILE_ROWS_BF16: usize = 8;
     const TILE_PANELS: usize = 2;
+    const TURN: usize = 1;
     const DOT_BF16: bool = DOT;
     type Tiles = T;
     type Plain = Avx512<false>;

@@ -39,6 +39,9 @@ pub(crate) trait Lanes: Copy {
     const TILE_ROWS_BF16: usize;
     /// Panels that such a tile spans.
     const TILE_PANELS: usize;
+    /// Inner indices that a turn of a tile's loop takes, so that the loop's own instructions are few beside the multiply-adds.
+    /// Where registers are many, more than one makes the compiler keep too much in them, and sums are pushed out to memory.
+    const TURN: usize;
     /// Whether [`Lanes::dot_bf16`] is one instruction, and products with bf16 matrices use it.
     const DOT_BF16: bool = false;
     /// The matrix tiles in which such products are made instead, if there are any.

@@ -23,6 +23,7 @@ impl Lanes for Neon {
     const TILE_ROWS: usize = 4;
     const TILE_ROWS_BF16: usize = 4;
     const TILE_PANELS: usize = 1;
+    const TURN: usize = 1;
     type Plain = Self;
 
     #[inline(never)]

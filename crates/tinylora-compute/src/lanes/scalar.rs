@@ -34,6 +34,7 @@ impl<T: TileUnit> Lanes for Scalar<T> {
     const TILE_ROWS: usize = 4;
     const TILE_ROWS_BF16: usize = 4;
     const TILE_PANELS: usize = 1;
+    const TURN: usize = 1;
     type Plain = Scalar;
 
     #[inline(never)]
