@@ -124,7 +124,7 @@ def main() -> None:
     rounds = []
     for number in range(1, arguments.rounds + 1):
         print(f"round {number}: tinylora …", file=sys.stderr, flush=True)
-        ours = bench("--repeats", "1", "--setup")
+        ours = bench("--decode", "1,8,64", "--sequences", "8", "--repeats", "1", "--setup")
         # The memory of a step alone: what else is measured takes more.
         ours["step_peak_rss_bytes"] = bench("--decode", "1", "--sequences", "1", "--repeats", "1")["peak_rss_bytes"]
         peers = []

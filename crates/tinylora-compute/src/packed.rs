@@ -225,10 +225,14 @@ impl PackedMatrix {
                         // SAFETY: sixteen rows by eight pairs, whole rows of `out`; the instruction set is the caller's.
                         unsafe {
                             L::turn_pairs(from.as_ptr(), turned.as_mut_ptr());
-                            for (pair, out) in turned.chunks_exact(LANES).zip(out.chunks_exact_mut(2 * LANES))
-                            {
-                                L::load_bf16_low(pair.as_ptr()).store(out.as_mut_ptr());
-                                L::load_bf16_high(pair.as_ptr()).store(out[LANES..].as_mut_ptr());
+                            // Not zipped chunks: those were calls, as often as there are rows.
+                            for pair in 0..LANES / 2 {
+                                let (from, to) = (
+                                    turned.as_ptr().add(pair * LANES),
+                                    out.as_mut_ptr().add(2 * pair * LANES),
+                                );
+                                L::load_bf16_low(from).store(to);
+                                L::load_bf16_high(from).store(to.add(LANES));
                             }
                         }
                         continue;

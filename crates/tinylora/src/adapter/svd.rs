@@ -257,24 +257,26 @@ fn extend_basis(basis: &mut Vec<f32>, candidates: &[f32], d: usize) {
 
 /// Eight partial sums, joined in order.
 fn dot(x: &[f32], y: &[f32]) -> f64 {
-    let mut sums = [0f64; 8];
-    let (x, y) = (x.chunks(8), y.chunks(8));
-    for (x, y) in x.zip(y) {
-        for ((sum, &x), &y) in sums.iter_mut().zip(x).zip(y) {
-            *sum += f64::from(x) * f64::from(y);
-        }
-    }
-    sums.iter().sum()
+    partial_sums(x, y, f64::from)
 }
 
 /// As [`dot`].
 fn dot_mixed(x: &[f32], y: &[f64]) -> f64 {
+    partial_sums(x, y, |y| y)
+}
+
+// Plain loops: of zipped chunks each step is a call, as iterators are compiled apart from what uses them.
+#[inline(always)]
+fn partial_sums<T: Copy>(x: &[f32], y: &[T], wide: impl Fn(T) -> f64) -> f64 {
     let mut sums = [0f64; 8];
-    let (x, y) = (x.chunks(8), y.chunks(8));
-    for (x, y) in x.zip(y) {
-        for ((sum, &x), &y) in sums.iter_mut().zip(x).zip(y) {
-            *sum += f64::from(x) * y;
+    let ((x, x_rest), (y, y_rest)) = (x.as_chunks::<8>(), y.as_chunks::<8>());
+    for at in 0..x.len().min(y.len()) {
+        for i in 0..8 {
+            sums[i] += f64::from(x[at][i]) * wide(y[at][i]);
         }
+    }
+    for i in 0..x_rest.len().min(y_rest.len()) {
+        sums[i] += f64::from(x_rest[i]) * wide(y_rest[i]);
     }
     sums.iter().sum()
 }
