@@ -135,6 +135,60 @@ fn forward_matches_f64_on_every_kernel_with_the_same_bits() {
     }
 }
 
+/// Many sequences that decode, each with a beginning of its own: enough for a task to have all heads of one. Their blocks follow one
+/// another, or lie anywhere.
+#[test]
+fn where_blocks_lie_changes_no_bit() {
+    let heads = Heads { queries: 6, keys: 2, size: 20, scale: 0.4, window: None };
+    let lengths: Vec<(usize, usize)> = (0..40).map(|i| (16 * (i % 3), 1 + 7 * i % 90)).collect();
+    let spans = |first: usize, tokens: usize, place: &dyn Fn(usize) -> usize| -> Vec<Span> {
+        let block = |at: usize| Span {
+            block: place(first + at / BLOCK_TOKENS) as u32,
+            count: (tokens - at).min(BLOCK_TOKENS) as u32,
+        };
+        (0..tokens).step_by(BLOCK_TOKENS).map(block).collect()
+    };
+    let blocks: usize = lengths.iter().map(|(shared, own)| shared / 16 + own.div_ceil(16)).sum();
+    // 11 shares no factor with the number of blocks, so each gets another place.
+    assert!(blocks % 11 != 0);
+    let orders: [&dyn Fn(usize) -> usize; 2] = [&|block| block, &|block| block * 11 % blocks];
+    for precision in [Precision::F32, Precision::Bf16] {
+        let mut first: Option<Vec<u32>> = None;
+        for kernel in Kernel::available() {
+            for place in orders {
+                let cpu = Cpu::new(kernel, 2);
+                let mut store = KvLayer::new(precision, blocks, heads.keys, heads.size);
+                let (mut groups, mut next, mut token) = (vec![], 0, 0);
+                for (first_row, &(shared, own)) in lengths.iter().enumerate() {
+                    let width = heads.keys * heads.size;
+                    let group = Group {
+                        shared: spans(next, shared, place),
+                        members: vec![Member {
+                            first_row,
+                            rows: 1,
+                            own: spans(next + shared / 16, own, place),
+                        }],
+                    };
+                    let all = group.shared.iter().chain(&group.members[0].own);
+                    let places: Vec<(u32, u32)> =
+                        all.flat_map(|span| (0..span.count).map(|at| (span.block, at))).collect();
+                    let (k, v) =
+                        (numbers(token, places.len() * width), numbers(token + 1, places.len() * width));
+                    store.write(&cpu, &places, &k, &v);
+                    next += (shared / 16) + own.div_ceil(16);
+                    token += 2;
+                    groups.push(group);
+                }
+                let q = numbers(1000, lengths.len() * heads.queries * heads.size);
+                let mut out = vec![0.0; q.len()];
+                attention(&cpu, heads, &store, &groups, &q, &mut out);
+                let bits: Vec<u32> = out.iter().map(|x| x.to_bits()).collect();
+                assert_eq!(first.get_or_insert_with(|| bits.clone()), &bits, "{}", kernel.name());
+            }
+        }
+    }
+}
+
 /// Decoding token by token, each sample alone, gives the same bits as the packed forward pass.
 #[test]
 fn decode_is_prefill_bit_for_bit() {
