@@ -511,6 +511,7 @@ impl<E: Element> Block<E> {
 
 /// The same pointer, of which the compiler doesn't know it: where registers are few, what was read from it for one panel is not
 /// to be kept for the next, which would push a sum out of its register.
+#[allow(clippy::pointers_in_nomem_asm_block)] // there is no instruction that could read
 #[inline(always)]
 fn anew<L: Lanes, T>(at: *const T, panel: usize) -> *const T {
     if panel == 0 || L::TILE_PANELS > 1 {

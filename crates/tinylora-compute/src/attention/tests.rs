@@ -150,7 +150,7 @@ fn where_blocks_lie_changes_no_bit() {
     };
     let blocks: usize = lengths.iter().map(|(shared, own)| shared / 16 + own.div_ceil(16)).sum();
     // 11 shares no factor with the number of blocks, so each gets another place.
-    assert!(blocks % 11 != 0);
+    assert!(!blocks.is_multiple_of(11));
     let orders: [&dyn Fn(usize) -> usize; 2] = [&|block| block, &|block| block * 11 % blocks];
     for precision in [Precision::F32, Precision::Bf16] {
         let mut first: Option<Vec<u32>> = None;
