@@ -514,14 +514,15 @@ impl<E: Element> Block<E> {
 #[allow(clippy::pointers_in_nomem_asm_block)] // there is no instruction that could read
 #[inline(always)]
 fn anew<L: Lanes, T>(at: *const T, panel: usize) -> *const T {
-    if panel == 0 || L::TILE_PANELS > 1 {
+    #[cfg(target_arch = "x86_64")]
+    if panel > 0 && L::TILE_PANELS == 1 {
+        let mut at = at;
+        // SAFETY: no instruction.
+        unsafe {
+            std::arch::asm!("/* {0} */", inout(reg) at, options(pure, nomem, nostack, preserves_flags));
+        }
         return at;
     }
-    let mut at = at;
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: no instruction.
-    unsafe {
-        std::arch::asm!("/* {0} */", inout(reg) at, options(pure, nomem, nostack, preserves_flags));
-    }
+    let _ = panel;
     at
 }
