@@ -80,9 +80,9 @@ def compared(ours: dict, peer: dict) -> dict:
         if row["what"] == "grpo_step":
             mine, theirs = ours["step_peak_rss_bytes"] / 2**30, peer["peak_rss_bytes"] / 2**30
             found["step, GiB", row["batch"], name] = (mine, theirs, theirs / mine)
-        for mine in ours["rows"]:
-            if (mine["what"], mine["batch"]) == (row["what"], row.get("batch")):
-                mine, theirs = mine["tokens_per_second"], row["tokens_per_second"]
+        for own in ours["rows"]:
+            if (own["what"], own["batch"]) == (row["what"], row.get("batch")):
+                mine, theirs = own["tokens_per_second"], row["tokens_per_second"]
                 found[row["what"], row["batch"], name] = (mine, theirs, mine / theirs)
     return found
 
@@ -93,7 +93,8 @@ def ratios(rounds: list) -> list:
         {key: value for peer in done["peers"] for key, value in compared(done["tinylora"], peer).items()} for done in rounds
     ]
     found = []
-    for key in all_rounds[0]:
+    # In order of appearance; a peer may have failed in the first round alone.
+    for key in dict.fromkeys(key for values in all_rounds for key in values):
         mine, theirs, ratio = zip(*(values[key] for values in all_rounds if key in values))
         median = statistics.median
         found.append({
@@ -121,11 +122,14 @@ def main() -> None:
     probe = [interpreter, "-c", PRECISION.replace("THREADS", str(threads))]
     weights = subprocess.run(probe, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
     own = {"llama": ["--scratch", SCRATCH], "transformers": ["--weights", weights], "trl": ["--weights", weights]}
+    date = datetime.date.today().isoformat()
+    out = arguments.out or ROOT / "benchmarks" / f"peers-{date}" / "results.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
     rounds = []
     for number in range(1, arguments.rounds + 1):
         print(f"round {number}: tinylora …", file=sys.stderr, flush=True)
         ours = bench("--decode", "1,8,64", "--sequences", "8", "--repeats", "1", "--setup")
-        # The memory of a step alone: what else is measured takes more.
+        # The memory of a step, with as little else as can be.
         ours["step_peak_rss_bytes"] = bench("--decode", "1", "--sequences", "1", "--repeats", "1")["peak_rss_bytes"]
         peers = []
         for name in arguments.only or PEERS:
@@ -138,14 +142,12 @@ def main() -> None:
                 continue
             peers.append(json.loads(done.stdout.strip().splitlines()[-1]))
         rounds.append({"tinylora": ours, "peers": peers})
-    date = datetime.date.today().isoformat()
-    results = {
-        "date": date, "machine": {"system": platform.platform(), "cores": threads}, "pytorch_weights": weights,
-        "ratios": ratios(rounds), "rounds": rounds,
-    }
-    out = arguments.out or ROOT / "benchmarks" / f"peers-{date}" / "results.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(results, indent=1) + "\n")
+        # After each round, so that an interrupted run leaves those that are done.
+        results = {
+            "date": date, "machine": {"system": platform.platform(), "cores": threads}, "pytorch_weights": weights,
+            "ratios": ratios(rounds), "rounds": rounds,
+        }
+        out.write_text(json.dumps(results, indent=1) + "\n")
     for row in results["ratios"]:
         low, high = row["range"]
         print(
