@@ -16,8 +16,6 @@ use tinylora_compute::attention::BLOCK_TOKENS;
 
 /// Rank of the random adapter: the paper's.
 const RANK: usize = 2;
-/// Rows of a training pass at most; fewer where a run of this model would have to do with fewer.
-const TRAIN_ROWS: usize = 8192;
 
 /// Arithmetic and traffic that no implementation could do without.
 #[derive(Debug, Clone, Copy)]
@@ -189,7 +187,9 @@ impl<'a> Bench<'a> {
         let adapters = Adapters { factors: Some(&self.factors), r: &self.r };
         let policy = Policy::new(self.model, adapters);
         let sizes = MemorySizes::of(self.cpu, &self.model.config, self.model.precision());
-        let rows = TRAIN_ROWS.min(sizes.micro_batch_rows(self.model.bytes() as u64, prompt + new));
+        // As a run has it that has enough memory.
+        let rows = sizes.micro_batch_rows(self.model.bytes() as u64, prompt + new);
+        let rows = rows.min(sizes.micro_batch_tokens.max(prompt + new));
         let numbers = self.factors.modules() * self.factors.rank() * self.factors.rank();
         let mut sums = Gradients::R(vec![vec![0.0; numbers]]);
         let mut loss = |token: crate::gradient::TokenView| TokenGradient {
