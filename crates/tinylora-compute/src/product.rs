@@ -12,6 +12,7 @@ use crate::packed::{Data, PackedMatrix, Precision, SendPointer};
 use crate::recycled::Recycled;
 use crate::tile::{Block, Element, Fetch, Jumps, Pair, SideTerms, Start};
 use crate::tiles::{self, STEP};
+use few_rows::FewRows;
 use std::cell::RefCell;
 
 /// Inner indices handled at once: a panel of so many stays in the first-level cache.
@@ -315,6 +316,9 @@ pub fn product_backward(cpu: &Cpu, terms: &[BackwardTerm<'_>], rows: usize, dx: 
     if rows == 0 {
         return;
     }
+    if rows <= few_rows::MOST_ROWS && terms.iter().all(|term| read_as_it_lies(cpu, term)) {
+        return few_rows_backward(cpu, terms, rows, dx);
+    }
     let pairs: Vec<Recycled<u32>> =
         terms.iter().map(|term| pairs_for(cpu, term.weight, term.gradient, term.weight.rows())).collect();
     let panels = columns.div_ceil(LANES);
@@ -331,6 +335,39 @@ pub fn product_backward(cpu: &Cpu, terms: &[BackwardTerm<'_>], rows: usize, dx: 
                 Backward { terms, pairs: &pairs, out, rows, columns, first_panel, last_panel, scratch };
             dispatch(cpu.kernel(), work);
         });
+    });
+}
+
+/// Whether W is read as it lies when rows are few: bf16, of which no pairs are multiplied, and no side path.
+fn read_as_it_lies(cpu: &Cpu, term: &BackwardTerm<'_>) -> bool {
+    term.side.is_none()
+        && term.weight.precision() == Precision::Bf16
+        && !reads_pairs(cpu.kernel(), term.weight)
+}
+
+fn few_rows_backward(cpu: &Cpu, terms: &[BackwardTerm<'_>], rows: usize, dx: &mut [f32]) {
+    let columns = terms[0].weight.columns();
+    let panels = columns.div_ceil(LANES);
+    let panels_a_task = (panels / (cpu.threads() * 2)).clamp(1, few_rows::PANELS);
+    let out = SendPointer(dx.as_mut_ptr());
+    cpu.parallel(panels.div_ceil(panels_a_task), |task| {
+        let first_panel = task * panels_a_task;
+        let last_panel = (first_panel + panels_a_task).min(panels);
+        for (index, term) in terms.iter().enumerate() {
+            let Data::Bf16(weight) = &term.weight.data else { unreachable!("asked for before") };
+            let work = FewRows {
+                weight,
+                gradient: term.gradient,
+                out,
+                rows,
+                n: term.weight.rows(),
+                columns,
+                from_zero: index == 0,
+                first_panel,
+                last_panel,
+            };
+            dispatch(cpu.kernel(), work);
+        }
     });
 }
 
@@ -519,6 +556,8 @@ impl At<'_> {
         out[self.output % LANES]
     }
 }
+
+mod few_rows;
 
 #[cfg(test)]
 mod tests;

@@ -229,7 +229,7 @@ struct Ahead {
 
 /// Asks for a cache line; any address will do.
 #[inline(always)]
-fn prefetch<T>(at: *const T) {
+pub(crate) fn prefetch<T>(at: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint, without effect on what the program means.
     unsafe {

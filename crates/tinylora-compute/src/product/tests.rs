@@ -257,3 +257,44 @@ fn two_terms_continue_one_chain() {
     product_backward(&cpu, &[term(&both, &joined)], rows, &mut b);
     assert!(same_bits(&a, &b));
 }
+
+/// Few rows backward through two bf16 matrices without a side path, which are read as they lie: the chain all the same.
+#[test]
+fn few_rows_are_the_chain() {
+    for (seed, (n, k)) in
+        [(1, 1), (7, 33), (16, 16), (47, 130), (130, 31), (70, 2400)].into_iter().enumerate()
+    {
+        let seed = 10 * seed as u32;
+        let rounded = |seed, len| -> Vec<f32> {
+            numbers(seed, len).into_iter().map(|w| bf16::from_f32(w).to_f32()).collect()
+        };
+        let (w1, w2) = (rounded(seed, n * k), rounded(seed + 1, (n + 3) * k));
+        for rows in [1, 2, 3, 4, 5, 7, 8, 9] {
+            let (g1, g2) = (numbers(seed + 2, rows * n), numbers(seed + 3, rows * (n + 3)));
+            let mut wanted = vec![0f32; rows * k];
+            for (i, sum) in wanted.iter_mut().enumerate() {
+                let (row, column) = (i / k, i % k);
+                for (w, g, n) in [(&w1, &g1, n), (&w2, &g2, n + 3)] {
+                    for j in 0..n {
+                        *sum = g[row * n + j].mul_add(w[j * k + column], *sum);
+                    }
+                }
+            }
+            for kernel in Kernel::available() {
+                for threads in [1, 3] {
+                    let cpu = Cpu::new(kernel, threads).exact();
+                    let pack = |n, w: &[f32]| PackedMatrix::from_slice(&cpu, (n, k), Precision::Bf16, w);
+                    let (p1, p2) = (pack(n, &w1), pack(n + 3, &w2));
+                    let term = |weight, gradient| BackwardTerm { weight, gradient, side: None };
+                    let mut dx = vec![f32::NAN; rows * k];
+                    product_backward(&cpu, &[term(&p1, &g1), term(&p2, &g2)], rows, &mut dx);
+                    assert!(
+                        same_bits(&dx, &wanted),
+                        "{rows} × {n} × {k} {} {threads} threads",
+                        kernel.name()
+                    );
+                }
+            }
+        }
+    }
+}

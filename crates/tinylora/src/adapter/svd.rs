@@ -1,7 +1,7 @@
 //! One frozen matrix enters, its r largest singular triplets leave. Nothing here knows of modules or files.
 //!
-//! Block Krylov iteration with restarts on the smaller of WᵀW and WWᵀ (Musco and Musco 2015; Rayleigh–Ritz and
-//! restart as in thick-restart Lanczos). Products run in f32 where the matrix lies, and their order of summation is fixed
+//! Block Lanczos iteration with thick restarts on the smaller of WᵀW and WWᵀ (Golub, Luk and Overton 1981; Wu and Simon 2000),
+//! with full orthogonalization. Products run in f32 where the matrix lies, and their order of summation is fixed
 //! there; all small algebra runs on the host in f64 in one order. So the result depends on the weights alone, not on threads
 //! or the instruction set, but that a GPU's products round otherwise than the host's.
 //!
@@ -13,19 +13,23 @@ use crate::model::{DeviceError, Frozen};
 use crate::random::{Purpose, Stream};
 
 /// Changes whenever the result may change by more than rounding; part of the cache's key.
-pub(super) const ALGORITHM_VERSION: u32 = 1;
+pub(super) const ALGORITHM_VERSION: u32 = 2;
 /// Seed of the start vectors.
 const SEED: u64 = 0x7376_6431;
-/// Kept Ritz vectors beyond r. On SmolLM2 r + 2 costs half the work of r + 6 at the same number of products.
+/// Vectors of a block beyond r. On SmolLM2 r + 2 costs half the work of r + 6 at the same number of products.
 const OVERSAMPLING: usize = 2;
-/// Basis size at which an iteration is restarted, as far as the block size allows.
-const BASIS: usize = 32;
+/// Blocks of the basis at which it is restarted, and of Ritz vectors that it keeps then: of a random matrix (3584, 18944) with
+/// r = 2 that is 73 products, with twice the basis 65, without the kept ones 161.
+const BLOCKS: usize = 16;
+const KEPT_BLOCKS: usize = 4;
+/// Blocks after which the Ritz vectors are looked at.
+const CHECK_BLOCKS: usize = 4;
 /// Converged: ‖Wᵀu − σv‖ ≤ this · σ.
 const TOLERANCE: f64 = 1e-6;
 /// Accepted where rounding lets nothing more improve: ‖Wᵀu − σv‖ ≤ this · σ₁.
 const FLOOR: f64 = 1e-4;
-/// Restarts without progress after which rounding is taken to be the limit.
-const PATIENCE: usize = 4;
+/// Looks without progress after which rounding is taken to be the limit.
+const PATIENCE: usize = 6;
 const MAX_RESTARTS: usize = 300;
 
 /// The r largest singular triplets of a matrix.
@@ -69,27 +73,71 @@ pub(super) fn truncated_svd(
     let operator = Operator { cpu, weight, over_columns: weight.columns() <= weight.rows() };
     let d = operator.dimension();
     let block = (rank + OVERSAMPLING).min(d);
-    let blocks = (BASIS / block).clamp(3, 8);
     let stream = Stream::new(SEED, Purpose::Factors, stream);
     let start: Vec<f32> = (0..block * d).map(|i| (2.0 * stream.uniform(i as u64) - 1.0) as f32).collect();
-    let mut x = Vec::new(); // (b, d), orthonormal
-    extend_basis(&mut x, &start, d);
 
-    let mut best = f64::INFINITY;
-    let mut stalled = 0;
-    for restart in 0..MAX_RESTARTS {
-        let (y, ax) = operator.apply(&x)?;
-        let check = residual(&x, &ax, d, rank)?;
-        stalled = if check.relative < 0.7 * best { 0 } else { stalled + 1 };
-        best = best.min(check.relative);
-        if check.relative <= TOLERANCE || (stalled >= PATIENCE && check.absolute <= FLOOR) {
-            return Ok(operator.triplets(&x, &y, rank, check.relative));
+    let mut space = Krylov::new(d, start);
+    let mut progress = Progress { best: f64::INFINITY, stalled: 0 };
+    for restarts in 0.. {
+        if restarts == MAX_RESTARTS {
+            return Err(SvdFailure::NotConverged { residual: progress.best, restarts });
         }
-        if restart + 1 < MAX_RESTARTS {
-            x = improve(&operator, x, ax, blocks, block)?;
+        // Until the Ritz vectors converge, or the basis is full, or nothing gets better.
+        let (vectors, exhausted) = loop {
+            let mut exhausted = false;
+            for _ in 0..CHECK_BLOCKS {
+                exhausted = !space.grow(&operator)?;
+                if exhausted || space.size() + block > BLOCKS * block {
+                    break;
+                }
+            }
+            let vectors = space.ritz_vectors();
+            let (x, ax) = space.ritz(&vectors, rank);
+            let estimate = residual(&x, &ax, d, rank)?;
+            progress.look(estimate.relative);
+            let stuck = exhausted || progress.stalled >= PATIENCE;
+            if estimate.relative <= TOLERANCE || (stuck && (space.pure || exhausted)) {
+                // Rounding has its part in the estimate: the vectors themselves are asked.
+                let mut x = Vec::with_capacity(block * d);
+                extend_basis(&mut x, &space.ritz(&vectors, block).0, d);
+                let (y, ax) = operator.apply(&x)?;
+                let check = residual(&x, &ax, d, rank)?;
+                progress.look(check.relative);
+                if progress.ended(&check) {
+                    return Ok(operator.triplets(&x, &y, rank, check.relative));
+                }
+                space.pure = false;
+                break (vectors, exhausted);
+            }
+            if stuck || space.size() + block > BLOCKS * block {
+                break (vectors, exhausted);
+            }
+        };
+        space.restart(&operator, &vectors, KEPT_BLOCKS * block)?;
+        if !exhausted && progress.stalled >= PATIENCE {
+            progress.stalled = 0;
         }
     }
-    Err(SvdFailure::NotConverged { residual: best, restarts: MAX_RESTARTS })
+    unreachable!("counted above")
+}
+
+/// Whether it still gets better.
+struct Progress {
+    /// Smallest residual so far, in units of each σ.
+    best: f64,
+    /// Looks without a smaller one.
+    stalled: usize,
+}
+
+impl Progress {
+    fn look(&mut self, relative: f64) {
+        self.stalled = if relative < 0.7 * self.best { 0 } else { self.stalled + 1 };
+        self.best = self.best.min(relative);
+    }
+
+    fn ended(&self, residual: &Residual) -> bool {
+        residual.relative <= TOLERANCE || (self.stalled >= PATIENCE && residual.absolute <= FLOOR)
+    }
 }
 
 /// WᵀW where W has at most as many columns as rows, else WWᵀ.
@@ -189,55 +237,105 @@ fn residual(x: &[f32], ax: &[f32], d: usize, rank: usize) -> Result<Residual, Sv
     Ok(result)
 }
 
-/// One restart: the Krylov basis of x (b, d), and from it the best b vectors.
-fn improve(
-    operator: &Operator,
-    x: Vec<f32>,
-    ax: Vec<f32>,
-    blocks: usize,
-    block: usize,
-) -> Result<Vec<f32>, SvdFailure> {
-    let d = operator.dimension();
-    let mut basis = x; // (m, d), orthonormal
-    let mut image = ax; // (m, d): the operator applied to it
-    let mut newest = 0; // start of the newest block in the image
-    for _ in 1..blocks {
-        let start = basis.len();
-        extend_basis(&mut basis, &image[newest..], d);
-        if basis.len() == start {
-            break; // the space is exhausted
-        }
-        newest = start;
-        image.extend(operator.apply(&basis[start..])?.1);
-    }
-    let m = basis.len() / d;
-    let mut t = vec![0f64; m * m];
-    for i in 0..m {
-        for j in 0..=i {
-            // Symmetric but for rounding: the mean of both.
-            let entry = 0.5
-                * (dot(&basis[i * d..][..d], &image[j * d..][..d])
-                    + dot(&basis[j * d..][..d], &image[i * d..][..d]));
-            t[i * m + j] = entry;
-            t[j * m + i] = entry;
-        }
-    }
-    let vectors = eigenvectors(&mut t, m);
-    let mut best = Vec::with_capacity(block * d);
-    for vector in vectors.chunks_exact(m).take(block) {
-        let mut sum = vec![0f64; d];
-        for (&weight, row) in vector.iter().zip(basis.chunks_exact(d)) {
-            add_scaled(&mut sum, weight, row);
-        }
-        best.extend(sum.iter().map(|&x| x as f32));
-    }
-    let mut x = Vec::with_capacity(best.len());
-    extend_basis(&mut x, &best, d);
-    Ok(x)
+/// A basis that grows by what the operator makes of its newest block.
+struct Krylov {
+    d: usize,
+    /// (m, d), orthonormal.
+    basis: Vec<f32>,
+    /// (m, d): the operator applied to it.
+    image: Vec<f32>,
+    /// Basis · imageᵀ, row i of i + 1 entries: symmetric but for rounding, the mean of both halves.
+    projected: Vec<Vec<f64>>,
+    /// What comes next: (b, d), not yet orthogonal to the basis.
+    candidates: Vec<f32>,
+    /// Whether each row of the image is as exact as its own size allows. In a first basis all rows have a part of the largest
+    /// singular vector, and what is left of their images where these cancel has the rounding of large numbers.
+    pure: bool,
 }
 
-/// Appends to an orthonormal basis what is new in each candidate row: Gram and Schmidt in f64, twice. A candidate
-/// that is in the basis's span up to f32 rounding adds nothing.
+impl Krylov {
+    fn new(d: usize, candidates: Vec<f32>) -> Self {
+        Self { d, basis: Vec::new(), image: Vec::new(), projected: Vec::new(), candidates, pure: false }
+    }
+
+    /// m
+    fn size(&self) -> usize {
+        self.basis.len() / self.d
+    }
+
+    /// Takes the next block in. False if nothing of it is new: the basis spans all that the operator makes of it.
+    fn grow(&mut self, operator: &Operator) -> Result<bool, SvdFailure> {
+        let start = self.basis.len();
+        extend_basis(&mut self.basis, &self.candidates, self.d);
+        if self.basis.len() == start {
+            return Ok(false);
+        }
+        self.candidates = operator.apply(&self.basis[start..])?.1;
+        self.image.extend(&self.candidates);
+        self.project();
+        Ok(true)
+    }
+
+    /// Rows of the projection that are missing.
+    fn project(&mut self) {
+        let d = self.d;
+        for i in self.projected.len()..self.size() {
+            let (basis, image) = (&self.basis[i * d..][..d], &self.image[i * d..][..d]);
+            let entry = |j: usize| {
+                0.5 * (dot(basis, &self.image[j * d..][..d]) + dot(&self.basis[j * d..][..d], image))
+            };
+            self.projected.push((0..=i).map(entry).collect());
+        }
+    }
+
+    /// Coefficients of the Ritz vectors as rows (m, m), largest Ritz value first.
+    fn ritz_vectors(&self) -> Vec<f64> {
+        let m = self.size();
+        let mut t = vec![0f64; m * m];
+        for (i, row) in self.projected.iter().enumerate() {
+            for (j, &entry) in row.iter().enumerate() {
+                t[i * m + j] = entry;
+                t[j * m + i] = entry;
+            }
+        }
+        eigenvectors(&mut t, m)
+    }
+
+    /// The first Ritz vectors (c, d), and the operator applied to them.
+    fn ritz(&self, vectors: &[f64], count: usize) -> (Vec<f32>, Vec<f32>) {
+        let combined = |rows: &[f32]| -> Vec<f32> {
+            let mut out = Vec::with_capacity(count * self.d);
+            for vector in vectors.chunks_exact(self.size()).take(count) {
+                let mut sum = vec![0f64; self.d];
+                for (&weight, row) in vector.iter().zip(rows.chunks_exact(self.d)) {
+                    add_scaled(&mut sum, weight, row);
+                }
+                out.extend(sum.iter().map(|&x| x as f32));
+            }
+            out
+        };
+        (combined(&self.basis), combined(&self.image))
+    }
+
+    /// Keeps so many Ritz vectors alone. What comes next is made orthogonal to the old basis first: all their residuals lie
+    /// in it, so that the kept vectors and it span a Krylov space again. Their images are applied anew once, then combined.
+    fn restart(&mut self, operator: &Operator, vectors: &[f64], count: usize) -> Result<(), SvdFailure> {
+        let start = self.basis.len();
+        extend_basis(&mut self.basis, &self.candidates, self.d);
+        self.candidates = self.basis.split_off(start);
+        (self.basis, self.image) = self.ritz(vectors, count);
+        if !self.pure {
+            self.image = operator.apply(&self.basis)?.1;
+            self.pure = true;
+        }
+        self.projected.clear();
+        self.project();
+        Ok(())
+    }
+}
+
+/// Appends to an orthonormal basis what is new in each candidate row: Gram and Schmidt in f64, twice, as what one pass leaves
+/// grows from block to block. A candidate that is in the basis's span up to f32 rounding adds nothing.
 fn extend_basis(basis: &mut Vec<f32>, candidates: &[f32], d: usize) {
     for candidate in candidates.chunks_exact(d) {
         let mut row: Vec<f64> = candidate.iter().map(|&x| f64::from(x)).collect();
@@ -281,6 +379,10 @@ fn partial_sums<T: Copy>(x: &[f32], y: &[T], wide: impl Fn(T) -> f64) -> f64 {
     sums.iter().sum()
 }
 
+fn dot_wide(x: &[f64], y: &[f64]) -> f64 {
+    x.iter().zip(y).map(|(x, y)| x * y).sum()
+}
+
 fn add_scaled(out: &mut [f64], factor: f64, x: &[f32]) {
     for (out, &x) in out.iter_mut().zip(x) {
         *out += factor * f64::from(x);
@@ -291,54 +393,96 @@ fn norm(x: &[f64]) -> f64 {
     x.iter().map(|x| x * x).sum::<f64>().sqrt()
 }
 
-/// Eigenvectors of a symmetric t (m, m) as rows, largest eigenvalue first: cyclic Jacobi rotations. t is used up.
+/// Eigenvectors of a symmetric t (m, m) as rows, largest eigenvalue first. t is used up.
 fn eigenvectors(t: &mut [f64], m: usize) -> Vec<f64> {
-    let mut vectors = vec![0f64; m * m];
-    for i in 0..m {
-        vectors[i * m + i] = 1.0;
-    }
-    let size = norm(t);
-    for _sweep in 0..30 {
-        let mut rotated = false;
-        for p in 0..m {
-            for q in p + 1..m {
-                if t[p * m + q].abs() > 1e-16 * size {
-                    rotate(t, &mut vectors, m, p, q);
-                    rotated = true;
-                }
-            }
-        }
-        if !rotated {
-            break;
-        }
-    }
+    let mut vectors = tridiagonalize(t, m);
+    let mut diagonal: Vec<f64> = (0..m).map(|i| t[i * m + i]).collect();
+    let mut beside: Vec<f64> = (1..m).map(|i| t[i * m + i - 1]).collect();
+    diagonalize(&mut diagonal, &mut beside, &mut vectors);
     let mut order: Vec<usize> = (0..m).collect();
-    order.sort_by(|&i, &j| t[j * m + j].total_cmp(&t[i * m + i]).then(i.cmp(&j)));
+    order.sort_by(|&i, &j| diagonal[j].total_cmp(&diagonal[i]).then(i.cmp(&j)));
     order.iter().flat_map(|&i| vectors[i * m..][..m].to_vec()).collect()
 }
 
-/// Makes t[p][q] zero by a rotation of rows and columns p and q.
-fn rotate(t: &mut [f64], vectors: &mut [f64], m: usize, p: usize, q: usize) {
-    let (app, aqq, apq) = (t[p * m + p], t[q * m + q], t[p * m + q]);
-    let theta = (aqq - app) / (2.0 * apq);
-    let tangent = theta.signum() / (theta.abs() + (theta * theta + 1.0).sqrt());
-    let cosine = 1.0 / (tangent * tangent + 1.0).sqrt();
-    let sine = tangent * cosine;
-    rotate_rows(t, m, p, q, cosine, sine);
-    rotate_rows(vectors, m, p, q, cosine, sine);
-    for row in t.chunks_exact_mut(m) {
-        let (x, y) = (row[p], row[q]);
-        row[p] = cosine * x - sine * y;
-        row[q] = sine * x + cosine * y;
+/// Householder reflections that leave t with a diagonal and its neighbours; returns Z (m, m) with Z t Zᵀ the new t.
+fn tridiagonalize(t: &mut [f64], m: usize) -> Vec<f64> {
+    let mut z = vec![0f64; m * m];
+    (0..m).for_each(|i| z[i * m + i] = 1.0);
+    for k in 0..m.saturating_sub(2) {
+        // v mirrors what is below the diagonal of column k, x, onto its first component; zero above.
+        let mut v: Vec<f64> = (0..m).map(|i| if i > k { t[i * m + k] } else { 0.0 }).collect();
+        let length = norm(&v);
+        v[k + 1] += if v[k + 1] < 0.0 { -length } else { length };
+        let half_square = v.iter().map(|v| v * v).sum::<f64>() / 2.0;
+        if half_square == 0.0 {
+            continue;
+        }
+        // t − v wᵀ − w vᵀ with p = t v / (vᵀv / 2) and w = p − v (vᵀp) / vᵀv.
+        let mut w: Vec<f64> = t.chunks_exact(m).map(|row| dot_wide(row, &v) / half_square).collect();
+        let share = dot_wide(&v, &w) / (2.0 * half_square);
+        w.iter_mut().zip(&v).for_each(|(w, v)| *w -= share * v);
+        for (i, row) in t.chunks_exact_mut(m).enumerate() {
+            let (vi, wi) = (v[i], w[i]);
+            row.iter_mut().zip(v.iter().zip(&w)).for_each(|(t, (v, w))| *t -= vi * w + wi * v);
+        }
+        // z − v (vᵀz) / (vᵀv / 2)
+        let mut along = vec![0f64; m];
+        for (vi, row) in v.iter().zip(z.chunks_exact(m)) {
+            along.iter_mut().zip(row).for_each(|(sum, z)| *sum += vi / half_square * z);
+        }
+        for (vi, row) in v.iter().zip(z.chunks_exact_mut(m)) {
+            row.iter_mut().zip(&along).for_each(|(z, along)| *z -= vi * along);
+        }
     }
-    t[p * m + q] = 0.0;
-    t[q * m + p] = 0.0;
+    z
 }
 
-fn rotate_rows(matrix: &mut [f64], m: usize, p: usize, q: usize, cosine: f64, sine: f64) {
-    let (head, tail) = matrix.split_at_mut(q * m);
-    for (x, y) in head[p * m..][..m].iter_mut().zip(&mut tail[..m]) {
-        (*x, *y) = (cosine * *x - sine * *y, sine * *x + cosine * *y);
+/// QR steps with Wilkinson's shift on a tridiagonal matrix, until it is diagonal; z's rows turn with it (Golub and Van Loan
+/// 2013, algorithm 8.3.3).
+fn diagonalize(diagonal: &mut [f64], beside: &mut [f64], z: &mut [f64]) {
+    let m = diagonal.len();
+    let small = |d: &[f64], e: &[f64], i: usize| e[i].abs() <= f64::EPSILON * (d[i].abs() + d[i + 1].abs());
+    let mut end = m;
+    // Two or three steps an eigenvalue are usual; what is not finite never ends.
+    for _ in 0..30 * m {
+        while end > 1 && small(diagonal, beside, end - 2) {
+            end -= 1;
+        }
+        if end <= 1 {
+            return;
+        }
+        let mut start = end - 1;
+        while start > 0 && !small(diagonal, beside, start - 1) {
+            start -= 1;
+        }
+        let (last, e) = (diagonal[end - 1], beside[end - 2]);
+        let half = (diagonal[end - 2] - last) / 2.0;
+        let shift = last - e * e / (half + half.hypot(e).copysign(half));
+        let (mut x, mut y) = (diagonal[start] - shift, beside[start]);
+        for k in start..end - 1 {
+            let length = x.hypot(y);
+            let (c, s) = if length == 0.0 { (1.0, 0.0) } else { (x / length, y / length) };
+            if k > start {
+                beside[k - 1] = length;
+            }
+            let (a, b, f) = (diagonal[k], beside[k], diagonal[k + 1]);
+            diagonal[k] = c * c * a + 2.0 * c * s * b + s * s * f;
+            diagonal[k + 1] = s * s * a - 2.0 * c * s * b + c * c * f;
+            beside[k] = c * s * (f - a) + (c * c - s * s) * b;
+            if k + 2 < end {
+                (x, y) = (beside[k], s * beside[k + 1]);
+                beside[k + 1] *= c;
+            }
+            rotate_rows(z, m, k, (c, s));
+        }
+    }
+}
+
+/// Rows i and i + 1 of a matrix (·, m): (c x + s y, c y − s x).
+fn rotate_rows(matrix: &mut [f64], m: usize, i: usize, (c, s): (f64, f64)) {
+    let (x, y) = matrix[i * m..][..2 * m].split_at_mut(m);
+    for (x, y) in x.iter_mut().zip(y) {
+        (*x, *y) = (c * *x + s * *y, c * *y - s * *x);
     }
 }
 
