@@ -23,6 +23,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 SCRATCH = ROOT / "target" / "peers"
 PEERS = ("transformers", "llama", "trl")
+LITTLE = "1.5"  # GiB that a step may use where it has little memory
 PRECISION = """
 import time, torch
 torch.set_num_threads(THREADS)
@@ -78,8 +79,12 @@ def compared(ours: dict, peer: dict) -> dict:
             mine, theirs = ours["setup"]["seconds"], row["seconds"]
             found["setup, s", None, name] = (mine, theirs, theirs / mine)
         if row["what"] == "grpo_step":
-            mine, theirs = ours["step_peak_rss_bytes"] / 2**30, peer["peak_rss_bytes"] / 2**30
-            found["step, GiB", row["batch"], name] = (mine, theirs, theirs / mine)
+            for memory, step in ours["steps"].items():
+                mine, theirs = step["peak_rss_bytes"] / 2**30, peer["peak_rss_bytes"] / 2**30
+                found[f"step, GiB{memory}", row["batch"], name] = (mine, theirs, theirs / mine)
+                mine, theirs = step["rows"][-1]["tokens_per_second"], row["tokens_per_second"]
+                found[f"step{memory}", row["batch"], name] = (mine, theirs, mine / theirs)
+            continue
         for own in ours["rows"]:
             if (own["what"], own["batch"]) == (row["what"], row.get("batch")):
                 mine, theirs = own["tokens_per_second"], row["tokens_per_second"]
@@ -128,9 +133,10 @@ def main() -> None:
     rounds = []
     for number in range(1, arguments.rounds + 1):
         print(f"round {number}: tinylora …", file=sys.stderr, flush=True)
-        ours = bench("--decode", "1,8,64", "--sequences", "8", "--repeats", "1", "--setup")
-        # The memory of a step, with as little else as can be.
-        ours["step_peak_rss_bytes"] = bench("--decode", "1", "--sequences", "1", "--repeats", "1")["peak_rss_bytes"]
+        ours = bench("--decode", "1,8,64", "--sequences", "8", "--repeats", "1", "--setup", "--no-step")
+        # A step with as little else as can be: with as much memory as it wants, and with little.
+        alone = ["--decode", "1", "--sequences", "1", "--repeats", "1"]
+        ours["steps"] = {"": bench(*alone), f" of {LITTLE}": bench(*alone, "--memory", LITTLE)}
         peers = []
         for name in arguments.only or PEERS:
             print(f"round {number}: {name} …", file=sys.stderr, flush=True)
@@ -151,7 +157,7 @@ def main() -> None:
     for row in results["ratios"]:
         low, high = row["range"]
         print(
-            f'{row["what"]:10} {row["batch"] or "":4}  {row["peer"]:18} {row["theirs"]:9.4g}   tinylora {row["tinylora"]:9.4g}'
+            f'{row["what"]:16} {row["batch"] or "":4}  {row["peer"]:18} {row["theirs"]:9.4g}   tinylora {row["tinylora"]:9.4g}'
             f'   {row["ratio"]:6.2f} times ({low:.2f}–{high:.2f})'
         )
     print(out)

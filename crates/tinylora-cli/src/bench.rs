@@ -50,6 +50,10 @@ pub struct BenchArgs {
     /// Leave out the GRPO step
     #[arg(long)]
     pub no_step: bool,
+    /// GiB that the step may use, as model.memory does it in a recipe: with less of it, training computes again what sampling had
+    /// computed [default: three quarters of the memory]
+    #[arg(long, value_name = "GIB")]
+    pub memory: Option<f64>,
     /// Measure the products of its linear layers by themselves too
     #[arg(long)]
     pub products: bool,
@@ -119,6 +123,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         decode: args.decode.clone(),
         sequences: args.sequences.clone(),
         step: !args.no_step,
+        memory: args.memory.map_or(0, |gib| (gib * (1u64 << 30) as f64) as u64),
     };
     if !args.json {
         println!("{}", style.paint(Tone::Faint, TITLE));

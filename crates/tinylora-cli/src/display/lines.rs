@@ -56,8 +56,12 @@ pub fn plain(event: &Event<'_>, view: &View, news: &News) -> Option<String> {
 /// What a run will take of the machine's memory.
 pub fn memory(plan: &MemoryPlan) -> String {
     let optimizer = if plan.optimizer_on_gpu { ", with the optimizer's state" } else { "" };
+    let recorded = match plan.recorded {
+        0 => String::new(),
+        bytes => format!(" ({} of them from sampling)", format::bytes(bytes)),
+    };
     format!(
-        "memory: weights {}, trained {}{optimizer}, KV cache {}, activations {}; the limit is {}",
+        "memory: weights {}, trained {}{optimizer}, KV cache {}, activations {}{recorded}; the limit is {}",
         format::bytes(plan.weights),
         format::bytes(plan.trained),
         format::bytes(plan.kv_cache),

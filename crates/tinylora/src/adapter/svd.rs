@@ -76,49 +76,80 @@ pub(super) fn truncated_svd(
     let stream = Stream::new(SEED, Purpose::Factors, stream);
     let start: Vec<f32> = (0..block * d).map(|i| (2.0 * stream.uniform(i as u64) - 1.0) as f32).collect();
 
-    let mut space = Krylov::new(d, start);
-    let mut progress = Progress { best: f64::INFINITY, stalled: 0 };
-    for restarts in 0.. {
-        if restarts == MAX_RESTARTS {
-            return Err(SvdFailure::NotConverged { residual: progress.best, restarts });
-        }
-        // Until the Ritz vectors converge, or the basis is full, or nothing gets better.
-        let (vectors, exhausted) = loop {
-            let mut exhausted = false;
-            for _ in 0..CHECK_BLOCKS {
-                exhausted = !space.grow(&operator)?;
-                if exhausted || space.size() + block > BLOCKS * block {
-                    break;
-                }
-            }
-            let vectors = space.ritz_vectors();
-            let (x, ax) = space.ritz(&vectors, rank);
-            let estimate = residual(&x, &ax, d, rank)?;
-            progress.look(estimate.relative);
-            let stuck = exhausted || progress.stalled >= PATIENCE;
-            if estimate.relative <= TOLERANCE || (stuck && (space.pure || exhausted)) {
-                // Rounding has its part in the estimate: the vectors themselves are asked.
-                let mut x = Vec::with_capacity(block * d);
-                extend_basis(&mut x, &space.ritz(&vectors, block).0, d);
-                let (y, ax) = operator.apply(&x)?;
-                let check = residual(&x, &ax, d, rank)?;
-                progress.look(check.relative);
-                if progress.ended(&check) {
-                    return Ok(operator.triplets(&x, &y, rank, check.relative));
-                }
-                space.pure = false;
-                break (vectors, exhausted);
-            }
-            if stuck || space.size() + block > BLOCKS * block {
-                break (vectors, exhausted);
-            }
-        };
-        space.restart(&operator, &vectors, KEPT_BLOCKS * block)?;
-        if !exhausted && progress.stalled >= PATIENCE {
-            progress.stalled = 0;
+    let space = Krylov::new(d, start);
+    let progress = Progress { best: f64::INFINITY, stalled: 0 };
+    let mut search = Search { operator, rank, block, space, progress };
+    for _ in 0..MAX_RESTARTS {
+        if let Some(found) = search.until_restart()? {
+            return Ok(found);
         }
     }
-    unreachable!("counted above")
+    Err(SvdFailure::NotConverged { residual: search.progress.best, restarts: MAX_RESTARTS })
+}
+
+/// The iteration's state.
+struct Search<'a> {
+    operator: Operator<'a>,
+    rank: usize,
+    block: usize,
+    space: Krylov,
+    progress: Progress,
+}
+
+impl Search<'_> {
+    /// Grows the basis until the Ritz vectors converge, or it is full, or nothing gets better; then restarts it.
+    fn until_restart(&mut self) -> Result<Option<TruncatedSvd>, SvdFailure> {
+        loop {
+            let exhausted = self.grow()?;
+            let vectors = self.space.ritz_vectors();
+            let (x, ax) = self.space.ritz(&vectors, self.rank);
+            let estimate = residual(&x, &ax, self.space.d, self.rank)?;
+            self.progress.look(estimate.relative);
+            let stuck = exhausted || self.progress.stalled >= PATIENCE;
+            if estimate.relative <= TOLERANCE || (stuck && (self.space.pure || exhausted)) {
+                if let Some(found) = self.verified(&vectors)? {
+                    return Ok(Some(found));
+                }
+                self.space.pure = false;
+            } else if !stuck && !self.full() {
+                continue;
+            }
+            self.space.restart(&self.operator, &vectors, KEPT_BLOCKS * self.block)?;
+            // What can't grow any more is asked until it is out of patience.
+            if stuck && !exhausted {
+                self.progress.stalled = 0;
+            }
+            return Ok(None);
+        }
+    }
+
+    /// So many blocks more, as far as there is room. True if there is nothing more to find.
+    fn grow(&mut self) -> Result<bool, SvdFailure> {
+        for _ in 0..CHECK_BLOCKS {
+            if !self.space.grow(&self.operator)? {
+                return Ok(true);
+            }
+            if self.full() {
+                break;
+            }
+        }
+        Ok(false)
+    }
+
+    fn full(&self) -> bool {
+        self.space.size() + self.block > BLOCKS * self.block
+    }
+
+    /// The first Ritz vectors, if they have converged: rounding has its part in what the images say, so they are asked themselves.
+    fn verified(&mut self, vectors: &[f64]) -> Result<Option<TruncatedSvd>, SvdFailure> {
+        let d = self.space.d;
+        let mut x = Vec::with_capacity(self.block * d);
+        extend_basis(&mut x, &self.space.ritz(vectors, self.block).0, d);
+        let (y, ax) = self.operator.apply(&x)?;
+        let check = residual(&x, &ax, d, self.rank)?;
+        self.progress.look(check.relative);
+        Ok(self.progress.ended(&check).then(|| self.operator.triplets(&x, &y, self.rank, check.relative)))
+    }
 }
 
 /// Whether it still gets better.

@@ -34,11 +34,13 @@ pub struct BenchOptions {
     pub sequences: Vec<usize>,
     /// The whole GRPO step of the quick start's size: 12 prompts of 60 tokens, 8 samples of 24 tokens each.
     pub step: bool,
+    /// Bytes that a run may use; 0: as much as a run uses by itself.
+    pub memory: u64,
 }
 
 impl Default for BenchOptions {
     fn default() -> Self {
-        Self { repeats: 5, decode: vec![1, 8, 32, 64, 128], sequences: vec![8, 32], step: true }
+        Self { repeats: 5, decode: vec![1, 8, 32, 64, 128], sequences: vec![8, 32], step: true, memory: 0 }
     }
 }
 
@@ -144,7 +146,7 @@ pub fn bench(
     options: &BenchOptions,
     done: &mut dyn FnMut(&BenchRow),
 ) -> Result<BenchReport, BenchError> {
-    let mut bench = Bench::new(cpu, model)?;
+    let mut bench = Bench::new(cpu, model, options.memory)?;
     let mut rows = Vec::new();
     let empty = Cell::new(0.0);
     let spent = Spent::new(cpu);
@@ -206,13 +208,15 @@ pub fn bench(
     if options.step {
         let (prompts, samples, prompt, new) = STEP;
         let batch = prompts * samples;
+        let recorded = bench.recorded_rows(prompts, samples, prompt, new) > 0;
+        let train = Cost::train(model, prompts, prompt, new, samples);
         let cost = Cost::prefill(model, prompts, prompt)
             + Cost::decode(cpu, model, batch, prompt, new)
-            + Cost::train(model, prompts, prompt, new, samples);
+            + if recorded { train.without_forward(model, prompts, prompt, new, samples) } else { train };
         measure("grpo_step", (batch, prompt, new), batch * new, cost, &mut || {
-            let rollout = bench.generate(prompts, samples, prompt, new)?;
+            let seconds = bench.step(prompts, samples, prompt, new)?;
             empty.set(bench.take_empty_slots());
-            Ok(spent.more(rollout + bench.train(prompts, samples, prompt, new)?))
+            Ok(spent.more(seconds))
         })?;
     }
     Ok(BenchReport {

@@ -4,10 +4,10 @@ use super::{BenchError, timed};
 use crate::gradient::{
     GradientWorkspace, TokenGradient, TrainingCompletion, TrainingGroup, accumulate, micro_batches,
 };
-use crate::inference::{Engine, GenerateOptions, Request, Sampling, Stop};
+use crate::inference::{Completion, Engine, EngineError, GenerateOptions, Request, Sampling, Stop};
 use crate::model::{
-    Adapters, Gradients, KvCache, MemorySizes, Model, ModuleFactors, ModuleKind, Policy, R, SideFactors,
-    kv_precision,
+    Adapters, Gradients, KvCache, MemorySizes, Model, ModuleFactors, ModuleKind, Policy, R, Recording,
+    SideFactors, kv_precision,
 };
 use crate::random::{Purpose, Stream};
 use std::sync::atomic::AtomicBool;
@@ -76,6 +76,22 @@ impl Cost {
         let flops = tokens * (4.0 * linear + 3.5 * attention(model, context)) + completions * 4.0 * head;
         Self { flops, bytes: 2.0 * model.bytes() as f64 }
     }
+
+    /// The same where the forward pass of the layers is taken over from sampling.
+    pub(super) fn without_forward(
+        self,
+        model: &Model,
+        prompts: usize,
+        prompt: usize,
+        new: usize,
+        samples: usize,
+    ) -> Self {
+        let (linear, _) = matrices(model);
+        let tokens = (prompts * (samples * new + prompt)) as f64;
+        let context = prompt as f64 + new as f64 / 2.0;
+        let forward = tokens * (2.0 * linear + attention(model, context));
+        Self { flops: self.flops - forward, bytes: self.bytes - model.bytes() as f64 }
+    }
 }
 
 /// A model with a random adapter, an engine, and the buffers of training.
@@ -85,8 +101,12 @@ pub(super) struct Bench<'a> {
     factors: SideFactors,
     r: [R; 1],
     workspace: GradientWorkspace,
+    /// Bytes that a run may use.
+    memory: u64,
     /// The engine, and its number of KV blocks.
     engine: Option<(Engine<'a>, usize)>,
+    /// What a step keeps of sampling.
+    recording: Option<Recording>,
     /// Counts calls, so that no two have the same tokens.
     calls: u64,
 }
@@ -101,7 +121,8 @@ impl Stop for Never {
 }
 
 impl<'a> Bench<'a> {
-    pub(super) fn new(cpu: &'a Cpu, model: &'a Model) -> Result<Self, BenchError> {
+    /// `memory` in bytes; 0: as much as a run uses by itself.
+    pub(super) fn new(cpu: &'a Cpu, model: &'a Model, memory: u64) -> Result<Self, BenchError> {
         let stream = Stream::new(0, Purpose::Sampling, u64::MAX);
         let small = |count: usize, scale: f64| -> Vec<f32> {
             (0..count).map(|i| ((stream.uniform(i as u64) - 0.5) * scale) as f32).collect()
@@ -119,7 +140,9 @@ impl<'a> Bench<'a> {
             factors: SideFactors::beside(cpu, model, RANK, &modules)?,
             r: [R::Matrices(small(modules.len() * RANK * RANK, 1e-2))],
             workspace: GradientWorkspace::default(),
+            memory,
             engine: None,
+            recording: None,
             calls: 0,
         })
     }
@@ -131,6 +154,67 @@ impl<'a> Bench<'a> {
         (0..count).map(|i| stream.below(i as u64, vocabulary) as u32).collect()
     }
 
+    /// What a run would have here.
+    fn sizes(&self) -> MemorySizes {
+        let sizes = MemorySizes::of(self.cpu, &self.model.config, self.model.precision());
+        if self.memory > 0 { MemorySizes { limit: self.memory, ..sizes } } else { sizes }
+    }
+
+    /// KV blocks of so many sequences.
+    fn blocks(prompts: usize, samples: usize, prompt: usize, new: usize) -> usize {
+        prompts * (prompt.div_ceil(BLOCK_TOKENS) + samples * (new.div_ceil(BLOCK_TOKENS) + 1))
+    }
+
+    /// Rows of a training batch.
+    fn micro_batch(&self, one_sequence: usize) -> usize {
+        let sizes = self.sizes();
+        // As a run has it that has enough memory.
+        let rows = sizes.micro_batch_rows(self.model.bytes() as u64, one_sequence);
+        rows.min(sizes.micro_batch_tokens.max(one_sequence))
+    }
+
+    /// Rows of sampling that a step keeps for training: all, if there is room, as in a run.
+    pub(super) fn recorded_rows(&self, prompts: usize, samples: usize, prompt: usize, new: usize) -> usize {
+        let sizes = self.sizes();
+        let kv = Self::blocks(prompts, samples, prompt, new) as u64 * sizes.block;
+        let kept = self.micro_batch(prompt + new) as u64 * sizes.per_token;
+        let rows = prompts * (prompt + samples * new);
+        let left = sizes.limit.saturating_sub(self.model.bytes() as u64 + sizes.fixed + kv + kept);
+        if sizes.recorded_row > 0 && rows as u64 * sizes.recorded_row <= left { rows } else { 0 }
+    }
+
+    /// Seconds of a GRPO step: completions, and the gradient of a loss over them.
+    pub(super) fn step(
+        &mut self,
+        prompts: usize,
+        samples: usize,
+        prompt: usize,
+        new: usize,
+    ) -> Result<f64, BenchError> {
+        let rows = self.recorded_rows(prompts, samples, prompt, new);
+        let recording = (rows > 0).then(|| {
+            let mut recording = self.recording.take().unwrap_or_default();
+            recording.begin(rows);
+            recording
+        });
+        let requests = self.requests(prompts, samples, prompt, new);
+        let (rollout, completions) = self.complete(&requests, recording)?;
+        let completion = |completion: Completion| TrainingCompletion {
+            tokens: completion.tokens.into_iter().map(|token| token.token).collect(),
+            ..Default::default()
+        };
+        let groups = requests.into_iter().zip(completions).map(|(request, completions)| TrainingGroup {
+            prompt: request.prompt,
+            completions: completions.into_iter().map(completion).collect(),
+        });
+        let groups: Vec<TrainingGroup> = groups.collect();
+        let (engine, _) = self.engine.as_mut().expect("it has sampled");
+        self.workspace.recording = engine.take_recording();
+        let seconds = rollout + self.gradient(&groups, prompt + new)?;
+        self.recording = self.workspace.recording.take();
+        Ok(seconds)
+    }
+
     /// Seconds for `samples` completions of `new` tokens of each of `prompts` prompts.
     pub(super) fn generate(
         &mut self,
@@ -139,7 +223,12 @@ impl<'a> Bench<'a> {
         prompt: usize,
         new: usize,
     ) -> Result<f64, BenchError> {
-        let requests: Vec<Request> = (0..prompts)
+        let requests = self.requests(prompts, samples, prompt, new);
+        Ok(self.complete(&requests, None)?.0)
+    }
+
+    fn requests(&mut self, prompts: usize, samples: usize, prompt: usize, new: usize) -> Vec<Request> {
+        (0..prompts)
             .map(|index| Request {
                 prompt: self.tokens(prompt),
                 samples,
@@ -149,18 +238,35 @@ impl<'a> Bench<'a> {
                 max_tokens: new,
                 sampling: Sampling { temperature: 1.0, top_p: 1.0, top_k: 0 },
             })
-            .collect();
-        let blocks = prompts * (prompt.div_ceil(BLOCK_TOKENS) + samples * (new.div_ceil(BLOCK_TOKENS) + 1));
+            .collect()
+    }
+
+    /// Seconds for all completions, and those; `recording` takes what is computed.
+    fn complete(
+        &mut self,
+        requests: &[Request],
+        recording: Option<Recording>,
+    ) -> Result<(f64, Vec<Vec<Completion>>), BenchError> {
+        let sequences = requests.iter().map(|request| request.samples).sum();
+        let blocks = requests.iter().map(|r| Self::blocks(1, r.samples, r.prompt.len(), r.max_tokens)).sum();
         if self.engine.as_ref().is_none_or(|(_, has)| *has < blocks) {
             self.engine = None;
             self.engine = Some((Engine::new(self.cpu, self.model, blocks), blocks));
         }
         let (engine, _) = self.engine.as_mut().expect("made above");
         let interrupt = AtomicBool::new(false);
-        let options = GenerateOptions { max_batch: prompts * samples, stop: &Never, interrupt: &interrupt };
+        let options = GenerateOptions { max_batch: sequences, stop: &Never, interrupt: &interrupt };
+        if let Some(recording) = recording {
+            engine.record(recording);
+        }
         let adapters = Adapters { factors: Some(&self.factors), r: &self.r };
         let policy = Policy::new(self.model, adapters);
-        Ok(timed(|| engine.generate(policy, &requests, &options, &mut |_| {}))?)
+        let mut completions = Vec::new();
+        let seconds = timed(|| {
+            completions = engine.generate(policy, requests, &options, &mut |_| {})?;
+            Ok::<(), EngineError>(())
+        })?;
+        Ok((seconds, completions))
     }
 
     /// Share of the batch's slots that were empty at the end of what was generated since this was asked last.
@@ -184,12 +290,14 @@ impl<'a> Bench<'a> {
                     .collect(),
             })
             .collect();
+        self.gradient(&groups, prompt + new)
+    }
+
+    /// Seconds for the gradient of a loss over all completions.
+    fn gradient(&mut self, groups: &[TrainingGroup], one_sequence: usize) -> Result<f64, BenchError> {
+        let rows = self.micro_batch(one_sequence);
         let adapters = Adapters { factors: Some(&self.factors), r: &self.r };
         let policy = Policy::new(self.model, adapters);
-        let sizes = MemorySizes::of(self.cpu, &self.model.config, self.model.precision());
-        // As a run has it that has enough memory.
-        let rows = sizes.micro_batch_rows(self.model.bytes() as u64, prompt + new);
-        let rows = rows.min(sizes.micro_batch_tokens.max(prompt + new));
         let numbers = self.factors.modules() * self.factors.rank() * self.factors.rank();
         let mut sums = Gradients::R(vec![vec![0.0; numbers]]);
         let mut loss = |token: crate::gradient::TokenView| TokenGradient {
@@ -197,7 +305,7 @@ impl<'a> Bench<'a> {
             slope: -1.0,
         };
         Ok(timed(|| {
-            for batch in micro_batches(&groups, rows) {
+            for batch in micro_batches(groups, rows) {
                 accumulate(self.cpu, policy, &batch, 1.0, &mut loss, &mut self.workspace, &mut sums)?;
             }
             Ok::<(), crate::gradient::GradientError>(())

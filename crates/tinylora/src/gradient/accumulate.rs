@@ -5,8 +5,8 @@
 use super::pack::{Packed, Target, TrainingCompletion, TrainingGroup, pack};
 use crate::inference::support_normalizer;
 use crate::model::{
-    DeviceError, Directions, GpuWeightSums, Gradients, HEAD, Hidden, KeptActivations, KvCache, Model, Policy,
-    WeightSums, backward, forward,
+    DeviceError, Directions, GpuWeightSums, Gradients, HEAD, Hidden, Keep, KeptActivations, KvCache, Model,
+    Policy, Recording, WeightSums, backward, forward,
 };
 use tinylora_compute::head::{
     Distribution, HeadStatistics, head_directions, head_directions_and_entropies, head_statistics, logits_at,
@@ -96,6 +96,9 @@ pub struct GradientWorkspace {
     pub(super) kept: KeptActivations,
     /// Of further devices that the model lies on.
     pub(super) others: Vec<GradientWorkspace>,
+    /// What sampling computed with the policy of the passes that come: batches of rows that are all in it have no forward pass of
+    /// their own. Whoever changes the policy takes it out.
+    pub recording: Option<Recording>,
 }
 
 impl GradientWorkspace {
@@ -155,8 +158,14 @@ pub fn accumulate_completions(
     let (packed, model) = (pack(groups), policy.model);
     workspace.make_room(cpu, model, packed.blocks);
     let outputs: Vec<u32> = packed.targets.iter().map(|target| target.row).collect();
-    let GradientWorkspace { cache, kept, .. } = workspace;
-    let hidden = forward(cpu, policy, &packed.batch, &outputs, cache, kept, true)?;
+    let GradientWorkspace { cache, kept, recording, .. } = workspace;
+    let recorded = recording
+        .as_ref()
+        .and_then(|recording| Some((recording, recording.find(&packed.batch, &packed.before)?)));
+    let hidden = match &recorded {
+        Some((recording, rows)) => recording.recall(cpu, model, (&packed.batch, rows), &outputs, cache, kept),
+        None => forward(cpu, policy, &packed.batch, &outputs, cache, kept, Keep::Everything)?,
+    };
     let mut head = HeadPass::new(cpu, model, groups, &packed, &hidden, inverse_temperature, entropies)?;
     check_finite(&packed.targets, &head.logprobs)?;
     let total = head.apply(groups, &packed.targets, loss)?;
@@ -189,7 +198,7 @@ pub fn completion_logprobs(
     workspace.make_room(cpu, model, packed.blocks);
     let outputs: Vec<u32> = packed.targets.iter().map(|target| target.row).collect();
     let GradientWorkspace { cache, kept, .. } = workspace;
-    let hidden = forward(cpu, policy, &packed.batch, &outputs, cache, kept, false)?;
+    let hidden = forward(cpu, policy, &packed.batch, &outputs, cache, kept, Keep::Nothing)?;
     let tokens = target_tokens(groups, &packed.targets);
     let mut logprobs: Vec<f32> = match hidden.host() {
         Some(hidden) => {

@@ -1,7 +1,7 @@
 //! Groups enter, packed batches leave: prompts once, each completion after its prompt, all in one list.
 
 use crate::inference::{prefix::PrefixTree, spans_of};
-use crate::model::Batch;
+use crate::model::{Batch, NO_ROW};
 use tinylora_compute::attention::{BLOCK_TOKENS, Group, Member};
 
 /// A prompt and its completions.
@@ -52,11 +52,14 @@ pub(super) struct Target {
 }
 
 /// A batch to train on.
+#[derive(Default)]
 pub(super) struct Packed {
     pub batch: Batch,
     pub targets: Vec<Target>,
     /// KV blocks that the batch uses, from 0 on.
     pub blocks: usize,
+    /// The row before each in its sequence, or [`NO_ROW`].
+    pub before: Vec<u32>,
 }
 
 /// Rows that the groups take when packed together.
@@ -102,11 +105,13 @@ pub fn micro_batches(groups: &[TrainingGroup], most: usize) -> Vec<Vec<TrainingG
 pub(super) fn pack(groups: &[TrainingGroup]) -> Packed {
     let prompts: Vec<&[u32]> = groups.iter().map(|group| &group.prompt[..]).collect();
     let tree = PrefixTree::new(&prompts);
-    let mut packed = Packed { batch: Batch::default(), targets: Vec::new(), blocks: 0 };
+    let mut packed = Packed::default();
     let mut node_rows: Vec<Vec<u32>> = Vec::with_capacity(tree.nodes.len());
     let mut node_blocks: Vec<Vec<u32>> = Vec::with_capacity(tree.nodes.len());
     for node in &tree.nodes {
-        let (rows, blocks) = packed.append(&node.tokens, node.start);
+        let before =
+            node.parent.map_or(NO_ROW, |parent| *node_rows[parent].last().expect("nodes have tokens"));
+        let (rows, blocks) = packed.append(&node.tokens, node.start, before);
         let shared: Vec<usize> = node.parent.map_or(Vec::new(), |parent| tree.path(parent));
         packed.attend(&shared, &tree, &node_rows, &node_blocks, vec![member(&rows, &blocks)]);
         node_rows.push(rows);
@@ -119,7 +124,7 @@ pub(super) fn pack(groups: &[TrainingGroup]) -> Packed {
         for (completion, sample) in group.completions.iter().enumerate() {
             // The last token predicts nothing that was sampled.
             let inputs = &sample.tokens[..sample.tokens.len() - 1];
-            let (rows, blocks) = packed.append(inputs, group.prompt.len());
+            let (rows, blocks) = packed.append(inputs, group.prompt.len(), prompt_row);
             for token in sample.learned() {
                 let row = if token == 0 { prompt_row } else { rows[token - 1] };
                 packed.targets.push(Target { row, group: index, completion, token });
@@ -155,12 +160,12 @@ impl Strand {
 
 /// Packs strands into one batch that shares nothing: strand i is of adapter i, so that gradients come out one by one.
 pub(super) fn pack_apart(groups: &[TrainingGroup], strands: &[Strand]) -> Packed {
-    let mut packed = Packed { batch: Batch::default(), targets: Vec::new(), blocks: 0 };
+    let mut packed = Packed::default();
     for (adapter, strand) in strands.iter().enumerate() {
         let Strand { group, completion, first, last } = *strand;
         let (prompt, sample) = (&groups[group].prompt, &groups[group].completions[completion]);
         let tokens = [&prompt[..], &sample.tokens[..last]].concat();
-        let (rows, blocks) = packed.append(&tokens, 0);
+        let (rows, blocks) = packed.append(&tokens, 0, NO_ROW);
         let start = rows[0] as usize;
         packed.batch.adapters[start..].fill(adapter as u32);
         packed.batch.groups.push(Group { shared: Vec::new(), members: vec![member(&rows, &blocks)] });
@@ -177,14 +182,15 @@ fn member(rows: &[u32], blocks: &[u32]) -> Member {
 }
 
 impl Packed {
-    /// Adds a run of tokens; gives its rows and KV blocks.
-    fn append(&mut self, tokens: &[u32], start: usize) -> (Vec<u32>, Vec<u32>) {
+    /// Adds a run of tokens that follow the row `before`; gives its rows and KV blocks.
+    fn append(&mut self, tokens: &[u32], start: usize, before: u32) -> (Vec<u32>, Vec<u32>) {
         let first = self.batch.rows() as u32;
         let count = tokens.len().div_ceil(BLOCK_TOKENS);
         let blocks: Vec<u32> = (self.blocks..self.blocks + count).map(|block| block as u32).collect();
         self.blocks += count;
         for (i, &token) in tokens.iter().enumerate() {
             let place = (blocks[i / BLOCK_TOKENS], (i % BLOCK_TOKENS) as u32);
+            self.before.push(if i == 0 { before } else { self.batch.rows() as u32 - 1 });
             self.batch.push(token, start + i, place, 0);
         }
         ((first..first + tokens.len() as u32).collect(), blocks)

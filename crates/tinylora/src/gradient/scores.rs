@@ -7,7 +7,7 @@
 
 use super::accumulate::{GradientError, GradientWorkspace, HeadPass, check_finite};
 use super::pack::{Strand, TrainingGroup, pack_apart};
-use crate::model::{Adapters, Gradients, Policy, R, backward, forward};
+use crate::model::{Adapters, Gradients, Keep, Policy, R, backward, forward};
 use crate::recipe::FisherScores;
 use tinylora_compute::Cpu;
 
@@ -74,7 +74,7 @@ fn backward_apart(
     let copies: Vec<R> = vec![adapters.r[0].clone(); strands.len()];
     let policy = Policy::new(model, Adapters { r: &copies, ..adapters });
     let GradientWorkspace { cache, kept, .. } = workspace;
-    let hidden = forward(cpu, policy, &packed.batch, &outputs, cache, kept, true)?;
+    let hidden = forward(cpu, policy, &packed.batch, &outputs, cache, kept, Keep::Everything)?;
     let head = HeadPass::new(cpu, model, groups, &packed, &hidden, inverse_temperature, false)?;
     check_finite(&packed.targets, &head.logprobs)?;
     let numbers = adapters.factors.map_or(0, |factors| factors.modules() * factors.rank() * factors.rank());

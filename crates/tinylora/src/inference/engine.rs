@@ -12,7 +12,9 @@ use super::occupancy::{Count, Occupancy};
 use super::prefix::PrefixTree;
 use super::sampling::{Sampled, Sampling, sample_hidden};
 use super::step::{SampleBuffers, Step};
-use crate::model::{DeviceError, Hidden, KeptActivations, KvCache, Model, Policy, forward_into};
+use crate::model::{
+    DeviceError, Hidden, Keep, KeptActivations, KvCache, Model, NO_ROW, Policy, Recording, forward_into,
+};
 use crate::random::{Purpose, Stream};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -199,6 +201,8 @@ struct Lane<'a> {
     /// What the head reads (rows, D).
     hidden: Hidden,
     samples: SampleBuffers,
+    /// Where activations go, if anybody wants them.
+    recording: Option<Recording>,
 }
 
 /// Prompt tokens that one step takes in at most, unless a single prompt is longer.
@@ -216,8 +220,22 @@ impl<'a> Engine<'a> {
             step: Step::default(),
             hidden: model.no_hidden(device),
             samples: SampleBuffers::new(model, device),
+            recording: None,
         };
         Self { lanes: (0..model.devices()).map(lane).collect() }
+    }
+
+    /// From now on adds what it computes to a recording, until that is taken back; on a GPU it does not. All requests until then
+    /// are of one policy and its adapter 0.
+    pub fn record(&mut self, recording: Recording) {
+        if let [lane] = &mut self.lanes[..] {
+            lane.recording = Some(recording);
+        }
+    }
+
+    /// Gives the recording back.
+    pub fn take_recording(&mut self) -> Option<Recording> {
+        self.lanes.iter_mut().find_map(|lane| lane.recording.take())
     }
 
     /// The largest number of KV blocks that were in use at once on one device.
@@ -296,6 +314,8 @@ struct NodeState {
     /// The last token's hidden state (1, D), where a prompt ends here and is needed.
     hidden: Option<Hidden>,
     is_end: bool,
+    /// The last token's row in the recording.
+    recorded: u32,
     /// The same for all requests through the node.
     adapter: u32,
 }
@@ -307,6 +327,8 @@ struct Sequence {
     blocks: Vec<u32>,
     tokens: Vec<Sampled>,
     ids: Vec<u32>,
+    /// The row of its last token but one in the recording.
+    recorded: u32,
 }
 
 /// Tokens that a sequence has room for when it begins; longer ones grow.
@@ -321,6 +343,7 @@ impl Sequence {
             blocks: Vec::with_capacity(room.div_ceil(BLOCK_TOKENS)),
             tokens: Vec::with_capacity(room),
             ids: Vec::with_capacity(room),
+            recorded: NO_ROW,
         }
     }
 
@@ -366,6 +389,7 @@ impl<'a> Run<'a> {
                 users: 0,
                 hidden: None,
                 is_end: false,
+                recorded: NO_ROW,
                 adapter: 0,
             })
             .collect();
@@ -424,16 +448,15 @@ impl<'a> Run<'a> {
             if lane.step.batch.rows() == 0 {
                 lane.hidden = policy.model.no_hidden(policy.device);
             } else {
-                forward_into(
-                    lane.cpu,
-                    policy,
-                    &lane.step.batch,
-                    &lane.step.outputs,
-                    &mut lane.cache,
-                    &mut lane.buffers,
-                    false,
-                    &mut lane.hidden,
-                )?;
+                let Lane { step, cache, buffers, recording, .. } = lane;
+                let rows = step.batch.rows();
+                let recording = recording.as_mut().filter(|_| !policy.model.is_on_gpu());
+                let keep = match recording.and_then(|recording| recording.taking(rows)) {
+                    Some(recording) => Keep::Record(recording, &step.before),
+                    None => Keep::Nothing,
+                };
+                let (batch, outputs) = (&step.batch, &step.outputs);
+                forward_into(lane.cpu, policy, batch, outputs, cache, buffers, keep, &mut lane.hidden)?;
             }
             self.advance(lane, policy.model, observe)?;
         }
@@ -499,9 +522,13 @@ impl<'a> Run<'a> {
     }
 
     fn pack(&mut self, lane: &mut Lane<'_>, admitted: &[usize]) {
-        let Lane { step, pool, .. } = lane;
+        let Lane { step, pool, recording, .. } = lane;
         step.clear();
+        step.first_recorded = recording.as_ref().map_or(0, |recording| recording.rows() as u32);
         for &node in admitted {
+            let parent = self.tree.nodes[node].parent;
+            let mut before = parent.map_or(NO_ROW, |parent| self.nodes[parent].recorded);
+            self.nodes[node].recorded = before;
             if self.nodes[node].blocks.is_empty() {
                 continue;
             }
@@ -510,10 +537,12 @@ impl<'a> Run<'a> {
             let adapter = state.adapter;
             for (i, &token) in tokens.iter().enumerate() {
                 let place = (state.blocks[i / BLOCK_TOKENS], (i % BLOCK_TOKENS) as u32);
+                before = step.follow(before);
                 step.batch.push(token, self.tree.nodes[node].start + i, place, adapter);
             }
             let own = step.spans(spans_of(&state.blocks, tokens.len()));
-            let parent = self.tree.nodes[node].parent;
+            self.nodes[node].recorded = before;
+            let state = &self.nodes[node];
             let member = Member { first_row, rows: tokens.len(), own };
             step.add_member((parent, false), member, |spans| self.shared_spans(parent, spans));
             if state.is_end {
@@ -543,10 +572,13 @@ impl<'a> Run<'a> {
             self.reserved -= 1;
         }
         let place = (sequence.blocks[at / BLOCK_TOKENS], (at % BLOCK_TOKENS) as u32);
+        let end = self.tree.ends[sequence.request];
+        let before = if at == 0 { self.nodes[end].recorded } else { sequence.recorded };
+        sequence.recorded = step.follow(before);
         let (first_row, own) = (step.batch.rows(), step.spans(spans_of(&sequence.blocks, done)));
         step.batch.push(token, request.prompt.len() + at, place, request.adapter);
         step.outputs.push(first_row as u32);
-        let end = Some(self.tree.ends[sequence.request]);
+        let end = Some(end);
         let member = Member { first_row, rows: 1, own };
         step.add_member((end, true), member, |spans| self.shared_spans(end, spans));
     }

@@ -14,6 +14,10 @@ pub(super) struct Step {
     pub batch: Batch,
     /// Rows whose hidden states are wanted.
     pub outputs: Vec<u32>,
+    /// Which row of the recording each row follows; see [`Step::follow`].
+    pub before: Vec<u32>,
+    /// The first row's number in the recording.
+    pub first_recorded: u32,
     /// Nodes whose last row is among the outputs, in order; the running sequences follow.
     pub ends: Vec<usize>,
     /// Which group of the batch has this key; sorted.
@@ -34,13 +38,19 @@ impl Step {
         }
         self.spare_spans.iter_mut().for_each(Vec::clear);
         let Batch { tokens, positions, places, adapters, shared_rows, .. } = &mut self.batch;
-        for list in [tokens, positions, adapters, &mut self.outputs] {
+        for list in [tokens, positions, adapters, &mut self.outputs, &mut self.before] {
             list.clear();
         }
         places.clear();
         shared_rows.clear();
         self.ends.clear();
         self.known.clear();
+    }
+
+    /// Notes that the next row follows one that has this number in the recording; gives its own.
+    pub fn follow(&mut self, before: u32) -> u32 {
+        self.before.push(before);
+        self.first_recorded + self.batch.rows() as u32
     }
 
     /// A list of spans.

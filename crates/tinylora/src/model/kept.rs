@@ -5,6 +5,7 @@ use super::config::ModelConfig;
 use super::cuda::{self, GpuKept};
 use super::linear::SideScratch;
 use super::pass::{KvCache, kv_precision};
+use super::recording::Recording;
 use tinylora_compute::{Cpu, Precision};
 
 /// Kept of one layer.
@@ -34,6 +35,66 @@ pub(super) struct LayerKept {
     pub p_down: Vec<f32>,
     /// Output of down_proj, where a norm follows (T, D).
     pub mlp_out: Vec<f32>,
+}
+
+impl LayerKept {
+    /// All of it.
+    pub fn fields(&self) -> [&Vec<f32>; 14] {
+        let Self { x, p_attention, q_raw, k_raw, q, heads, p_output, attention_out, middle, .. } = self;
+        let Self { p_mlp, gate, up, p_down, mlp_out, .. } = self;
+        [
+            x,
+            p_attention,
+            q_raw,
+            k_raw,
+            q,
+            heads,
+            p_output,
+            attention_out,
+            middle,
+            p_mlp,
+            gate,
+            up,
+            p_down,
+            mlp_out,
+        ]
+    }
+
+    /// The same, in the same order.
+    pub fn fields_mut(&mut self) -> [&mut Vec<f32>; 14] {
+        let Self {
+            x,
+            p_attention,
+            q_raw,
+            k_raw,
+            q,
+            heads,
+            p_output,
+            attention_out,
+            middle,
+            p_mlp,
+            gate,
+            up,
+            p_down,
+            mlp_out,
+        } = self;
+        [
+            x,
+            p_attention,
+            q_raw,
+            k_raw,
+            q,
+            heads,
+            p_output,
+            attention_out,
+            middle,
+            p_mlp,
+            gate,
+            up,
+            p_down,
+            mlp_out,
+        ]
+    }
 }
 
 /// Buffers that every layer may overwrite.
@@ -84,6 +145,8 @@ pub struct MemorySizes {
     pub block: u64,
     /// Bytes that training keeps for one token: activations of all layers, keys and values, scratch.
     pub per_token: u64,
+    /// Bytes of a row of sampling that is kept for training; 0 where none is.
+    pub recorded_row: u64,
     /// Bytes that are used whatever the batch is.
     pub fixed: u64,
     /// Sequences sampled at once: more hardly pays.
@@ -105,6 +168,7 @@ impl MemorySizes {
             host: None,
             block: KvCache::block_bytes(config, kv) as u64,
             per_token: kept_bytes_per_token(config) as u64,
+            recorded_row: Recording::row_bytes(config) as u64,
             fixed: 0,
             max_batch: usual_batch(false),
             micro_batch_tokens: 1024,
@@ -141,9 +205,15 @@ fn machine_bytes() -> u64 {
 fn kept_bytes_per_token(config: &ModelConfig) -> usize {
     let (d, f) = (config.hidden_size, config.intermediate_size);
     let (q, k) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
-    let norms = if config.qk_norm { q + k } else { 0 } + if config.sandwich_norms { 2 * d } else { 0 };
-    let layer = 2 * d + 2 * q + 2 * f + norms + 2 * k;
     // Scratch and gradients, shared by all layers.
     let shared = 4 * d + 2 * q + 4 * k + 2 * f;
-    (config.num_layers * layer + shared) * size_of::<f32>()
+    layers_bytes_per_token(config) + shared * size_of::<f32>()
+}
+
+/// Of these, activations of all layers, keys and values.
+pub(super) fn layers_bytes_per_token(config: &ModelConfig) -> usize {
+    let (d, f) = (config.hidden_size, config.intermediate_size);
+    let (q, k) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
+    let norms = if config.qk_norm { q + k } else { 0 } + if config.sandwich_norms { 2 * d } else { 0 };
+    config.num_layers * (2 * d + 2 * q + 2 * f + norms + 2 * k) * size_of::<f32>()
 }

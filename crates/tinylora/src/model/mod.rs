@@ -27,6 +27,7 @@ mod load;
 mod mlp_layer;
 #[cfg_attr(not(feature = "cuda"), allow(unreachable_code))] // types of a GPU have no values there
 mod pass;
+mod recording;
 pub mod side;
 pub mod weights;
 
@@ -41,5 +42,6 @@ pub use gradients::Gradients;
 pub use hidden::{DeviceError, Directions, Hidden};
 pub use kept::{KeptActivations, MemorySizes, usual_batch};
 pub use load::{Layer, Model, ModelError};
-pub use pass::{Adapters, KvCache, Policy, backward, forward, forward_into, kv_precision};
+pub use pass::{Adapters, Keep, KvCache, Policy, backward, forward, forward_into, kv_precision};
+pub use recording::{NO_ROW, Recording};
 pub use side::{ModuleFactors, ModuleKind, R, SideFactors};

@@ -9,6 +9,7 @@ use super::hidden::{DeviceError, Directions, Hidden};
 use super::kept::{KeptActivations, LayerKept};
 use super::linear::resize;
 use super::load::Model;
+use super::recording::Recording;
 use super::side::{R, SideFactors};
 use super::{attention_layer, mlp_layer};
 use tinylora_compute::attention::KvLayer;
@@ -109,7 +110,7 @@ impl KvCache {
         }
     }
 
-    fn host(&mut self) -> &mut Vec<KvLayer> {
+    pub(super) fn host(&mut self) -> &mut Vec<KvLayer> {
         match &mut self.0 {
             Place::Host { layers } => layers,
             Place::Gpu(_) => panic!("a cache of a model on a GPU"),
@@ -122,6 +123,17 @@ impl KvCache {
             Place::Host { .. } => panic!("a cache of a model on the host"),
         }
     }
+}
+
+/// What becomes of a forward pass's activations.
+pub enum Keep<'a> {
+    /// They are overwritten layer by layer.
+    Nothing,
+    /// All that [`backward`] needs stays where the pass computes.
+    Everything,
+    /// They are overwritten layer by layer, but all that `backward` needs is added to a recording first; beside it the recorded
+    /// row that each row follows. On the host alone.
+    Record(&'a mut Recording, &'a [u32]),
 }
 
 /// What every layer's code needs to know of the pass.
@@ -166,7 +178,7 @@ impl<'a> Pass<'a> {
 /// Runs the batch through all layers, writing its keys and values to `cache`, and gives the hidden states of
 /// the rows `outputs`, after the last norm (outputs, D): what the head reads.
 ///
-/// With `keep`, everything that [`backward`] needs stays in `kept`; without, it is overwritten layer by layer.
+/// `keep` says what becomes of the activations, which stand in `kept`.
 ///
 /// # Errors
 /// On a GPU alone: of its driver or its memory.
@@ -180,7 +192,7 @@ pub fn forward(
     outputs: &[u32],
     cache: &mut KvCache,
     kept: &mut KeptActivations,
-    keep: bool,
+    keep: Keep<'_>,
 ) -> Result<Hidden, DeviceError> {
     let mut hidden = policy.model.no_hidden(policy.device);
     forward_into(cpu, policy, batch, outputs, cache, kept, keep, &mut hidden)?;
@@ -201,27 +213,39 @@ pub fn forward_into(
     outputs: &[u32],
     cache: &mut KvCache,
     kept: &mut KeptActivations,
-    keep: bool,
+    mut keep: Keep<'_>,
     hidden: &mut Hidden,
 ) -> Result<(), DeviceError> {
     let (pass, model) = (Pass::new(cpu, policy, batch), policy.model);
     if let Some(gpu) = model.gpus.get(policy.device) {
         let (cache, kept) = (cache.gpu(), &mut kept.gpu);
+        let keep = match keep {
+            Keep::Nothing => false,
+            Keep::Everything => true,
+            Keep::Record(..) => panic!("rows of a GPU are not recorded"),
+        };
         let states = cuda::forward(gpu, &model.config, policy.adapters, batch, outputs, cache, kept, keep)?;
         *hidden = Hidden::Gpu(states);
         return Ok(());
     }
     let cache = cache.host();
-    let layers = if keep { model.layers.len() } else { 1 };
+    let everything = matches!(keep, Keep::Everything);
+    let layers = if everything { model.layers.len() } else { 1 };
     kept.layers.resize_with(layers.max(kept.layers.len()), LayerKept::default);
-    kept.kept_rows = keep.then(|| batch.rows());
+    kept.kept_rows = everything.then(|| batch.rows());
     let mut x = std::mem::take(&mut kept.scratch.stream);
     embed(cpu, model, &batch.tokens, &mut x);
     for (index, layer) in model.layers.iter().enumerate() {
-        let buffers = &mut kept.layers[if keep { index } else { 0 }];
+        let buffers = &mut kept.layers[if everything { index } else { 0 }];
         std::mem::swap(&mut buffers.x, &mut x);
         attention_layer::forward(&pass, index, layer, &mut cache[index], buffers, &mut kept.scratch);
         mlp_layer::forward(&pass, index, layer, buffers, &mut kept.scratch, &mut x);
+        if let Keep::Record(recording, _) = &mut keep {
+            recording.take_layer(index, batch.rows(), buffers, [&kept.scratch.k, &kept.scratch.v]);
+        }
+    }
+    if let Keep::Record(recording, before) = keep {
+        recording.take_rows(&x, &batch.tokens, before);
     }
     gather(&x, outputs, model.config.hidden_size, &mut kept.scratch.raw);
     let Hidden::Host { values, .. } = hidden else { panic!("hidden states on a GPU") };
@@ -241,7 +265,7 @@ fn embed(cpu: &Cpu, model: &Model, tokens: &[u32], x: &mut Vec<f32>) {
     });
 }
 
-fn gather(x: &[f32], rows: &[u32], width: usize, to: &mut Vec<f32>) {
+pub(super) fn gather(x: &[f32], rows: &[u32], width: usize, to: &mut Vec<f32>) {
     to.clear();
     rows.iter().for_each(|&row| to.extend_from_slice(&x[row as usize * width..][..width]));
 }

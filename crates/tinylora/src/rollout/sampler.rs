@@ -4,7 +4,7 @@
 use super::stop::TextStop;
 use super::together::Seat;
 use crate::inference::{Completion, Engine, EngineError, GenerateOptions, Occupancy, Progress, Request};
-use crate::model::Policy;
+use crate::model::{Policy, Recording};
 use std::sync::atomic::AtomicBool;
 
 /// What samples for a run.
@@ -36,6 +36,21 @@ impl<'a> Sampler<'a> {
                 engine.generate(policy, &requests, &options, observe)
             }
             Self::Seat(seat) => seat.generate(policy, requests, stop, (max_batch, interrupt)),
+        }
+    }
+
+    /// From now on adds what is computed to a recording, until it is taken back; a shared batch does not.
+    pub fn record(&mut self, recording: Recording) {
+        if let Self::Own(engine) = self {
+            engine.record(recording);
+        }
+    }
+
+    /// Gives the recording back, where there is one.
+    pub fn take_recording(&mut self) -> Option<Recording> {
+        match self {
+            Self::Own(engine) => engine.take_recording(),
+            Self::Seat(_) => None,
         }
     }
 

@@ -4,7 +4,7 @@ use crate::base::TrainedSpec;
 use crate::model::MemorySizes;
 use crate::model::config::ModelConfig;
 use crate::optimizer::{state_bytes, state_bytes_in_place};
-use crate::recipe::Recipe;
+use crate::recipe::{Learner, Recipe};
 use crate::rollout::Needs;
 use serde::{Deserialize, Serialize};
 use tinylora_compute::attention::BLOCK_TOKENS;
@@ -26,6 +26,9 @@ pub struct MemoryPlan {
     pub kv_cache: u64,
     /// Activations, keys and values that training keeps.
     pub activations: u64,
+    /// Of these, what sampling keeps for training.
+    #[serde(default)]
+    pub recorded: u64,
     /// Sequences that are sampled at once.
     pub max_batch: usize,
     /// KV blocks of sixteen tokens.
@@ -35,6 +38,9 @@ pub struct MemoryPlan {
     pub least_kv_blocks: usize,
     /// Tokens of a training micro-batch.
     pub micro_batch_tokens: usize,
+    /// Rows of sampling that are kept for training at most, which then computes no forward pass of its own; 0: none are.
+    #[serde(default)]
+    pub recorded_rows: usize,
     /// Whether all weights are trained on a GPU that has room for their master copy and the optimizer's state.
     #[serde(default)]
     pub optimizer_on_gpu: bool,
@@ -46,6 +52,11 @@ impl MemoryPlan {
         let block = self.kv_cache / self.kv_blocks.max(1) as u64;
         let own = self.own.div_ceil(block.max(1)) as usize;
         Needs { blocks: self.kv_blocks, least: self.least_kv_blocks, own }
+    }
+
+    /// Where sampling keeps nothing for training.
+    pub(super) fn without_recording(self) -> Self {
+        Self { activations: self.activations - self.recorded, recorded: 0, recorded_rows: 0, ..self }
     }
 
     /// The sum.
@@ -223,19 +234,38 @@ pub(super) fn plan(
     let left = spare - extra_tokens * per_token;
     let blocks = (one_group as u64 + left / block).min(wanted_blocks.max(one_group) as u64);
     let micro_batch_tokens = one_sequence + extra_tokens as usize;
+    let kept = micro_batch_tokens as u64 * per_token;
+    let left = limit - weights - trained - blocks * block - kept;
+    let recorded_rows = recorded_rows(recipe, sizes.recorded_row, one_sequence - new, left);
+    let recorded = recorded_rows as u64 * sizes.recorded_row;
     Ok(MemoryPlan {
         limit,
         weights,
         trained,
         own: trained - spec.shared_bytes(config),
         kv_cache: blocks * block,
-        activations: micro_batch_tokens as u64 * per_token,
+        activations: kept + recorded,
+        recorded,
+        recorded_rows,
         max_batch,
         kv_blocks: blocks as usize,
         least_kv_blocks: one_group,
         micro_batch_tokens,
         optimizer_on_gpu,
     })
+}
+
+/// Rows that a step samples at most, if half of them fit: without the later rows of its sequences, the earlier ones are of no
+/// use. None where the policy that trains is not the one that sampled.
+fn recorded_rows(recipe: &Recipe, row: u64, longest_prompt: usize, left: u64) -> usize {
+    let rollout = &recipe.rollout;
+    if row == 0 || recipe.learner != Learner::Grpo || rollout.staleness > 0 {
+        return 0;
+    }
+    let group = longest_prompt + rollout.samples_per_prompt * rollout.max_tokens;
+    let wanted = group * rollout.prompts_per_step * (1 + rollout.refill_rounds);
+    let rows = wanted.min((left / row) as usize);
+    if rows < wanted / 2 { 0 } else { rows }
 }
 
 #[cfg(test)]
@@ -254,6 +284,7 @@ mod tests {
             host: Some(host),
             block: 1000,
             per_token: 1000,
+            recorded_row: 0,
             fixed: 0,
             max_batch: 4,
             micro_batch_tokens: 100,

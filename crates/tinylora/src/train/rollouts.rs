@@ -5,6 +5,7 @@ use super::setup::{Session, TrainError};
 use super::{Event, State};
 use crate::advantage::{Advantages, group_advantages};
 use crate::inference::{Occupancy, Progress, Sampling};
+use crate::model::Recording;
 use crate::reward::{RewardItem, Scores, overlong_penalty};
 use crate::rollout::{RolloutGroup, RolloutSettings, roll_out};
 use std::sync::atomic::AtomicBool;
@@ -24,6 +25,8 @@ pub(super) struct Scored {
     pub occupancy: Occupancy,
     /// The groups that are the batch, in ascending order.
     pub batch: Vec<usize>,
+    /// What sampling computed, where training may take it over.
+    pub recording: Option<Recording>,
 }
 
 /// Samples the step's batch: `rollout.prompts_per_step` groups, and in at most `rollout.refill_rounds` further rounds as many
@@ -60,6 +63,11 @@ fn all_rounds(
     let mut scored = Scored::default();
     // What an evaluation left.
     session.sampler.take_occupancy();
+    if session.plan.recorded_rows > 0 {
+        let mut recording = session.recording.take().unwrap_or_default();
+        recording.begin(session.plan.recorded_rows);
+        session.sampler.record(recording);
+    }
     let mut missing = wanted;
     for round in 0..=rounds {
         let what = if round == 0 { "rollout" } else { "refill" };
@@ -70,6 +78,7 @@ fn all_rounds(
             break;
         }
     }
+    scored.recording = session.sampler.take_recording();
     scored.occupancy = session.sampler.take_occupancy();
     scored.batch = batch(&scored.advantages, wanted);
     Ok(scored)

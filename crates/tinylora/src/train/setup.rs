@@ -15,8 +15,8 @@ use crate::gradient::GradientError;
 use crate::hub::{self, HubOptions};
 use crate::inference::{Engine, EngineError, Progress, Sampling};
 use crate::interop::{self, InteropError, NewWeights, OutputType};
-use crate::model::MemorySizes;
 use crate::model::weights::Weights;
+use crate::model::{MemorySizes, Recording};
 use crate::optimizer::{OptimizerError, OptimizerState, check_size};
 use crate::recipe::{AdapterKind, AdapterSection, Learner, Recipe, TaskSection, WeightDtype};
 use crate::reward::{RewardError, Rewarder};
@@ -203,6 +203,8 @@ pub(super) struct Session<'a> {
     pub lessons: Lessons,
     pub rewarder: Rewarder,
     pub plan: MemoryPlan,
+    /// What sampling keeps for training, between steps.
+    pub recording: Option<Recording>,
     /// Steps in all.
     pub steps: u64,
     /// Held-out problems with their prompts.
@@ -234,6 +236,8 @@ impl<'a> Session<'a> {
         let sizes = MemorySizes::of(cpu, &base.model.config, base.model.precision());
         let weights = base.model.bytes() as u64;
         let plan = memory::plan((sizes, &base.model.config), weights, &spec, recipe, longest)?;
+        // Runs that sample together keep nothing for training.
+        let plan = if turns.is_some() { plan.without_recording() } else { plan };
         report(Event::Memory(plan));
         if matches!(spec, TrainedSpec::Full(_)) {
             let weights = Weights::open(&base.files).map_err(BaseError::from)?;
@@ -268,6 +272,7 @@ impl<'a> Session<'a> {
             data,
             lessons,
             rewarder,
+            recording: None,
             plan,
             steps,
             held_out,

@@ -36,10 +36,11 @@ pub(super) fn train_step(
     report: &mut dyn FnMut(Event<'_>),
 ) -> Result<(), TrainError> {
     let (start, others) = (Instant::now(), session.sampler.seconds_of_others());
-    let scored = roll_out_and_score(session, state, report)?;
+    let mut scored = roll_out_and_score(session, state, report)?;
     let others = session.sampler.seconds_of_others() - others;
     let rollout_seconds = start.elapsed().as_secs_f64() - others;
     let start = Instant::now();
+    session.recording = scored.recording.take();
     let updated = update(session, state, &scored)?;
     let train_seconds = start.elapsed().as_secs_f64();
     state.step += 1;
@@ -103,15 +104,25 @@ fn update(session: &mut Session<'_>, state: &mut State, scored: &Scored) -> Resu
     for round in 0..recipe.grpo.updates_per_batch {
         let mut loss = PolicyLoss::new(&recipe.grpo);
         let mut sums = session.trained.sums().map_err(BaseError::from)?;
+        let mut workspace = session.shared.workspace();
+        if round == 0 {
+            // The policy is still the one that sampled.
+            workspace.recording = session.recording.take();
+        }
         let total = accumulate_batches(
             session.cpu,
             session.trained.policy(session.base),
             &batches,
             (inverse_temperature, loss.wants_entropy()),
             &mut |completion| loss.completion(completion),
-            &mut session.shared.workspace(),
+            &mut workspace,
             &mut sums,
-        )?;
+        );
+        if round == 0 {
+            session.recording = workspace.recording.take();
+        }
+        drop(workspace);
+        let total = total?;
         if !total.is_finite() {
             return Err(TrainError::LossNotFinite { step: state.step, loss: total });
         }

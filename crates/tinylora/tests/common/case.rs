@@ -7,7 +7,7 @@ use tinylora::gradient::{
     TrainingGroup, accumulate_completions, micro_batches, weigh,
 };
 use tinylora::model::{
-    Adapters, Batch, Gradients, KeptActivations, KvCache, Model, Policy, R, SideFactors, forward,
+    Adapters, Batch, Gradients, Keep, KeptActivations, KvCache, Model, Policy, R, SideFactors, forward,
 };
 use tinylora::recipe::{GrpoLoss, GrpoSection};
 use tinylora_compute::attention::{Group, Member, Span};
@@ -66,8 +66,8 @@ pub fn logits_with(
     let adapters = Adapters { factors: adapter.map(|(factors, _)| factors), r: &rs };
     let mut kept = KeptActivations::default();
     let policy = Policy::new(model, adapters);
-    let hidden =
-        forward(&case.cpu, policy, &batch, &outputs, &mut cache, &mut kept, false).expect("on the host");
+    let hidden = forward(&case.cpu, policy, &batch, &outputs, &mut cache, &mut kept, Keep::Nothing)
+        .expect("on the host");
     let mut logits = vec![0.0; n * model.config.vocab_size];
     let head = model.head();
     let hidden = hidden.host().expect("on the host");

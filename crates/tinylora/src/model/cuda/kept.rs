@@ -167,6 +167,7 @@ pub fn memory(cpu: &Cpu, config: &ModelConfig) -> Option<MemorySizes> {
     // Sampling has activations of its own, of one layer; the head holds probabilities of 4096 entries a row.
     let (sampling, head) = (layer + forward, 2 * 4096 + 10 * d);
     Some(MemorySizes {
+        recorded_row: 0,
         limit: budget as u64,
         host: Some(host_limit()),
         block: (kv * BLOCK_TOKENS) as u64,
