@@ -241,11 +241,11 @@ pub fn forward_into(
         attention_layer::forward(&pass, index, layer, &mut cache[index], buffers, &mut kept.scratch);
         mlp_layer::forward(&pass, index, layer, buffers, &mut kept.scratch, &mut x);
         if let Keep::Record(recording, _) = &mut keep {
-            recording.take_layer(index, batch.rows(), buffers, [&kept.scratch.k, &kept.scratch.v]);
+            recording.take_layer(cpu, index, batch.rows(), buffers, [&kept.scratch.k, &kept.scratch.v]);
         }
     }
     if let Keep::Record(recording, before) = keep {
-        recording.take_rows(&x, &batch.tokens, before);
+        recording.take_rows(cpu, &x, &batch.tokens, before);
     }
     gather(&x, outputs, model.config.hidden_size, &mut kept.scratch.raw);
     let Hidden::Host { values, .. } = hidden else { panic!("hidden states on a GPU") };

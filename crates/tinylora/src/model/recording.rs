@@ -24,9 +24,10 @@ pub const NO_ROW: u32 = u32::MAX;
 pub struct Recording {
     /// Rows that there is memory for.
     capacity: usize,
-    layers: Vec<LayerRecord>,
-    /// The last layer's output (rows, D).
-    output: Vec<f32>,
+    /// Of each layer what is kept of it, then its keys and values as the cache takes them.
+    layers: Vec<[Numbers; LayerKept::FIELDS + 2]>,
+    /// The last layer's output.
+    output: Numbers,
     /// Each row by the one before it and its token; of several that are the same, the first.
     known: HashMap<(u32, u32), u32>,
     /// Of each row the first that is the same: samples that begin alike have rows of their own.
@@ -35,12 +36,39 @@ pub struct Recording {
     full: bool,
 }
 
+/// So many numbers of each row. What is behind the last row was written in an earlier step: its memory is used again.
 #[derive(Default)]
-struct LayerRecord {
-    kept: LayerKept,
-    /// As the cache takes them (rows, K·d).
-    k: Vec<f32>,
-    v: Vec<f32>,
+struct Numbers {
+    width: usize,
+    values: Vec<f32>,
+}
+
+/// Numbers that a thread copies at a time.
+const CHUNK: usize = 1 << 14;
+
+impl Numbers {
+    /// Adds rows behind `rows` others; there will be `capacity` of them.
+    fn take(&mut self, cpu: &Cpu, rows: usize, (new, new_rows): (&[f32], usize), capacity: usize) {
+        self.width = new.len() / new_rows.max(1);
+        let range = rows * self.width..rows * self.width + new.len();
+        if self.values.len() < range.end {
+            // Once for all rows: memory is taken as it is written to, and lists that grow are copied.
+            self.values.reserve_exact((capacity * self.width).saturating_sub(self.values.len()));
+            self.values.resize(range.end, 0.0);
+        }
+        for_chunks(cpu, &mut self.values[range], CHUNK, |start, to| {
+            to.copy_from_slice(&new[start..][..to.len()]);
+        });
+    }
+
+    /// These rows of it.
+    fn pick(&self, cpu: &Cpu, rows: &[u32], to: &mut Vec<f32>) {
+        let width = self.width;
+        resize(to, rows.len() * width);
+        for_chunks(cpu, to, width, |start, to| {
+            to.copy_from_slice(&self.values[rows[start / width] as usize * width..][..width]);
+        });
+    }
 }
 
 impl Recording {
@@ -50,10 +78,6 @@ impl Recording {
         self.full = false;
         self.known.clear();
         self.first.clear();
-        self.output.clear();
-        for layer in &mut self.layers {
-            layer.kept.fields_mut().into_iter().chain([&mut layer.k, &mut layer.v]).for_each(Vec::clear);
-        }
     }
 
     /// Rows so far.
@@ -73,23 +97,25 @@ impl Recording {
     }
 
     /// Adds what a pass left of its rows in one layer, with their keys and values.
-    pub(super) fn take_layer(&mut self, index: usize, rows: usize, kept: &LayerKept, [k, v]: [&Vec<f32>; 2]) {
-        self.layers.resize_with(self.layers.len().max(index + 1), LayerRecord::default);
-        let layer = &mut self.layers[index];
-        let all = layer.kept.fields_mut().into_iter().chain([&mut layer.k, &mut layer.v]);
-        for (all, new) in all.zip(kept.fields().into_iter().chain([k, v])) {
-            if all.is_empty() {
-                // Once for all rows: memory is taken as it is written to, and lists that grow are copied.
-                all.reserve_exact(new.len() / rows.max(1) * self.capacity);
-            }
-            all.extend_from_slice(new);
+    pub(super) fn take_layer(
+        &mut self,
+        cpu: &Cpu,
+        index: usize,
+        rows: usize,
+        kept: &LayerKept,
+        [k, v]: [&Vec<f32>; 2],
+    ) {
+        self.layers.resize_with(self.layers.len().max(index + 1), Default::default);
+        let (before, capacity) = (self.rows(), self.capacity);
+        for (all, new) in self.layers[index].iter_mut().zip(kept.fields().into_iter().chain([k, v])) {
+            all.take(cpu, before, (new, rows), capacity);
         }
     }
 
     /// Ends a pass over rows with these tokens, each after the row in `before`.
-    pub(super) fn take_rows(&mut self, output: &[f32], tokens: &[u32], before: &[u32]) {
+    pub(super) fn take_rows(&mut self, cpu: &Cpu, output: &[f32], tokens: &[u32], before: &[u32]) {
         assert_eq!(tokens.len(), before.len(), "each row has one before it, or none");
-        self.output.extend_from_slice(output);
+        self.output.take(cpu, self.first.len(), (output, tokens.len()), self.capacity);
         for (&token, &before) in tokens.iter().zip(before) {
             let before = if before == NO_ROW { NO_ROW } else { self.first[before as usize] };
             let row = self.first.len() as u32;
@@ -126,28 +152,14 @@ impl Recording {
         kept.kept_rows = Some(rows.len());
         let scratch = &mut kept.scratch;
         for ((record, kept), store) in self.layers.iter().zip(&mut kept.layers).zip(cache.host()) {
-            for (from, to) in record.kept.fields().into_iter().zip(kept.fields_mut()) {
-                self.pick(cpu, from, rows, to);
-            }
-            self.pick(cpu, &record.k, rows, &mut scratch.k);
-            self.pick(cpu, &record.v, rows, &mut scratch.v);
+            let own = kept.fields_mut().into_iter().chain([&mut scratch.k, &mut scratch.v]);
+            record.iter().zip(own).for_each(|(numbers, to)| numbers.pick(cpu, rows, to));
             store.write(cpu, &batch.places, &scratch.k, &scratch.v);
         }
-        self.pick(cpu, &self.output, rows, &mut scratch.out);
+        self.output.pick(cpu, rows, &mut scratch.out);
         gather(&scratch.out, outputs, model.config.hidden_size, &mut scratch.raw);
         let mut values = vec![0.0; scratch.raw.len()];
         rms_norm(cpu, &scratch.raw, &model.final_norm, model.config.rms_norm_eps, &mut values);
         Hidden::Host { width: model.config.hidden_size, values }
-    }
-
-    /// Rows of a list of all rows' numbers.
-    fn pick(&self, cpu: &Cpu, from: &[f32], rows: &[u32], to: &mut Vec<f32>) {
-        let width = from.len() / self.rows().max(1);
-        resize(to, rows.len() * width);
-        if width > 0 {
-            for_chunks(cpu, to, width, |start, to| {
-                to.copy_from_slice(&from[rows[start / width] as usize * width..][..width]);
-            });
-        }
     }
 }

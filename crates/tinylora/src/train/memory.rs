@@ -310,4 +310,40 @@ mod tests {
         assert!(matches!(error, MemoryError::Host { limit: 15_999_999, .. }), "{error}");
         assert!(error.to_string().contains("keeps in the host's memory"), "{error}");
     }
+
+    #[test]
+    fn sampling_is_kept_where_memory_has_room_for_half_of_a_step() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/models/llama2/config.json");
+        let config = ModelConfig::from_config_file(&file).expect("a config");
+        let plan_of = |limit: u64, more: &[&str]| {
+            let more: Vec<String> = more.iter().map(ToString::to_string).collect();
+            let text = "name = \"m\"\n[model]\nref = \"m\"\n[task]\nkind = \"arithmetic\"\nproblems = \"sum\"\n[rollout]\nprompts_per_step = 4\nsamples_per_prompt = 8\nmax_tokens = 16\nmax_batch = 4\n[train]\nsteps = 1\n";
+            let recipe = Recipe::from_toml(text, &more).expect("a recipe");
+            let spec = TrainedSpec::new(&recipe.adapter, &config).expect("an adapter");
+            let sizes = MemorySizes {
+                limit,
+                host: None,
+                block: 1000,
+                per_token: 1000,
+                recorded_row: 10_000,
+                fixed: 0,
+                max_batch: 4,
+                micro_batch_tokens: 100,
+            };
+            plan((sizes, &config), 1000, &spec, &recipe, 32).expect("it fits")
+        };
+        let rows = 4 * (32 + 8 * 16);
+        let all = plan_of(20 * MIB, &[]);
+        assert_eq!((all.recorded_rows, all.recorded), (rows, 10_000 * rows as u64), "{all:?}");
+        assert_eq!(all.activations, all.recorded + 100_000);
+        let alone = all.without_recording();
+        assert_eq!((alone.recorded_rows, alone.total()), (0, all.total() - all.recorded));
+        // Part of it, and not enough to be of use.
+        let some = plan_of(all.total() - 1_000_000, &[]);
+        assert!(some.recorded_rows == rows - 100 && some.total() <= some.limit, "{some:?}");
+        assert_eq!(plan_of(all.total() - 4_000_000, &[]).recorded_rows, 0);
+        for other in ["rollout.staleness=1", "learner=sft"] {
+            assert_eq!(plan_of(20 * MIB, &[other]).recorded_rows, 0, "{other}");
+        }
+    }
 }
