@@ -79,11 +79,11 @@ def compared(ours: dict, peer: dict) -> dict:
             mine, theirs = ours["setup"]["seconds"], row["seconds"]
             found["setup, s", None, name] = (mine, theirs, theirs / mine)
         if row["what"] == "grpo_step":
-            for memory, step in ours["steps"].items():
-                mine, theirs = step["peak_rss_bytes"] / 2**30, peer["peak_rss_bytes"] / 2**30
-                found[f"step, GiB{memory}", row["batch"], name] = (mine, theirs, theirs / mine)
+            for what, step in ours["steps"].items():
                 mine, theirs = step["rows"][-1]["tokens_per_second"], row["tokens_per_second"]
-                found[f"step{memory}", row["batch"], name] = (mine, theirs, mine / theirs)
+                found[what, row["batch"], name] = (mine, theirs, mine / theirs)
+                mine, theirs = step["peak_rss_bytes"] / 2**30, peer["peak_rss_bytes"] / 2**30
+                found[f"{what}, its GiB", row["batch"], name] = (mine, theirs, theirs / mine)
             continue
         for own in ours["rows"]:
             if (own["what"], own["batch"]) == (row["what"], row.get("batch")):
@@ -136,7 +136,7 @@ def main() -> None:
         ours = bench("--decode", "1,8,64", "--sequences", "8", "--repeats", "1", "--setup", "--no-step")
         # A step with as little else as can be: with as much memory as it wants, and with little.
         alone = ["--decode", "1", "--sequences", "1", "--repeats", "1"]
-        ours["steps"] = {"": bench(*alone), f" of {LITTLE}": bench(*alone, "--memory", LITTLE)}
+        ours["steps"] = {"step": bench(*alone), f"step in {LITTLE} GiB": bench(*alone, "--memory", LITTLE)}
         peers = []
         for name in arguments.only or PEERS:
             print(f"round {number}: {name} …", file=sys.stderr, flush=True)
@@ -157,7 +157,7 @@ def main() -> None:
     for row in results["ratios"]:
         low, high = row["range"]
         print(
-            f'{row["what"]:16} {row["batch"] or "":4}  {row["peer"]:18} {row["theirs"]:9.4g}   tinylora {row["tinylora"]:9.4g}'
+            f'{row["what"]:24} {row["batch"] or "":4}  {row["peer"]:18} {row["theirs"]:9.4g}   tinylora {row["tinylora"]:9.4g}'
             f'   {row["ratio"]:6.2f} times ({low:.2f}–{high:.2f})'
         )
     print(out)
