@@ -15,6 +15,22 @@ pub const USAGE: u8 = 2;
 /// Exit status: interrupted, with the state saved.
 pub const INTERRUPTED: u8 = 130;
 
+/// Exit status: whoever read the output wants no more of it; the one of programs that a closed pipe ends.
+pub const CLOSED: u8 = 141;
+
+/// Ends the program without a word when standard output or error is a pipe that its reader has closed, as `head` does it.
+/// Printing panics there.
+pub fn end_with_the_reader() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let message = panic.payload_as_str().unwrap_or_default();
+        if message.starts_with("failed printing to std") && message.contains("Broken pipe") {
+            std::process::exit(i32::from(CLOSED));
+        }
+        usual(panic);
+    }));
+}
+
 /// Something in the command line or its environment that must be written differently.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]

@@ -43,6 +43,7 @@ use std::process::ExitCode;
 static ALLOCATOR: tinylora_compute::CacheLines = tinylora_compute::CacheLines;
 
 fn main() -> ExitCode {
+    failure::end_with_the_reader();
     let cli = Cli::parse();
     match run(&cli.command) {
         Ok(status) => ExitCode::from(status),

@@ -1,7 +1,7 @@
 //! The binary as people and scripts meet it: exit status, messages, help. Nothing is downloaded.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 /// Runs the binary without network, caches or settings of whoever runs the tests.
 fn tinylora(folder: &Path, arguments: &[&str]) -> Output {
@@ -174,6 +174,20 @@ fn adapters_that_cannot_be_converted_say_why() {
     assert_eq!(fails(folder.path(), &["adapter", "average", "a", "--out", "x"]).0, 2);
     let (status, message) = fails(folder.path(), &["adapter", "diff", "tinylora:AAAA", "tinylora:AAAA"]);
     assert!(status == 1 && message.contains("is no adapter file"), "{message}");
+}
+
+/// `tinylora … | head`
+#[test]
+fn a_reader_that_leaves_is_no_failure() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tinylora"))
+        .args(["adapter", "count", "--model", "qwen2.5-7b"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(141), ""));
 }
 
 /// All help pages are kept in `help.txt`; `TINYLORA_UPDATE_HELP=1` writes it anew.
