@@ -18,6 +18,7 @@ mod spec;
 mod standalone;
 mod standalone_layout;
 mod svd;
+mod symmetric;
 
 pub use any::{AnyAdapter, load};
 pub use combine::{CombineError, Difference, difference, mix};

@@ -40,29 +40,7 @@ pub(super) struct LayerKept {
 impl LayerKept {
     pub const FIELDS: usize = 14;
 
-    /// All of it.
-    pub fn fields(&self) -> [&Vec<f32>; Self::FIELDS] {
-        let Self { x, p_attention, q_raw, k_raw, q, heads, p_output, attention_out, middle, .. } = self;
-        let Self { p_mlp, gate, up, p_down, mlp_out, .. } = self;
-        [
-            x,
-            p_attention,
-            q_raw,
-            k_raw,
-            q,
-            heads,
-            p_output,
-            attention_out,
-            middle,
-            p_mlp,
-            gate,
-            up,
-            p_down,
-            mlp_out,
-        ]
-    }
-
-    /// The same, in the same order.
+    /// All of it, always in this order.
     pub fn fields_mut(&mut self) -> [&mut Vec<f32>; Self::FIELDS] {
         let Self {
             x,

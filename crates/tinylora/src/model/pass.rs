@@ -241,7 +241,13 @@ pub fn forward_into(
         attention_layer::forward(&pass, index, layer, &mut cache[index], buffers, &mut kept.scratch);
         mlp_layer::forward(&pass, index, layer, buffers, &mut kept.scratch, &mut x);
         if let Keep::Record(recording, _) = &mut keep {
-            recording.take_layer(cpu, index, batch.rows(), buffers, [&kept.scratch.k, &kept.scratch.v]);
+            recording.take_layer(
+                cpu,
+                index,
+                batch.rows(),
+                buffers,
+                [&mut kept.scratch.k, &mut kept.scratch.v],
+            );
         }
     }
     if let Keep::Record(recording, before) = keep {

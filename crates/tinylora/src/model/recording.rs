@@ -102,12 +102,12 @@ impl Recording {
         cpu: &Cpu,
         index: usize,
         rows: usize,
-        kept: &LayerKept,
-        [k, v]: [&Vec<f32>; 2],
+        kept: &mut LayerKept,
+        [k, v]: [&mut Vec<f32>; 2],
     ) {
         self.layers.resize_with(self.layers.len().max(index + 1), Default::default);
         let (before, capacity) = (self.rows(), self.capacity);
-        for (all, new) in self.layers[index].iter_mut().zip(kept.fields().into_iter().chain([k, v])) {
+        for (all, new) in self.layers[index].iter_mut().zip(kept.fields_mut().into_iter().chain([k, v])) {
             all.take(cpu, before, (new, rows), capacity);
         }
     }
