@@ -25,9 +25,9 @@ impl From<Dtype> for WeightDtype {
 /// `--numerics`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum NumericsArg {
-    /// Activations stay f32.
+    /// Activations and the KV cache stay f32.
     Exact,
-    /// Activations may be rounded to bf16.
+    /// They may be rounded to 16 bits.
     Fast,
 }
 

@@ -22,7 +22,7 @@ pub struct ServeArgs {
     /// Precision of the weights in memory
     #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
     pub dtype: Dtype,
-    /// exact: the same bits on every processor; fast: its bf16 products, where it has them (activations are rounded)
+    /// exact: the same bits on every processor; fast: a KV cache in 16 bits, and bf16 products where it has them (activations are rounded)
     #[arg(long, value_enum, hide_possible_values = true, default_value_t = NumericsArg::Exact)]
     pub numerics: NumericsArg,
     /// cpu, cuda (an NVIDIA GPU) or auto (a GPU if there is one) [default: TINYLORA_DEVICE, else cpu]

@@ -70,7 +70,11 @@ impl Kernel {
         match self {
             Self::Scalar | Self::AmxEmulated => true,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            Self::Avx2 => {
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
+            }
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => {
                 is_x86_feature_detected!("avx512f")
@@ -136,6 +140,8 @@ impl Kernel {
 pub struct Cpu {
     kernel: Kernel,
     pool: Arc<Pool>,
+    /// Asked for; see [`Cpu::rounds`].
+    rounding: bool,
     account: Option<Arc<Account>>,
     #[cfg(feature = "cuda")]
     gpus: Vec<Arc<crate::cuda::Device>>,
@@ -151,6 +157,7 @@ impl Cpu {
         Self {
             kernel,
             pool: Arc::new(Pool::new(threads.max(1))),
+            rounding: false,
             account: None,
             #[cfg(feature = "cuda")]
             gpus: Vec::new(),
@@ -177,6 +184,17 @@ impl Cpu {
         &self.gpus
     }
 
+    /// The same, which may round numbers to 16 bits where that is faster; see [`Cpu::rounds`].
+    pub fn with_rounding(self) -> Self {
+        Self { rounding: true, ..self }
+    }
+
+    /// Whether numbers other than weights may be rounded to 16 bits, as in a KV cache: because it was asked for, or because the
+    /// kernel's products round them anyway.
+    pub fn rounds(&self) -> bool {
+        self.rounding || self.kernel.rounds_activations()
+    }
+
     /// The same, keeping account of the time that operations take.
     pub fn with_account(self) -> Self {
         Self { account: Some(Arc::default()), ..self }
@@ -194,7 +212,8 @@ impl Cpu {
     }
 
     /// The device that `TINYLORA_KERNEL` and `TINYLORA_THREADS` ask for: by default one thread a core, and the fastest
-    /// instruction set whose products keep activations in f32, or, where `rounding` is allowed, the fastest of all.
+    /// instruction set whose products keep activations in f32, or, where `rounding` is allowed, the fastest of all, and
+    /// [`Cpu::with_rounding`].
     pub fn from_env(rounding: bool) -> Result<Self, KernelError> {
         let kernel = match std::env::var("TINYLORA_KERNEL") {
             Ok(name) if !name.is_empty() => Kernel::by_name(&name)?,
@@ -208,7 +227,7 @@ impl Cpu {
             },
             _ => std::thread::available_parallelism().map_or(1, usize::from),
         };
-        Ok(Self::new(kernel, threads))
+        Ok(Self { rounding, ..Self::new(kernel, threads) })
     }
 
     /// The same threads with a kernel that keeps activations in f32: for numerical work such as an SVD, whose results
@@ -222,6 +241,7 @@ impl Cpu {
         Self {
             kernel,
             pool: Arc::clone(&self.pool),
+            rounding: false,
             account: self.account.clone(),
             #[cfg(feature = "cuda")]
             gpus: self.gpus.clone(),

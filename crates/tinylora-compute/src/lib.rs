@@ -11,7 +11,7 @@
 //!   starting from the bias or 0; a low-rank side path continues the chain. Operands are f32 or bf16
 //!   (widened exactly), the accumulator is f32. With AVX512-BF16, products with bf16 matrices round the other
 //!   operand to bf16 and the chain takes two terms at a time; with AMX likewise, thirty-two terms at a time.
-//! - **Attention** reads keys in f32 and values in f32, or in bf16 where the store rounds them, widened exactly.
+//! - **Attention** reads keys and values in f32, or in half precision and bf16 where the store rounds them, widened exactly.
 //! - **Reductions over a row** (norms, softmax): sixteen partial results, lane `i mod 16`, joined by a fixed
 //!   tree (`i` with `i + 8`, then 4, 2, 1).
 //! - **Transcendental functions** are polynomials in fused multiply-adds, see `lanes`.

@@ -3,6 +3,7 @@
 
 use crate::kernel::Simd;
 use crate::lanes::{LANES, Lanes};
+use crate::operand::f16_value;
 use crate::tiles::{self, STEP, TileUnit};
 
 /// How the operands lie in memory and are multiplied. The type is that of the right-hand operand's units.
@@ -88,6 +89,49 @@ impl Element for u32 {
     unsafe fn high<L: Lanes>(from: *const Self) -> L {
         // SAFETY: passed on to the caller.
         unsafe { L::load_bf16_high(from) }
+    }
+    #[inline(always)]
+    unsafe fn term<L: Lanes>(left: f32, right: L, sum: L) -> L {
+        // SAFETY: passed on to the caller.
+        unsafe { L::splat(left).fma(right, sum) }
+    }
+}
+
+/// A number of half precision.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(crate) struct Half(u16);
+
+impl Half {
+    /// Bits as what they are.
+    pub(crate) fn of(bits: &[u16]) -> &[Self] {
+        // SAFETY: transparent.
+        unsafe { std::slice::from_raw_parts(bits.as_ptr().cast(), bits.len()) }
+    }
+
+    /// Widened exactly.
+    pub(crate) fn value(self) -> f32 {
+        f16_value(self.0)
+    }
+}
+
+impl Element for Half {
+    type Left = f32;
+    const PAIRED: bool = false;
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(block: &Block<Self>) {
+        // SAFETY: passed on to the caller.
+        unsafe { L::Plain::apart(InLanes::<_, false>(block)) }
+    }
+    #[inline(always)]
+    unsafe fn low<L: Lanes>(from: *const Self) -> L {
+        // SAFETY: passed on to the caller.
+        unsafe { L::load_f16(from.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn high<L: Lanes>(from: *const Self) -> L {
+        // SAFETY: passed on to the caller.
+        unsafe { Self::low(from) }
     }
     #[inline(always)]
     unsafe fn term<L: Lanes>(left: f32, right: L, sum: L) -> L {

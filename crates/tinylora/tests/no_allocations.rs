@@ -61,7 +61,8 @@ fn a_decode_step_allocates_nothing() {
     config.intermediate_size = 320;
     for kernel in Kernel::available() {
         for precision in [Precision::Bf16, Precision::F32] {
-            let cpu = Cpu::new(kernel, 2);
+            // In bf16 the cache is in 16 bits, too.
+            let cpu = Cpu::new(kernel, 2).with_rounding();
             let model = Model::random(&cpu, config.clone(), precision, 256).expect("it fits");
             let numbers = |count: usize| (0..count).map(|i| (i % 7) as f32 * 1e-3).collect::<Vec<f32>>();
             let modules: Vec<ModuleFactors> = (0..config.num_layers)

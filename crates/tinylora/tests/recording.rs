@@ -88,15 +88,17 @@ fn gradient(
 
 #[test]
 fn the_same_bits_as_a_pass_of_its_own() {
-    for (name, kernel) in [
-        ("llama2", Kernel::best_exact()),
-        ("qwen2", Kernel::best_exact()),
-        ("qwen3", Kernel::best_exact()),
-        ("gemma3", Kernel::best_exact()),
-        ("llama2-bf16", Kernel::AmxEmulated),
+    let exact = || Cpu::new(Kernel::best_exact(), 2);
+    for (name, cpu) in [
+        ("llama2", exact()),
+        ("qwen2", exact()),
+        ("qwen3", exact()),
+        ("gemma3", exact()),
+        ("llama2-bf16", exact().with_rounding()),
+        ("llama2-bf16", Cpu::new(Kernel::AmxEmulated, 2)),
     ] {
         let mut case = tiny_case(name);
-        case.cpu = Cpu::new(kernel, 2);
+        case.cpu = cpu;
         let r = R::Matrices(case.projections.r_matrices(&case.v));
         let mut recording = Recording::default();
         recording.begin(1000);

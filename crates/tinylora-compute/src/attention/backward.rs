@@ -1,7 +1,7 @@
 //! Attention, backward. The softmax weights are computed again from queries and keys, bit for bit as in the
 //! forward pass; gradients of a shared context are summed group by group, in order.
 //!
-//! Where the store rounds values to bf16, the gradient passes the rounding as if it were not there.
+//! Where the store rounds keys and values, the gradient passes the rounding as if it were not there.
 //! With P the weights and D = Σ do · o:  dV = Pᵀ dO,  dS = scale · P ∘ (dO Vᵀ − D),  dQ = dS K,  dK = dSᵀ Q.
 
 use super::forward::{Next, Seen, UnitHead, Work, check, extent, gather, probabilities, seen_blocks};
@@ -147,12 +147,7 @@ impl Turned {
         }
         let (mut keys, mut values) = (vec![0f32; places.len() * block], vec![0f32; places.len() * block]);
         for (&number, &place) in &places {
-            let keys = &mut keys[place * block..][..block];
-            for (i, lane) in store.keys(number, key_head).chunks_exact(LANES).enumerate() {
-                for (token, &x) in lane.iter().enumerate() {
-                    keys[token * padded + i] = x;
-                }
-            }
+            store.keys_by_row(number, key_head, &mut keys[place * block..][..block]);
             store.values_by_column(number, key_head, &mut values[place * block..][..block]);
         }
         Self { places, keys, values, block }

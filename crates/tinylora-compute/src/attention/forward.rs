@@ -1,6 +1,6 @@
 //! Attention, forward. Queries and a KV store enter, the heads' outputs leave.
 
-use super::store::Held;
+use super::store::{Keys, Values};
 use super::{BLOCK_TOKENS, Group, Heads, KvLayer, Span, Unit, Units, length};
 use crate::account::Operation;
 use crate::kernel::{Cpu, Simd, dispatch};
@@ -8,7 +8,7 @@ use crate::lanes::{LANES, Lanes, exp};
 use crate::packed::SendPointer;
 use crate::product::with_scratch;
 use crate::recycled::{Recycled, recyclable};
-use crate::tile::{Block, Element, Fetch, Jumps, Start};
+use crate::tile::{Block, Element, Fetch, Half, Jumps, Start};
 
 /// Units a thread from which on a task has all heads of one: with fewer, the threads could not share them out evenly.
 const UNITS_A_THREAD: usize = 8;
@@ -191,8 +191,8 @@ impl UnitHead<'_> {
             // SAFETY: passed on to the caller.
             unsafe {
                 match self.store.values_from(span.block, self.key_head) {
-                    Held::F32(values) => mix::<L, f32>((weights, work.stride), tokens, (values, lie), to),
-                    Held::Bf16(values) => mix::<L, u32>((weights, work.stride), tokens, (values, lie), to),
+                    Values::F32(values) => mix::<L, f32>((weights, work.stride), tokens, (values, lie), to),
+                    Values::Bf16(values) => mix::<L, u32>((weights, work.stride), tokens, (values, lie), to),
                 }
             }
         }
@@ -328,27 +328,19 @@ pub(super) unsafe fn probabilities<L: Lanes>(task: &UnitHead<'_>, work: &mut Wor
     let &UnitHead { heads, store, group, unit, mut seen, key_head, next } = task;
     let (stride, padded, shared) = (work.stride, store.padded(), length(&group.shared));
     while let Some((Seen { span, at, first, rows }, columns)) = next_run(&mut seen) {
-        let keys = store.keys_from(span.block, key_head);
+        let fetch = next.fetch(at < shared, heads.size * BLOCK_TOKENS, store.block_stride());
         // SAFETY: passed on to the caller.
         unsafe {
-            Block::<f32> {
-                inner: heads.size,
-                a: work.q.as_ptr().add(first * padded),
-                a_row: padded,
-                a_inner: 1,
-                b: keys.as_ptr(),
-                b_panel: store.block_stride(),
-                b_inner: LANES,
-                jumps: Jumps::NONE,
-                fetch: next.fetch(at < shared, heads.size * BLOCK_TOKENS, store.block_stride()),
-                c: work.scores.as_mut_ptr().add(first * stride + at),
-                c_row: stride,
-                rows,
-                columns,
-                start: Start::Zero,
-                side: None,
+            let q = (work.q.as_ptr().add(first * padded), padded);
+            let c = Rows { first: work.scores.as_mut_ptr().add(first * stride + at), stride, count: rows };
+            match store.keys_from(span.block, key_head) {
+                Keys::F32(keys) => {
+                    scores::<L, f32>(q, heads.size, (keys, store.block_stride()), fetch, (c, columns));
+                }
+                Keys::F16(keys) => {
+                    scores::<L, Half>(q, heads.size, (keys, store.block_stride()), fetch, (c, columns));
+                }
             }
-            .run::<L>();
         }
     }
     let per_key = heads.queries / heads.keys;
@@ -369,6 +361,39 @@ pub(super) unsafe fn probabilities<L: Lanes>(task: &UnitHead<'_>, work: &mut Wor
             }
         }
     }
+}
+
+/// `to[query][token] = q[query] · key[token]` over the columns of a run of blocks, `block_stride` apart.
+///
+/// # Safety
+/// As for [`Block::run`].
+#[inline(always)]
+unsafe fn scores<L: Lanes, E: Element<Left = f32>>(
+    (q, q_row): (*const f32, usize),
+    size: usize,
+    (keys, block_stride): (&[E], usize),
+    fetch: Fetch,
+    (to, columns): (Rows, usize),
+) {
+    let block = Block::<E> {
+        inner: size,
+        a: q,
+        a_row: q_row,
+        a_inner: 1,
+        b: keys.as_ptr(),
+        b_panel: block_stride,
+        b_inner: LANES,
+        jumps: Jumps::NONE,
+        fetch,
+        c: to.first,
+        c_row: to.stride,
+        rows: to.count,
+        columns,
+        start: Start::Zero,
+        side: None,
+    };
+    // SAFETY: passed on to the caller.
+    unsafe { block.run::<L>() }
 }
 
 /// Rows of results, `stride` apart.

@@ -89,13 +89,15 @@ fn to_f64(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&x| f64::from(x)).collect()
 }
 
-/// What the store holds of these numbers.
-fn held(precision: Precision, x: &[f32]) -> Vec<f64> {
-    let held = |&x: &f32| match precision {
-        Precision::F32 => f64::from(x),
-        Precision::Bf16 => half::bf16::from_f32(x).to_f64(),
-    };
-    x.iter().map(held).collect()
+/// What the store holds of these keys and values.
+fn held(precision: Precision, keys: &[f32], values: &[f32]) -> [Vec<f64>; 2] {
+    match precision {
+        Precision::F32 => [to_f64(keys), to_f64(values)],
+        Precision::Bf16 => [
+            keys.iter().map(|&x| half::f16::from_f32(x).to_f64()).collect(),
+            values.iter().map(|&x| half::bf16::from_f32(x).to_f64()).collect(),
+        ],
+    }
 }
 
 fn cases() -> impl Iterator<Item = (Precision, (Heads, usize, &'static [usize]))> {
@@ -118,7 +120,8 @@ fn forward_matches_f64_on_every_kernel_with_the_same_bits() {
         let rows = l.context.len();
         let (qw, kw) = (heads.queries * heads.size, heads.keys * heads.size);
         let (q, k, v) = (numbers(1, rows * qw), numbers(2, rows * kw), numbers(3, rows * kw));
-        let wanted = exact(heads, &l.context, &to_f64(&q), &to_f64(&k), &held(precision, &v));
+        let [held_k, held_v] = held(precision, &k, &v);
+        let wanted = exact(heads, &l.context, &to_f64(&q), &held_k, &held_v);
         let mut first: Option<Vec<u32>> = None;
         for kernel in Kernel::available() {
             let cpu = Cpu::new(kernel, 2);
@@ -250,7 +253,8 @@ fn backward_matches_finite_differences_and_threads_do_not_matter() {
             }
         }
         let got = first.expect("scalar always runs");
-        let values = [to_f64(&q), to_f64(&k), held(precision, &v)];
+        let [held_k, held_v] = held(precision, &k, &v);
+        let values = [to_f64(&q), held_k, held_v];
         let loss = |values: &[Vec<f64>; 3]| -> f64 {
             let out = exact(heads, &l.context, &values[0], &values[1], &values[2]);
             out.iter().zip(&gradient).map(|(o, &g)| o * f64::from(g)).sum()

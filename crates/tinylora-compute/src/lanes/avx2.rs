@@ -1,4 +1,4 @@
-//! AVX2 and FMA: two registers of eight.
+//! AVX2, FMA and F16C: two registers of eight.
 
 use super::Lanes;
 use crate::kernel::Simd;
@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2(__m256, __m256);
 
-// SAFETY (of every block below): the trait's caller vouches for AVX2 and FMA and for the pointers.
+// SAFETY (of every block below): the trait's caller vouches for AVX2, FMA and F16C and for the pointers.
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Lanes for Avx2 {
     type Tiles = NoTiles;
@@ -19,7 +19,7 @@ impl Lanes for Avx2 {
     const TURN: usize = 4;
     type Plain = Self;
 
-    #[target_feature(enable = "avx2,fma")]
+    #[target_feature(enable = "avx2,fma,f16c")]
     #[inline(never)]
     unsafe fn apart<S: Simd>(work: S) -> S::Output {
         work.run::<Self>()
@@ -54,6 +54,13 @@ impl Lanes for Avx2 {
             let high =
                 |at: *const u32| _mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256(at.cast()), mask));
             Self(high(from), high(from.add(8)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u16) -> Self {
+        unsafe {
+            let eight = |at: *const u16| _mm256_cvtph_ps(_mm_loadu_si128(at.cast()));
+            Self(eight(from), eight(from.add(8)))
         }
     }
     #[inline(always)]

@@ -65,6 +65,10 @@ impl<const DOT: bool, T: TileUnit> Lanes for Avx512<DOT, T> {
         }
     }
     #[inline(always)]
+    unsafe fn load_f16(from: *const u16) -> Self {
+        unsafe { Self::of(_mm512_cvtph_ps(_mm256_loadu_si256(from.cast()))) }
+    }
+    #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
         unsafe { Self::of(_mm512_add_ps(self.0, other.0)) }
     }

@@ -20,7 +20,7 @@ mod neon;
 pub(crate) use neon::Neon;
 
 use crate::kernel::Simd;
-use crate::operand::bf16_bits;
+use crate::operand::{bf16_bits, f16_value};
 use crate::tiles::TileUnit;
 
 /// Number of lanes.
@@ -62,6 +62,11 @@ pub(crate) trait Lanes: Copy {
     unsafe fn load_bf16_low(from: *const u32) -> Self;
     /// The high halves of sixteen pairs of bf16, widened.
     unsafe fn load_bf16_high(from: *const u32) -> Self;
+    /// Sixteen numbers of half precision, widened.
+    unsafe fn load_f16(from: *const u16) -> Self {
+        // SAFETY: passed on to the caller; arrays may be read unaligned.
+        unsafe { Self::load(from.cast::<[u16; LANES]>().read_unaligned().map(f16_value).as_ptr()) }
+    }
     /// self + other
     unsafe fn add(self, other: Self) -> Self;
     /// self − other

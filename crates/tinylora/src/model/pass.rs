@@ -74,10 +74,10 @@ impl Default for Place {
     }
 }
 
-/// How attention's values are held in the cache of a model with such matrices: rounded to bf16 where products round
-/// activations, and in f32 where they don't. Keys are f32.
+/// How attention's keys and values are held in the cache of a model with such matrices: in 16 bits where the device rounds, and in
+/// f32 where it doesn't.
 pub fn kv_precision(cpu: &Cpu, matrices: Precision) -> Precision {
-    if cpu.kernel().rounds_activations() { matrices } else { Precision::F32 }
+    if cpu.rounds() { matrices } else { Precision::F32 }
 }
 
 impl KvCache {

@@ -91,8 +91,8 @@ pub enum Numerics {
     /// Activations stay f32: the same bits on every processor, gradients within 1e-4 of f32 elsewhere.
     #[default]
     Exact,
-    /// The fastest that the processor has: with its bf16 products activations are rounded to bf16, which moves
-    /// gradients by some per cent. Sampling and training still agree to the bit.
+    /// The fastest that the processor has: the KV cache of a bf16 model is in 16 bits, and with its bf16 products activations are
+    /// rounded to bf16, which moves gradients by some per cent. Sampling and training still agree to the bit.
     Fast,
 }
 
