@@ -130,15 +130,17 @@ def main() -> None:
     date = datetime.date.today().isoformat()
     out = arguments.out or ROOT / "benchmarks" / f"peers-{date}" / "results.json"
     out.parent.mkdir(parents=True, exist_ok=True)
+    chosen = arguments.only or PEERS
     rounds = []
     for number in range(1, arguments.rounds + 1):
         print(f"round {number}: tinylora …", file=sys.stderr, flush=True)
         ours = bench("--decode", "1,8,64", "--sequences", "8", "--repeats", "1", "--setup", "--no-step")
-        # A step with as little else as can be: with as much memory as it wants, and with little.
-        alone = ["--decode", "1", "--sequences", "1", "--repeats", "1"]
-        ours["steps"] = {"step": bench(*alone), f"step in {LITTLE} GiB": bench(*alone, "--memory", LITTLE)}
+        if "trl" in chosen:
+            # A step with as little else as can be: with as much memory as it wants, and with little.
+            alone = ["--decode", "1", "--sequences", "1", "--repeats", "1"]
+            ours["steps"] = {"step": bench(*alone), f"step in {LITTLE} GiB": bench(*alone, "--memory", LITTLE)}
         peers = []
-        for name in arguments.only or PEERS:
+        for name in chosen:
             print(f"round {number}: {name} …", file=sys.stderr, flush=True)
             command = [interpreter, HERE / f"peer_{name}.py", "--model", link, "--threads", str(threads), "--repeats", "1"]
             done = subprocess.run(command + own[name], stdout=subprocess.PIPE, text=True, cwd=HERE)

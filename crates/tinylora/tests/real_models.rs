@@ -64,9 +64,12 @@ fn check_factors(golden: &Tensors, modules: &[ModuleFactors]) {
 /// Relative error allowed, the factors being our own and not the golden file's.
 const TOLERANCE: f64 = 1e-4;
 /// The same where products round activations to bf16: 3.3e-2 was measured (GRPO), with room for another processor's
-/// order; a wrong sign or factor costs far more. PyTorch's bf16 is off by up to 3e-2 in log-probs, 8e-2 in the
-/// gradient of GRPO and 0.3 in that of the KL (two small differences of nearly equal numbers).
+/// order; a wrong sign or factor costs far more. PyTorch's bf16 is off by up to 3e-2 in log-probs and 8e-2 in the
+/// gradient of GRPO.
 const ROUNDING_TOLERANCE: f64 = 5e-2;
+/// The KL's gradient is of two small differences of nearly equal numbers: PyTorch's bf16 is off by 0.3, and each order of sums gives
+/// another error (1.3e-2 to 4.6e-2 were measured).
+const ROUNDING_TOLERANCE_OF_KL: f64 = 1e-1;
 
 fn check_smollm2(case: &Case, tolerance: f64) {
     let r = case.projections.r_matrices(&case.v);
@@ -90,7 +93,9 @@ fn check_smollm2(case: &Case, tolerance: f64) {
         let (value, dr, dv) = gradient(case, loss, &case.v, 10_000);
         case.golden.check("SmolLM2", &format!("loss.{loss}"), &[value], tolerance);
         eprintln!("dv.{loss} is off by {:.1e}", case.golden.error(&format!("dv.{loss}"), &dv));
-        case.golden.check("SmolLM2", &format!("dv.{loss}"), &dv, tolerance);
+        let of_kl = loss == "kl" && tolerance == ROUNDING_TOLERANCE;
+        let of_gradient = if of_kl { ROUNDING_TOLERANCE_OF_KL } else { tolerance };
+        case.golden.check("SmolLM2", &format!("dv.{loss}"), &dv, of_gradient);
         if case.golden.has(&format!("dR.{loss}")) {
             eprintln!("dR.{loss} is off by {:.1e}", case.golden.error(&format!("dR.{loss}"), &dr));
             case.golden.check("SmolLM2", &format!("dR.{loss}"), &dr, tolerance);
