@@ -1,7 +1,7 @@
 //! The KV cache of one layer: blocks of sixteen tokens, so that sixteen scores come out of one pass over a
 //! block. Keys and values are f32, or are rounded to 16 bits as they are written: keys, whose errors the exponential multiplies, to
-//! half precision, which has three more digits than bf16; values, of which there are few products with each, to bf16, which
-//! is widened by one instruction. Who owns which block is the caller's affair.
+//! half precision, which has three more binary digits than bf16; values, whose errors are averaged, to bf16. Who owns which block is
+//! the caller's affair.
 
 use crate::account::Operation;
 use crate::buffer::Buffer;
