@@ -38,6 +38,7 @@ pub mod pool;
 pub mod product;
 pub mod recycled;
 pub mod rope;
+mod rounding;
 pub mod rows;
 #[cfg(test)]
 mod testing;

@@ -3,7 +3,7 @@
 
 use crate::kernel::Simd;
 use crate::lanes::{LANES, Lanes};
-use crate::operand::f16_value;
+use crate::rounding::f16_value;
 use crate::tiles::{self, STEP, TileUnit};
 
 /// How the operands lie in memory and are multiplied. The type is that of the right-hand operand's units.
@@ -34,8 +34,12 @@ pub(crate) trait Element: Copy + Sized {
     unsafe fn run<L: Lanes>(block: &Block<Self>);
     /// Values at even inner indices (all, if not paired).
     unsafe fn low<L: Lanes>(from: *const Self) -> L;
-    /// Values at odd inner indices.
-    unsafe fn high<L: Lanes>(from: *const Self) -> L;
+    /// Values at odd inner indices, if paired.
+    #[inline(always)]
+    unsafe fn high<L: Lanes>(from: *const Self) -> L {
+        // SAFETY: passed on to the caller.
+        unsafe { Self::low(from) }
+    }
     /// `sum + left · right`
     unsafe fn term<L: Lanes>(left: Self::Left, right: L, sum: L) -> L;
 }
@@ -56,11 +60,6 @@ impl Element for f32 {
     }
     #[inline(always)]
     unsafe fn low<L: Lanes>(from: *const Self) -> L {
-        // SAFETY: passed on to the caller.
-        unsafe { L::load(from) }
-    }
-    #[inline(always)]
-    unsafe fn high<L: Lanes>(from: *const Self) -> L {
         // SAFETY: passed on to the caller.
         unsafe { L::load(from) }
     }
@@ -129,11 +128,6 @@ impl Element for Half {
         unsafe { L::load_f16(from.cast()) }
     }
     #[inline(always)]
-    unsafe fn high<L: Lanes>(from: *const Self) -> L {
-        // SAFETY: passed on to the caller.
-        unsafe { Self::low(from) }
-    }
-    #[inline(always)]
     unsafe fn term<L: Lanes>(left: f32, right: L, sum: L) -> L {
         // SAFETY: passed on to the caller.
         unsafe { L::splat(left).fma(right, sum) }
@@ -183,11 +177,6 @@ impl Element for Pair {
     unsafe fn low<L: Lanes>(from: *const Self) -> L {
         // SAFETY: passed on to the caller; the bits travel as they are.
         unsafe { L::load(from.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn high<L: Lanes>(from: *const Self) -> L {
-        // SAFETY: passed on to the caller.
-        unsafe { Self::low(from) }
     }
     #[inline(always)]
     unsafe fn term<L: Lanes>(left: u32, right: L, sum: L) -> L {

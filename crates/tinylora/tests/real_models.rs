@@ -71,7 +71,11 @@ const ROUNDING_TOLERANCE: f64 = 5e-2;
 /// another error (1.3e-2 to 4.6e-2 were measured).
 const ROUNDING_TOLERANCE_OF_KL: f64 = 1e-1;
 
-fn check_smollm2(case: &Case, tolerance: f64) {
+/// With keys and values alone in 16 bits: 1.4e-2 was measured (KL), the same on every processor.
+const KV_TOLERANCE: f64 = 2e-2;
+
+/// `of_kl`: the tolerance of the KL's gradient.
+fn check_smollm2(case: &Case, tolerance: f64, of_kl: f64) {
     let r = case.projections.r_matrices(&case.v);
     let rs = [R::Matrices(r)];
     let mut workspace = GradientWorkspace::default();
@@ -93,8 +97,7 @@ fn check_smollm2(case: &Case, tolerance: f64) {
         let (value, dr, dv) = gradient(case, loss, &case.v, 10_000);
         case.golden.check("SmolLM2", &format!("loss.{loss}"), &[value], tolerance);
         eprintln!("dv.{loss} is off by {:.1e}", case.golden.error(&format!("dv.{loss}"), &dv));
-        let of_kl = loss == "kl" && tolerance == ROUNDING_TOLERANCE;
-        let of_gradient = if of_kl { ROUNDING_TOLERANCE_OF_KL } else { tolerance };
+        let of_gradient = if loss == "kl" { of_kl } else { tolerance };
         case.golden.check("SmolLM2", &format!("dv.{loss}"), &dv, of_gradient);
         if case.golden.has(&format!("dR.{loss}")) {
             eprintln!("dR.{loss} is off by {:.1e}", case.golden.error(&format!("dR.{loss}"), &dr));
@@ -114,7 +117,7 @@ fn exact() -> Cpu {
 #[test]
 fn smollm2_in_f32() {
     let Some(case) = smollm2(exact(), "golden.safetensors", Precision::F32) else { return };
-    check_smollm2(&case, TOLERANCE);
+    check_smollm2(&case, TOLERANCE, TOLERANCE);
     let (losses, vs) = curve(&case, "grpo");
     let (loss, v) = (case.golden.error("curve.grpo.loss", &losses), case.golden.error("curve.grpo.v", &vs));
     eprintln!("ten steps: loss is off by {loss:.1e}, v by {v:.1e}");
@@ -127,7 +130,7 @@ fn smollm2_in_bf16() {
     let Some(case) = smollm2(exact(), "golden_bf16.safetensors", Precision::Bf16) else {
         return;
     };
-    check_smollm2(&case, TOLERANCE);
+    check_smollm2(&case, TOLERANCE, TOLERANCE);
 }
 
 #[test]
@@ -136,7 +139,7 @@ fn smollm2_with_rounded_activations() {
         let Some(case) = smollm2(Cpu::new(kernel, 2), "golden_bf16.safetensors", Precision::Bf16) else {
             return;
         };
-        check_smollm2(&case, ROUNDING_TOLERANCE);
+        check_smollm2(&case, ROUNDING_TOLERANCE, ROUNDING_TOLERANCE_OF_KL);
     }
 }
 
@@ -145,7 +148,7 @@ fn smollm2_with_rounded_activations() {
 fn smollm2_with_a_kv_cache_in_16_bits() {
     let cpu = exact().with_rounding();
     let Some(case) = smollm2(cpu, "golden_bf16.safetensors", Precision::Bf16) else { return };
-    check_smollm2(&case, ROUNDING_TOLERANCE);
+    check_smollm2(&case, KV_TOLERANCE, KV_TOLERANCE);
 }
 
 #[test]

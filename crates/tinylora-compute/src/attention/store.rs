@@ -7,8 +7,8 @@ use crate::account::Operation;
 use crate::buffer::Buffer;
 use crate::kernel::Cpu;
 use crate::lanes::LANES;
-use crate::operand::{bf16_bits, f16_bits};
 use crate::packed::{Precision, SendPointer};
+use crate::rounding::{bf16_bits, f16_bits};
 use crate::tile::Half;
 
 /// Tokens a block.

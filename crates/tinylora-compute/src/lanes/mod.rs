@@ -20,7 +20,7 @@ mod neon;
 pub(crate) use neon::Neon;
 
 use crate::kernel::Simd;
-use crate::operand::{bf16_bits, f16_value};
+use crate::rounding::{bf16_bits, f16_value};
 use crate::tiles::TileUnit;
 
 /// Number of lanes.
